@@ -1,0 +1,67 @@
+"""Train, compare, explain and ship image classifiers.
+
+    import eyespot
+    run = eyespot.train("photos/", recipe="fast", out="runs/a")
+    predictor = eyespot.load("runs/a")
+    predictor.predict(["cat.jpg"])
+
+Names are loaded when they are first used: importing this package imports neither torch nor anything else heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eyespot.errors import EyespotError
+    from eyespot.evaluation.bundle import BundleInfo
+    from eyespot.evaluation.evaluate import Evaluation
+    from eyespot.evaluation.predictor import Prediction, Predictor
+    from eyespot.evaluation.predictor import load_predictor as load
+    from eyespot.runs import Run
+    from eyespot.verbs import check, evaluate, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BundleInfo",
+    "Evaluation",
+    "EyespotError",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "__version__",
+    "check",
+    "evaluate",
+    "load",
+    "train",
+]
+
+_HOMES = {
+    "BundleInfo": "eyespot.evaluation.bundle",
+    "Evaluation": "eyespot.evaluation.evaluate",
+    "EyespotError": "eyespot.errors",
+    "Prediction": "eyespot.evaluation.predictor",
+    "Predictor": "eyespot.evaluation.predictor",
+    "Run": "eyespot.runs",
+    "check": "eyespot.verbs",
+    "evaluate": "eyespot.verbs",
+    "load": "eyespot.evaluation.predictor:load_predictor",
+    "train": "eyespot.verbs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eyespot' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,0 +1,28 @@
+"""Where eyespot looks for data and where it keeps what it derives.
+
+`EYESPOT_DATA`: folders that are only ever read. `EYESPOT_CACHE`: everything that eyespot writes outside of run folders.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def data_folders() -> tuple[Path, ...]:
+    """Return the folders named by EYESPOT_DATA (separated like PATH), in order, existing or not."""
+    return tuple(Path(part).expanduser() for part in os.environ.get("EYESPOT_DATA", "").split(os.pathsep) if part)
+
+
+def cache_folder(room: str) -> Path:
+    """Return the cache folder for one kind of derived data; it is not created here.
+
+    Args:
+        room: `downloads`, `unpacked`, `packed` or `features`.
+    """
+    root = os.environ.get("EYESPOT_CACHE")
+    # HOME may be missing in containers: platformdirs then falls back to a path under the current user's entry.
+    base = Path(root).expanduser() if root else Path(platformdirs.user_cache_dir("eyespot", appauthor=False))
+    return base / room

@@ -1,0 +1,309 @@
+"""Recipes: every setting of a run, its default and its reason, read from TOML and validated at once.
+
+`recipe` (a TOML file) -> `Config` (this object) -> `config.toml` in the run folder, defaults written out.
+Nothing here enters the classes that do the work: builders read the fields and pass plain values on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from eyespot.augment_config import AugmentConfig
+from eyespot.errors import ConfigError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class _Section(BaseModel):
+    """A table of the recipe: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputConfig(_Section):
+    """What a picture becomes before the model sees it."""
+
+    size_px: Literal["auto"] | int = Field(
+        "auto",
+        description="Side of the square input. `auto`: the pictures' own size up to 64, else their median short side "
+        "rounded to a multiple of 8, at most 64.",
+    )
+    channels: Literal["auto", 1, 3] = Field("auto", description="1 grey, 3 RGB; `auto`: grey where all pictures are grey.")
+    fit: Literal["squash", "crop", "pad"] = Field(
+        "crop", description="How a picture that is not square becomes square: squash the sides, crop the centre, or pad."
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="Pillow's antialiased resampling filter."
+    )
+    normalize: Literal["channel", "scalar", "minmax", "half"] = Field(
+        "channel",
+        description="`channel`: mean and deviation of each channel of the training split; `scalar`: one mean and deviation "
+        "over all channels (gomez2025); `minmax`: pixels / 255; `half`: mean 0.5, deviation 0.5.",
+    )
+
+    @model_validator(mode="after")
+    def _positive(self) -> InputConfig:
+        if isinstance(self.size_px, int) and not 1 <= self.size_px <= 4096:
+            raise ValueError(f"size_px is {self.size_px}, allowed are 1 to 4096 or 'auto'")
+        return self
+
+
+class DataConfig(_Section):
+    """How the data are divided, and what happens to what is wrong with them."""
+
+    val_fraction: float = Field(0.1, ge=0.0, lt=1.0, description="Share of the training pictures kept for validation where no val split is given.")
+    test_fraction: float = Field(0.1, ge=0.0, lt=1.0, description="Share kept for test where the data bring no test split.")
+    stratify: bool = Field(True, description="Keep the class shares equal in every split.")
+    split_seed: int = Field(0, ge=0, description="Seed of the split; not the seed of the training, so that runs stay comparable.")
+    on_bad_image: Literal["refuse", "skip"] = Field("refuse", description="`skip` trains without the pictures that cannot be decoded and counts them in the report.")
+    allow_leak: bool = Field(False, description="Go on although a test picture is also in train (your own data only).")
+    workers: int = Field(0, ge=0, description="Processes that decode pictures; 0: one per core.")
+    memory_limit_gb: float = Field(0.0, ge=0.0, description="Packed pixels above this are streamed from the files instead; 0: half of the memory.")
+    final: bool = Field(False, description="Train on train + val with a fixed recipe: no early stop, no selection, no val figures.")
+
+
+class ModelConfig(_Section):
+    """Which network."""
+
+    name: str = Field("spot", description="A name of `eyespot models`.")
+    args: dict[str, bool | int | float | str | list[int] | list[float]] = Field(
+        default_factory=dict, description="Arguments of the architecture; `eyespot models NAME` lists them."
+    )
+
+
+class OptimizerConfig(_Section):
+    """How gradients become steps."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = Field(
+        "sgd", description="`muon` orthogonalises the steps of the convolutions and uses SGD with Nesterov momentum for the rest."
+    )
+    lr: float = Field(0.01, gt=0.0, description="Peak learning rate; for `muon` that of the orthogonalised filters.")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Momentum of sgd, rmsprop and muon.")
+    nesterov: bool = Field(False, description="Nesterov momentum (sgd); muon always uses it.")
+    weight_decay: float = Field(0.0, ge=0.0, description="L2 for sgd, adam, rmsprop; decoupled for adamw. Biases and norms are left out.")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Adam: decay of the first moment.")
+    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Adam: decay of the second moment.")
+    alpha: float = Field(0.99, ge=0.0, lt=1.0, description="RMSprop: decay of the squared gradient (Keras: 0.9).")
+    eps: float = Field(1e-8, gt=0.0, description="Added to denominators (Keras: 1e-7).")
+    bias_lr: float = Field(0.013, gt=0.0, description="muon: learning rate of biases, for the mean loss over a batch.")
+    head_lr: float = Field(0.17, gt=0.0, description="muon: learning rate of the classifier.")
+    sgd_momentum: float = Field(0.85, ge=0.0, lt=1.0, description="muon: momentum of biases and classifier.")
+    sgd_weight_decay: float = Field(0.0, ge=0.0, description="muon: lr x decay of biases and classifier, per step.")
+    stem_bias_fraction: float = Field(0.375, ge=0.0, le=1.0, description="muon: the bias of the whitening layer is trained for this share of the steps.")
+
+
+class ScheduleConfig(_Section):
+    """How the learning rate moves."""
+
+    name: Literal["constant", "cosine", "linear", "one-cycle", "triangular", "step", "plateau"] = Field(
+        "cosine",
+        description="`linear`: down to the final fraction; `triangular`: up, then down, in straight lines; `plateau`: cut when val stops improving.",
+    )
+    warmup_epochs: float = Field(0.0, ge=0.0, description="Straight rise from zero, counted in epochs, before the schedule starts.")
+    final_fraction: float = Field(0.0, ge=0.0, le=1.0, description="Last learning rate as a share of the peak (cosine, linear, one-cycle, triangular).")
+    peak_fraction: float = Field(0.3, gt=0.0, lt=1.0, description="Share of the steps at which one-cycle and triangular peak.")
+    start_fraction: float = Field(0.04, ge=0.0, le=1.0, description="First learning rate of one-cycle and triangular as a share of the peak.")
+    step_epochs: list[int] = Field(default_factory=list, description="step: epochs after which the rate is cut.")
+    factor: float = Field(0.1, gt=0.0, lt=1.0, description="step and plateau: the rate is multiplied by this.")
+    patience_epochs: int = Field(10, ge=0, description="plateau: epochs without improvement before a cut.")
+    min_lr: float = Field(0.0, ge=0.0, description="plateau: the rate never goes below this.")
+
+
+class TrainingConfig(_Section):
+    """How long, how much at once, and when to stop."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the training split.")
+    minutes: float = Field(0.0, ge=0.0, description="Cut the epochs to what fits into this many minutes of training, measured at the start; 0: no limit.")
+    batch_size: int = Field(128, ge=1, description="Pictures in one optimizer step.")
+    drop_last: bool = Field(False, description="Leave out the last short batch of an epoch.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order, augmentation and dropout.")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="`auto`: bf16 where the processor has it natively (AMX, AVX512-BF16, CUDA), else float32. Losses are always float32."
+    )
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the target spread evenly over all classes.")
+    mixup_alpha: float = Field(0.0, ge=0.0, description="Mixup: both parameters of the Beta distribution; 0: off.")
+    cutmix_alpha: float = Field(0.0, ge=0.0, description="CutMix: both parameters of the Beta distribution; 0: off.")
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="Exponential moving average of the weights, used for evaluation; 0: off.")
+    clip_norm: float = Field(0.0, ge=0.0, description="Clip the norm of the gradient; 0: off.")
+    size_schedule: list[tuple[float, int]] = Field(
+        default_factory=list,
+        description="Progressive sizes: pairs [from this share of the steps, side in pixels]; the last steps always see the full size.",
+    )
+    early_stopping_epochs: int = Field(0, ge=0, description="Stop after this many epochs without improvement on val; 0: off.")
+    monitor: Literal["val/loss", "val/top1"] = Field("val/loss", description="What improvement means for early stopping, plateau and the best weights.")
+    restore_best: bool = Field(False, description="End with the weights of the best epoch on val instead of the last.")
+    checkpoint_minutes: float = Field(5.0, gt=0.0, description="Longest time between checkpoints; one is always written at the end of an epoch.")
+
+
+class EvaluationConfig(_Section):
+    """How the finished model is measured."""
+
+    views: Literal["none", "mirror", "mirror-shift"] = Field(
+        "none", description="Test-time views averaged in logit space: 1, 2 (mirror) or 6 (mirror and one-pixel shifts). Named beside every number."
+    )
+    batch_size: int = Field(500, ge=1, description="Pictures in one forward pass.")
+
+
+class Config(_Section):
+    """Every setting of a run."""
+
+    name: str = Field("custom", description="Name of the recipe.")
+    description: str = Field("", description="What it is for, in a sentence.")
+    input: InputConfig = InputConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        """Refuse settings that contradict each other, each with its reason."""
+        problems = []
+        if self.data.val_fraction + self.data.test_fraction >= 1:
+            problems.append("data.val_fraction + data.test_fraction leave nothing to train on")
+        if self.data.final:
+            if self.training.early_stopping_epochs:
+                problems.append("data.final trains on val too, so training.early_stopping_epochs must be 0")
+            if self.training.restore_best:
+                problems.append("data.final trains on val too, so training.restore_best must be false")
+            if self.schedule.name == "plateau":
+                problems.append("data.final trains on val too, so schedule.name cannot be 'plateau'")
+        elif self.data.val_fraction == 0 and (
+            self.training.early_stopping_epochs or self.training.restore_best or self.schedule.name == "plateau"
+        ):
+            problems.append("early stopping, restore_best and the plateau schedule need val: data.val_fraction is 0")
+        shares = [share for share, _ in self.training.size_schedule]
+        if shares != sorted(shares) or any(not 0 <= share < 1 for share in shares):
+            problems.append("training.size_schedule: the shares must rise and lie in [0, 1)")
+        if any(size < 4 for _, size in self.training.size_schedule):
+            problems.append("training.size_schedule: sides under 4 pixels carry no picture")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def to_toml(self) -> str:
+        """Return the recipe with every default written out."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with eyespot."""
+    folder = resources.files("eyespot") / "recipes"
+    return sorted(entry.name[: -len(".toml")] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def recipe_text(name: str) -> str:
+    """Return the text of a recipe that comes with eyespot, or of a file.
+
+    Raises:
+        ConfigError: There is no such recipe, or the file cannot be read.
+    """
+    names = recipe_names()
+    if name in names:
+        return (resources.files("eyespot") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read recipe ({error})", where=path, remedy="give a recipe's name or a TOML file") from error
+    raise ConfigError(
+        f"unknown recipe {name!r}.{did_you_mean(name, names)}", remedy=f"{len(names)} recipes: {', '.join(names)}; or a TOML file"
+    )
+
+
+def load_config(recipe: str = "fast", overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Config:
+    """Return a validated configuration.
+
+    Args:
+        recipe: Name of a recipe that comes with eyespot, or path of a TOML file.
+        overrides: `section.key=value` as given to --set; the value is read as TOML, else as text.
+        changes: The same from Python, `{"training.epochs": 5}`; applied last.
+
+    Raises:
+        ConfigError: The file is not TOML, or settings do not validate; all errors at once.
+    """
+    return parse_config(recipe_text(recipe), where=recipe, overrides=overrides, changes=changes)
+
+
+def parse_config(
+    text: str, *, where: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> Config:
+    """Return a validated configuration from the text of a TOML file; see `load_config`."""
+    try:
+        tree = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"not valid TOML ({error})", where=where, remedy="mend the line named") from error
+    for key, value in [*(_parse_override(item) for item in overrides), *(changes or {}).items()]:
+        _assign(tree, key, value)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(error)), where=where, remedy="docs/recipes.md lists every key") from error
+
+
+def _parse_override(item: str) -> tuple[str, Any]:
+    """Split `section.key=value`; the value is TOML where it parses as TOML, else a plain string."""
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set takes section.key=value, got {item!r}", remedy="for example --set training.epochs=5")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = text.strip()
+    return key.strip(), value
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `tree[a][b] = value` for `a.b`."""
+    *tables, key = dotted.split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {dotted}: {table!r} is a value, not a section", remedy="write section.key=value")
+    tree[key] = value
+
+
+def config_keys() -> list[str]:
+    """Return every setting as `section.key`, in the order of the recipe file."""
+    keys = []
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            keys.append(name)
+    return keys
+
+
+def _explain(error: ValidationError) -> Iterable[str]:
+    """Yield one sentence in human words for each thing that does not validate."""
+    keys = config_keys()
+    seen = set()
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"]]
+        # A union reports one error for each of its members, with the member's name last: the key is what the user wrote.
+        key = ".".join(parts[:2])
+        if problem["type"] == "extra_forbidden":
+            sentence = f"unknown key {key}.{did_you_mean(key, keys) or did_you_mean(parts[-1], keys)}"
+        elif problem["type"] == "value_error" and not parts:
+            sentence = problem["msg"].removeprefix("Value error, ")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            sentence = f"{key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+        if sentence not in seen:
+            seen.add(sentence)
+            yield sentence

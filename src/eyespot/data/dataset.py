@@ -1,0 +1,185 @@
+"""The types that the data room hands from file to file: what exists, and what it became.
+
+Before this: nothing. After this: `sources` makes a `Dataset`, `packing` makes a `PackedDataset` of it,
+`splits` divides it and `loaders` makes batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+SplitName: TypeAlias = Literal["train", "val", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
+
+UInt8Array: TypeAlias = npt.NDArray[np.uint8]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Items:
+    """The labelled pictures of one split as they were found, nothing decoded yet.
+
+    Exactly one of `paths` and `pixels` is set.
+
+    Attributes:
+        ids: N sample ids, unique in the data set and stable from start to start: the path relative to the
+            data set's folder with forward slashes, or `train/00017` for data sets published as arrays.
+        labels: int64 (N,), each in [0, num_classes).
+        paths: N files, one picture each.
+        pixels: uint8 (N, H, W, C) with C 1 (grey) or 3 (RGB), possibly memory-mapped.
+    """
+
+    ids: Sequence[str]
+    labels: Int64Array
+    paths: Sequence[Path] | None = None
+    pixels: UInt8Array | None = None
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What images and labels exist.
+
+    Attributes:
+        name: `cifar10`, or the name of the folder, archive or CSV file.
+        class_names: Sorted names, one per label value (published data sets keep their official order).
+        splits: Found splits; "train" is always there, "val" and "test" where the data bring them.
+        published: True for a named data set, whose split is what it is; False for a user's own pictures.
+        origin: The path that was read, for the provenance.
+        layout: How it was found, in words: "CIFAR python batches", "class folders", "split folders", "CSV", ...
+        notes: Sentences that the user should read, such as that the pictures are re-encoded JPEG files.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: Mapping[SplitName, Items]
+    published: bool
+    origin: str
+    layout: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Return K."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A file that was found among the pictures and cannot be used, with the reason in words."""
+
+    id: str
+    split: SplitName
+    reason: str
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Pictures whose decoded pixels are equal.
+
+    Attributes:
+        ids: Two or more sample ids, in data set order.
+        splits: The split of each.
+        labels: The label of each; more than one value means conflicting labels.
+    """
+
+    ids: tuple[str, ...]
+    splits: tuple[SplitName, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def crosses_splits(self) -> bool:
+        """Return whether the same picture is in more than one split."""
+        return len(set(self.splits)) > 1
+
+    @property
+    def conflicts(self) -> bool:
+        """Return whether equal pixels carry different labels."""
+        return len(set(self.labels)) > 1
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What the one scan over all pictures found; it is kept beside the packed pixels.
+
+    Attributes:
+        counts: Usable pictures per split and class: `counts["train"]["cat"]`.
+        bad: Files that cannot be used.
+        duplicates: Groups of equal pictures (content hash of the decoded pixels).
+        sizes: (width_px, height_px) -> how many pictures, the most frequent 50.
+        modes: Pillow mode -> how many pictures, such as {"RGB": 990, "CMYK": 10}.
+        small: How many pictures have a side smaller than the packed size (they were enlarged).
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    bad: tuple[BadImage, ...] = ()
+    duplicates: tuple[DuplicateGroup, ...] = ()
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    modes: Mapping[str, int] = field(default_factory=dict)
+    small: int = 0
+
+    @property
+    def leaks(self) -> tuple[DuplicateGroup, ...]:
+        """Return the groups of equal pictures that are in more than one split."""
+        return tuple(group for group in self.duplicates if group.crosses_splits)
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """One split with its pixels ready to use, or its files where the pixels would not fit.
+
+    Exactly one of `pixels` and `paths` is set.
+
+    Attributes:
+        ids: N sample ids, without the bad files.
+        labels: int64 (N,).
+        hashes: uint8 (N, 16), content hash of each picture's decoded pixels at full size.
+        pixels: uint8 (N, S, S, C), memory-mapped.
+        paths: N files to be decoded by workers at each epoch.
+    """
+
+    ids: Sequence[str]
+    labels: Int64Array
+    hashes: UInt8Array
+    pixels: UInt8Array | None = None
+    paths: Sequence[Path] | None = None
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """A data set that was scanned once and is ready for training.
+
+    Attributes:
+        dataset: Where it came from.
+        splits: The same splits as `dataset.splits`, without the bad files.
+        report: What the scan found.
+        fingerprint: Hex digest over class names, splits, labels and content hashes: equal for equal content, wherever it lies.
+        size_px: Side S of the packed pictures.
+        channels: C, 1 or 3.
+        fit: How a picture that is not S x S becomes S x S.
+        interpolation: Pillow's name of the resampling filter.
+        seconds: Wall time of the scan and packing; 0 when it was taken from the cache.
+    """
+
+    dataset: Dataset
+    splits: Mapping[SplitName, PackedSplit]
+    report: ScanReport
+    fingerprint: str
+    size_px: int
+    channels: int
+    fit: Literal["squash", "crop", "pad"]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    seconds: float = 0.0

@@ -1,0 +1,535 @@
+"""Pixels in, normalised images out, on whole batches: the one place where images are normalised.
+
+Before this: `packing` and `loaders` hand over uint8 pixels of the right size. After this: the model.
+
+`EvalTransform` is the same object in evaluation during training, in the shipped bundle and in prediction.
+`TrainTransform` puts the operations of `augmentations` before the same normalisation: an augmentation after it cannot
+be expressed. All chance comes from a `torch.Generator` that the caller seeds per seed, epoch and step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from eyespot.augment_config import AugmentConfig
+from eyespot.data import augmentations as ops
+from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
+
+Fit = Literal["squash", "crop", "pad"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+_FIT_WORDS = {
+    "squash": "squeezed or stretched to a square",
+    "crop": "short side resized and the middle square kept",
+    "pad": "long side resized and the rest padded to a square",
+}
+_CROP_RATIO = (3 / 4, 4 / 3)  # RandomResizedCrop of torchvision, width / height
+_ERASE_AREA, _ERASE_RATIO = (0.02, 0.33), (0.3, 3.3)  # RandomErasing of torchvision
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model's images must look like; kept in the bundle, so that prediction does what training did.
+
+    Attributes:
+        size_px: Height and width.
+        channels: 1 (grey) or 3 (RGB).
+        mean: One per channel, in units of pixel / 255.
+        std: One per channel, in units of pixel / 255.
+        fit: How a picture of another shape becomes a square.
+        interpolation: How it is resized.
+
+    Raises:
+        DataError: A value that no image can have.
+    """
+
+    size_px: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Fit = "squash"
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if type(self.size_px) is not int or self.size_px < 1:
+            raise _bad_spec("size_px", self.size_px, "a whole number of pixels from 1", "give the side of the square")
+        if type(self.channels) is not int or self.channels not in (1, 3):
+            raise _bad_spec("channels", self.channels, "1 (grey) or 3 (RGB)", "convert the pictures to one of them")
+        for name, smallest in (("mean", "from 0"), ("std", "over 0")):
+            values = getattr(self, name)
+            remedy = "divide statistics of 0..255 pixels by 255"
+            if not isinstance(values, tuple) or len(values) != self.channels:
+                raise _bad_spec(name, values, f"a tuple of {self.channels}, one number per channel", remedy)
+            for value in values:
+                number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+                if not number or not 0 <= value <= 1 or (name == "std" and value == 0):
+                    raise _bad_spec(name, values, f"numbers {smallest} to 1, in units of pixel / 255", remedy)
+        for name, value, allowed in (
+            ("fit", self.fit, get_args(Fit)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+        ):
+            if value not in allowed:
+                raise _bad_spec(name, value, f"one of {', '.join(allowed)}", f"use one of them.{_near(value, allowed)}")
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the spec as JSON values, for `from_dict`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> InputSpec:
+        """Return the spec that `as_dict` wrote.
+
+        Raises:
+            DataError: A key is missing, unknown, or has a value that no image can have.
+        """
+        known = tuple(cls.__dataclass_fields__)
+        for key in values:
+            if key not in known:
+                raise DataError(
+                    f"unknown key {key!r}",
+                    where="input spec",
+                    remedy=f"allowed are {', '.join(known)}.{_near(key, known)}",
+                )
+        missing = [key for key in known if key not in values]
+        if missing:
+            raise DataError(f"no {', '.join(missing)}", where="input spec", remedy="write the file with as_dict()")
+        parts = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**parts)  # type: ignore[arg-type]  # __post_init__ checks every one of them
+
+
+def _near(word: object, allowed: tuple[str, ...]) -> str:
+    """Return ` Did you mean ...?` where `word` is a word."""
+    return did_you_mean(word, allowed) if isinstance(word, str) else ""
+
+
+def _bad_spec(key: str, value: object, allowed: str, remedy: str) -> DataError:
+    """Return the error for one wrong value of an input spec."""
+    return DataError(f"{key} = {value!r} is not {allowed}", where="input spec", remedy=remedy)
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Normalisation and nothing else, the same for the same pixels always.
+
+    Attributes:
+        spec: Size, channels, mean and std.
+    """
+
+    spec: InputSpec
+
+    def __call__(self, images_uint8: Tensor) -> Tensor:
+        """Return the images that the model takes.
+
+        Args:
+            images_uint8: uint8 0..255 (B, C, H, W) of the spec's channels and size.
+
+        Returns:
+            float32 (B, C, H, W), `(x / 255 - mean) / std`, channels_last where C > 1. A picture's values do not depend,
+            to the last bit, on the batch that it is in.
+
+        Raises:
+            DataError: The pixels are not uint8, or have another shape than the spec.
+        """
+        _check_pixels(images_uint8, self.spec)
+        return _normalise(images_uint8, self.spec)
+
+    def describe(self) -> str:
+        """Return the whole way from a picture to the model's input in plain words."""
+        spec = self.spec
+        return (
+            f"{'RGB' if spec.channels == 3 else 'grey'} pictures of {spec.size_px} x {spec.size_px} px"
+            f" ({_FIT_WORDS[spec.fit]}, {spec.interpolation} interpolation); {_describe_normalisation(spec)}"
+        )
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Augmentation on pixels, then the normalisation of `EvalTransform`; made by `build_train_transform`.
+
+    Attributes:
+        config: What is switched on and how strong.
+        spec: Size, channels, mean and std.
+        seed: The run's seed: it decides which images an alternating flip mirrors first, nothing else.
+    """
+
+    config: AugmentConfig
+    spec: InputSpec
+    seed: int = 0
+
+    def __call__(
+        self, images_uint8: Tensor, labels: Tensor, *, generator: torch.Generator, epoch: int, indices: Tensor
+    ) -> Tensor:
+        """Return augmented images for the model, the same for the same arguments and generator state.
+
+        Args:
+            images_uint8: uint8 0..255 (B, C, H, W) of the spec's channels and size.
+            labels: int64 (B,) or targets (B, K). No augmentation here reads or changes a label; they are counted.
+            generator: The only source of chance, seeded by the caller per seed, epoch and step. One on the CPU gives
+                the same augmentation on every device and spares a GPU the waiting.
+            epoch: From 0; alternating flips need it.
+            indices: int64 (B,), the images' places in the training split; alternating flips need them.
+
+        Returns:
+            float32 (B, C, H, W), normalised, channels_last where C > 1.
+
+        Raises:
+            DataError: The pixels are not uint8 or have another shape than the spec, or the numbers of images, labels
+                and indices differ.
+        """
+        return _normalise(self._augment(images_uint8, labels, generator, epoch, indices), self.spec)
+
+    def pixels(
+        self, images_uint8: Tensor, labels: Tensor, *, generator: torch.Generator, epoch: int, indices: Tensor
+    ) -> Tensor:
+        """Return what `__call__` would show the model, before normalisation, to be looked at.
+
+        Args:
+            images_uint8: As for `__call__`, and so are the others.
+            labels: int64 (B,).
+            generator: In the same state it gives the same augmentation as in `__call__`.
+            epoch: From 0.
+            indices: int64 (B,).
+
+        Returns:
+            uint8 0..255 (B, C, H, W), new memory.
+
+        Raises:
+            DataError: As `__call__`.
+        """
+        augmented = self._augment(images_uint8, labels, generator, epoch, indices)
+        return ops.to_uint8(augmented).clone(memory_format=torch.contiguous_format)
+
+    def describe(self) -> str:
+        """Return every active augmentation with its strength, in order, and the normalisation, in plain words."""
+        active = [text for is_on, text in _augmentation_words(self.config) if is_on]
+        return "; ".join([*(active or ["no augmentation"]), _describe_normalisation(self.spec)])
+
+    def _augment(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int, indices: Tensor
+    ) -> Tensor:
+        """Return pixels 0..255 (B, C, H, W), uint8 or, where something was interpolated or recoloured, float32."""
+        _check_pixels(images, self.spec)
+        if not len(images) == len(labels) == len(indices):
+            raise DataError(
+                f"{len(images)} images, {len(labels)} labels and {len(indices)} indices",
+                where="training batch",
+                remedy="give one label and one index per image",
+            )
+        config = self.config
+        dice = ops.Dice(len(images), generator, images.device)
+        mirror = None
+        if config.flip == "alternating":
+            mirror = ops.mirrored_at_first(indices.to(images.device), self.seed) ^ bool(epoch % 2)
+        pixels = _resample(_mirror_and_move(images, config, dice, mirror), config, dice)
+        if config.auto != "none":
+            pixels = ops.auto_augment(
+                ops.to_uint8(pixels),
+                dice,
+                policy=config.auto,
+                num_ops=config.randaugment_num_ops,
+                magnitude=config.randaugment_magnitude,
+                fill=config.fill,
+            )
+        return _erase(_recolor(pixels, config, dice), config, dice, tuple(255 * mean for mean in self.spec.mean))
+
+
+def build_train_transform(
+    settings: AugmentConfig | Mapping[str, object], spec: InputSpec, *, seed: int = 0
+) -> TrainTransform:
+    """Return the augmentation pipeline of a recipe's settings for a model's input.
+
+    Args:
+        settings: What is switched on; a mapping is validated first.
+        spec: Size, channels, mean and std.
+        seed: The run's seed, for alternating flips.
+
+    Raises:
+        ConfigError: An unknown key or a bad value, a shift or square that is larger than the picture, or a colour
+            operation on grey pictures, where it could do nothing. (The colour operation among the 14 of RandAugment and
+            TrivialAugment leaves grey pictures as they are, as in Pillow.)
+    """
+    config = settings if isinstance(settings, AugmentConfig) else _validated(settings)
+    if config.translate_px >= spec.size_px:
+        raise ConfigError(
+            f"translate_px = {config.translate_px} would move pictures of {spec.size_px} px out of sight",
+            where="augment",
+            remedy=f"use at most {spec.size_px - 1}; an eighth of the side is usual",
+        )
+    if config.cutout_px >= spec.size_px:
+        raise ConfigError(
+            f"cutout_px = {config.cutout_px} would cover most of a picture of {spec.size_px} px",
+            where="augment",
+            remedy=f"use at most {spec.size_px - 1}; a quarter to a half of the side is usual",
+        )
+    for key, is_on in (
+        ("saturation", config.saturation != (1.0, 1.0)),
+        ("hue", config.hue > 0),
+        ("grayscale", config.grayscale > 0),
+    ):
+        if is_on and spec.channels == 1:
+            raise ConfigError(
+                f"{key} = {getattr(config, key)} has no colours to work on in grey pictures",
+                where="augment",
+                remedy=f"remove {key}, or use brightness and contrast",
+            )
+    return TrainTransform(config, spec, seed)
+
+
+def _validated(settings: Mapping[str, object]) -> AugmentConfig:
+    """Return the settings as a config, or all that is wrong with them in one error."""
+    try:
+        return AugmentConfig.model_validate(dict(settings))
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                problems.append(f"unknown key {key!r}.{did_you_mean(key, AugmentConfig.model_fields)}")
+            else:
+                problems.append(f"{key} = {problem['input']!r}: {problem['msg']}")
+        allowed = ", ".join(AugmentConfig.model_fields)
+        raise ConfigError("; ".join(problems), where="augment", remedy=f"the keys are {allowed}") from error
+
+
+def _check_pixels(images: Tensor, spec: InputSpec) -> None:
+    """Refuse pixels that are not uint8 (B, C, H, W) of the spec: they may have been normalised or resized elsewhere."""
+    if images.dtype != torch.uint8:
+        raise DataError(
+            f"pixels of type {str(images.dtype).removeprefix('torch.')}, which look as if they were already normalised",
+            where="transform",
+            remedy="give uint8 pixels 0..255; normalisation is done here, once",
+        )
+    expected = (spec.channels, spec.size_px, spec.size_px)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise DataError(
+            f"pixels of shape {tuple(images.shape)} where (B, {', '.join(map(str, expected))}) is needed",
+            where="transform",
+            remedy="decode the pictures with the model's input spec",
+        )
+
+
+def _normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
+    """Return float32 (B, C, H, W) from pixels 0..255, uint8 or float32."""
+    width = pixels.shape[3]
+    scale = torch.tensor([1 / (255 * std) for std in spec.std], device=pixels.device).repeat(width)
+    offset = torch.tensor([m / s for m, s in zip(spec.mean, spec.std, strict=True)], device=pixels.device).repeat(width)
+    # Two roundings, not a fused multiply-add: vector and remainder loops would round it differently, and a picture's
+    # values would depend on its place in the batch. In place: float32 pixels are this file's own, never the caller's.
+    rows = ops.as_rows(pixels).to(torch.float32).mul_(scale).sub_(offset)
+    return ops.from_rows(rows, spec.channels)
+
+
+def _mirror_and_move(images: Tensor, config: AugmentConfig, dice: ops.Dice, mirror: Tensor | None) -> Tensor:
+    """Return uint8 pixels after flips and shifts by whole pixels; `mirror` bool (B,) for alternating flips."""
+    if config.flip == "none" and not config.vertical_flip and config.translate_px == 0:
+        return images
+    if mirror is None:
+        mirror = dice.chance(0.5 if config.flip == "random" else 0.0)
+    return ops.mirror_and_move(
+        images,
+        mirror=mirror,
+        upside_down=dice.chance(0.5 if config.vertical_flip else 0.0),
+        down_px=dice.integers(-config.translate_px, config.translate_px),
+        right_px=dice.integers(-config.translate_px, config.translate_px),
+        padding=config.padding_mode,
+    )
+
+
+def _resample(images: Tensor, config: AugmentConfig, dice: ops.Dice) -> Tensor:
+    """Return float32 pixels after crop, rotation, zoom, shear and shift in one step, or the images if all are off."""
+    strengths = (config.rotate_degrees, config.zoom, config.shear_degrees, config.width_shift, config.height_shift)
+    if not any(strengths) and not config.random_resized_crop:
+        return images
+    height, width = images.shape[2:]
+    matrices = ops.affine_matrices(
+        degrees=dice.uniform(-config.rotate_degrees, config.rotate_degrees),
+        shear_degrees=dice.uniform(-config.shear_degrees, config.shear_degrees),
+        zoom_x=dice.uniform(1 - config.zoom, 1 + config.zoom),
+        zoom_y=dice.uniform(1 - config.zoom, 1 + config.zoom),
+        right_px=dice.uniform(-config.width_shift * width, config.width_shift * width),
+        down_px=dice.uniform(-config.height_shift * height, config.height_shift * height),
+    )
+    if config.random_resized_crop:
+        boxes, _ = dice.boxes((height, width), (config.random_resized_crop, 1.0), _CROP_RATIO)
+        matrices = ops.into_boxes(matrices, boxes, (height, width))
+    return ops.affine(images, matrices, config.fill)
+
+
+def _recolor(pixels: Tensor, config: AugmentConfig, dice: ops.Dice) -> Tensor:
+    """Return float32 pixels after the light and colour operations, or the pixels as they came where all are off."""
+    off = (1.0, 1.0)
+    if config.channel_shift:
+        most = 255 * config.channel_shift
+        pixels = ops.shift_channels(pixels.float(), dice.uniform(-most, most))
+    if config.brightness != off:
+        pixels = ops.adjust_brightness(pixels.float(), dice.uniform(*config.brightness))
+    if config.contrast != off:
+        pixels = ops.adjust_contrast(pixels.float(), dice.uniform(*config.contrast))
+    if config.saturation != off:
+        pixels = ops.adjust_saturation(pixels.float(), dice.uniform(*config.saturation))
+    if config.hue:
+        pixels = ops.adjust_hue(pixels.float(), dice.uniform(-config.hue, config.hue))
+    if config.grayscale:
+        grey = ops.per_image(dice.chance(config.grayscale))
+        pixels = torch.where(grey, ops.luminance(pixels.float()), pixels.float())
+    return pixels
+
+
+def _erase(pixels: Tensor, config: AugmentConfig, dice: ops.Dice, color: tuple[float, ...]) -> Tensor:
+    """Return pixels with the square of cutout and the rectangle of random erasing covered, which normalise to zero."""
+    size = (pixels.shape[2], pixels.shape[3])
+    if config.cutout_px:
+        side = torch.full((dice.count,), config.cutout_px, device=pixels.device)
+        top = dice.integers(0, size[0] - 1) - config.cutout_px // 2
+        left = dice.integers(0, size[1] - 1) - config.cutout_px // 2
+        pixels = ops.erase(pixels, torch.stack((top, left, side, side), dim=1), color)
+    if config.random_erasing:
+        boxes, found = dice.boxes(size, _ERASE_AREA, _ERASE_RATIO)
+        erased = found & dice.chance(config.random_erasing)
+        pixels = ops.erase(pixels, boxes * erased[:, None], color)
+    return pixels
+
+
+def _describe_normalisation(spec: InputSpec) -> str:
+    """Return the last step of both transforms in words."""
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (spec.mean, spec.std))
+    return f"then pixels / 255, minus mean ({mean}), divided by std ({std})"
+
+
+def _augmentation_words(config: AugmentConfig) -> list[tuple[bool, str]]:
+    """Return, for each operation in the order of application, whether it is on and what it does in words."""
+    beyond = {"reflect": "mirrored picture", "nearest": "nearest edge pixel", "edge": "edge pixel", "zeros": "black"}
+    fill = f"uncovered: {beyond[config.fill]}"
+    off = (1.0, 1.0)
+    uncovers = any((config.rotate_degrees, config.zoom, config.shear_degrees, config.width_shift, config.height_shift))
+
+    def factors(name: str, value: tuple[float, float]) -> tuple[bool, str]:
+        return value != off, f"{name} times {value[0]:g} to {value[1]:g}"
+
+    auto = {
+        "randaugment": f"RandAugment, {config.randaugment_num_ops} of 14 operations of strength"
+        f" {config.randaugment_magnitude} of 30 ({fill})",
+        "trivialaugment": f"TrivialAugment, 1 of 14 operations of random strength ({fill})",
+    }
+    return [
+        (config.flip == "random", "mirrored left-right with probability 0.5"),
+        (config.flip == "alternating", "mirrored left-right in every other epoch, half of the pictures first"),
+        (config.vertical_flip, "turned upside down with probability 0.5"),
+        (
+            config.translate_px > 0,
+            f"shifted by up to {config.translate_px} px each way (uncovered: {beyond[config.padding_mode]})",
+        ),
+        (
+            config.random_resized_crop > 0,
+            f"cropped to {config.random_resized_crop:.0%} to 100% of the area and enlarged to full size",
+        ),
+        (config.rotate_degrees > 0, f"rotated by up to {config.rotate_degrees:g} degrees"),
+        (config.width_shift > 0, f"shifted sideways by up to {config.width_shift:.3g} of the width"),
+        (config.height_shift > 0, f"shifted up or down by up to {config.height_shift:.3g} of the height"),
+        (config.shear_degrees > 0, f"sheared by up to {config.shear_degrees:g} degrees"),
+        (config.zoom > 0, f"width and height stretched by {1 - config.zoom:.3g} to {1 + config.zoom:.3g}"),
+        (uncovers, fill),
+        (config.auto != "none", auto.get(config.auto, "")),
+        (config.channel_shift > 0, f"all channels shifted by up to {config.channel_shift:g} of the pixel range"),
+        factors("brightness", config.brightness),
+        factors("contrast", config.contrast),
+        factors("saturation", config.saturation),
+        (config.hue > 0, f"hue turned by up to {config.hue:g} of the colour circle"),
+        (config.grayscale > 0, f"turned to grey with probability {config.grayscale:g}"),
+        (config.cutout_px > 0, f"a square of {config.cutout_px} px covered with the mean colour (cutout)"),
+        (
+            config.random_erasing > 0,
+            f"a random rectangle covered with the mean colour with probability {config.random_erasing:g}",
+        ),
+    ]
+
+
+def mix_batch(
+    images: Tensor, targets: Tensor, *, mixup_alpha: float, cutmix_alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return a batch in which each image is mixed with another one, and its target in the same proportion.
+
+    Mixing may follow normalisation: both operations are averages or copies of pixels, which commute with it.
+
+    Args:
+        images: float32 (B, C, H, W), normalised.
+        targets: float (B, K), each row a distribution over the classes.
+        mixup_alpha: Strength of mixup, 0 = off; 0.2 to 1 is usual.
+        cutmix_alpha: Strength of cutmix, 0 = off; 1 is usual. With both on, each batch throws a coin for one of them.
+        generator: The only source of chance.
+
+    Returns:
+        Images and targets of the same shapes and types; the very same tensors where both are off.
+
+    Raises:
+        UsageError: A negative strength, or targets that are not (B, K) floats.
+
+    Source:
+        arXiv:1710.09412 (mixup), arXiv:1905.04899 (CutMix), with one proportion for a batch as in the papers' code.
+    """
+    for name, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
+        if not (0 <= alpha < math.inf):
+            raise UsageError(f"{name} = {alpha}", where="mix_batch", remedy="use 0 (off) or a positive number")
+    if targets.ndim != 2 or not targets.is_floating_point() or len(targets) != len(images):
+        raise UsageError(
+            f"targets of type {str(targets.dtype).removeprefix('torch.')} and shape {tuple(targets.shape)}",
+            where="mix_batch",
+            remedy=f"give soft targets (B, K), one row for each of the {len(images)} images, such as one_hot(labels)",
+        )
+    if mixup_alpha == 0 and cutmix_alpha == 0:
+        return images, targets
+    home = generator.device
+    partner = torch.randperm(len(images), generator=generator, device=home).to(images.device)
+    cut = mixup_alpha == 0
+    if mixup_alpha > 0 and cutmix_alpha > 0:
+        cut = bool(torch.rand((), generator=generator, device=home) < 0.5)
+    kept = _beta(cutmix_alpha if cut else mixup_alpha, generator)
+    if not cut:
+        mixed = images.lerp(images[partner], 1 - kept)
+    else:
+        height, width = images.shape[2:]
+        box, kept = _cutmix_box((height, width), kept, generator)
+        mixed = images.clone()
+        mixed[:, :, box[0], box[1]] = images[partner][:, :, box[0], box[1]]
+    return mixed, targets.lerp(targets[partner], 1 - kept)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """Return a number 0..1 drawn from Beta(alpha, alpha).
+
+    Source:
+        R. W. Bailey, "Polar generation of random variates with the t-distribution", Math. Comp. 62 (1994): a t variate
+        with 2 alpha degrees of freedom from two uniform numbers, and from it the symmetric beta variate. No rejection,
+        so that each call takes as many numbers from the generator. torch's gamma sampler with a generator is private.
+    """
+    first, second = torch.rand(2, generator=generator, dtype=torch.float64, device=generator.device).tolist()
+    cosine = math.cos(2 * math.pi * second)
+    # t^2 / (2 alpha) = (u^(-1/alpha) - 1) cos^2; computed as a power of a number under 1, which cannot overflow.
+    power = (1 - first) ** (1 / alpha)
+    share = (1 - power) * cosine**2 / (power + (1 - power) * cosine**2)
+    return 0.5 + math.copysign(0.5, cosine) * math.sqrt(share)
+
+
+def _cutmix_box(size: tuple[int, int], kept: float, generator: torch.Generator) -> tuple[tuple[slice, slice], float]:
+    """Return the rows and columns that come from the partner, and the share of the area that does not.
+
+    The box has the picture's shape and the area `1 - kept`, around a random point; what lies outside is cut off.
+    """
+    height, width = size
+    side = math.sqrt(1 - kept)
+    tall, wide = int(height * side), int(width * side)
+    at = torch.rand(2, generator=generator, dtype=torch.float64, device=generator.device).tolist()
+    middle_row, middle_col = int(at[0] * height), int(at[1] * width)
+    top, left = middle_row - tall // 2, middle_col - wide // 2
+    rows = slice(max(top, 0), min(top + tall, height))
+    cols = slice(max(left, 0), min(left + wide, width))
+    area = (rows.stop - rows.start) * (cols.stop - cols.start)
+    return (rows, cols), 1 - area / (height * width)

@@ -1,0 +1,121 @@
+"""Where and in which precision to compute, and the process settings that make it fast.
+
+Before this: nothing. After this: `fit` and `Predictor` ask here once and pass a `ComputePlan` on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from eyespot.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True)
+class ComputePlan:
+    """Where to compute and how.
+
+    Attributes:
+        device: `cpu`, `cuda` or `mps`, as torch writes it.
+        precision: What the matrix products run in; losses, metrics and weights stay float32.
+        reason: Why this precision, in words, for the log and the provenance.
+    """
+
+    device: str
+    precision: Precision
+    reason: str
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which forward passes run."""
+        import torch
+
+        return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf16"] = "auto") -> ComputePlan:
+    """Return the device and precision to use.
+
+    Args:
+        device: `auto` takes a GPU where torch sees one.
+        precision: `auto` takes bf16 only where the hardware multiplies it natively; elsewhere it is emulated and slower.
+
+    Raises:
+        UsageError: The device is unknown or not on this machine.
+    """
+    import torch
+
+    kind = device.split(":")[0]
+    if kind not in {"auto", "cpu", "cuda", "mps"}:
+        raise UsageError(f"unknown device {device!r}", remedy="use auto, cpu, cuda or mps")
+    if kind == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    elif (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise UsageError(f"device {device!r} is not on this machine", remedy="use --device cpu or --device auto")
+    if precision != "auto":
+        return ComputePlan(device, precision, f"{precision} was asked for")
+    native, reason = _native_bf16(device.split(":")[0])
+    return ComputePlan(device, "bf16" if native else "float32", reason)
+
+
+def _native_bf16(kind: str) -> tuple[bool, str]:
+    """Return whether bf16 products are native on the device, and why."""
+    import torch
+
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native, "the GPU has bf16" if native else "the GPU has no native bf16"
+    if kind == "mps":
+        return False, "float32 on Apple GPUs: bf16 is not measured there"
+    features = cpu_features()
+    for name in ("amx_bf16", "avx512_bf16"):
+        if name in features:
+            return True, f"the processor has {name.upper().replace('_', '-')}"
+    return False, "the processor has no native bf16"
+
+
+def cpu_features() -> list[str]:
+    """Return which of the features that decide the speed here the processor has."""
+    import torch
+
+    # torch.cpu keeps these under private names in some releases: a missing one means unknown, so float32.
+    probes = {
+        "avx2": "_is_avx2_supported",
+        "avx512": "_is_avx512_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx_bf16": "_is_amx_tile_supported",
+    }
+    return [name for name, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()]
+
+
+def prepare_process() -> None:
+    """Keep freed memory in the process, so that each training step does not fault its pages in again.
+
+    Big tensors come and go every step. By default glibc gives each of them back to the kernel and gets zeroed pages
+    anew; on two cores that was a fifth of a training step. Equivalent to MALLOC_TRIM_THRESHOLD_ and
+    MALLOC_MMAP_THRESHOLD_ in the environment, which would have to be set before the process starts. Only glibc has it;
+    elsewhere this does nothing. Peak memory is what it was: freed blocks are used again.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_threshold, 2**30)
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident size of this process so far, or None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

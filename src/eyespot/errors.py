@@ -1,0 +1,125 @@
+"""Every error that eyespot raises on purpose, as one tree.
+
+    EyespotError                 exit code 1: something failed
+    ├── UsageError               exit code 2: the command or call was wrong
+    │   └── ConfigError          a recipe or a --set that does not validate
+    ├── DataError                data that cannot be used as it is
+    │   ├── BadImageError        one picture cannot be decoded
+    │   ├── LeakError            the same picture in train and test
+    │   ├── DownloadError        a data set cannot be fetched or fails its checksum
+    │   └── ArchiveError         an archive that is damaged or hostile
+    ├── ModelError               unknown architecture, or an input it cannot take
+    ├── TrainingError            training cannot go on
+    │   ├── DivergedError        NaN or Inf in the loss
+    │   └── MemoryLimitError     out of memory, with the batch size to try
+    ├── RunError                 a run folder that cannot be read or written
+    │   ├── CheckpointError      a checkpoint or bundle that is damaged or foreign
+    │   └── RunLockedError       another process is writing this run
+    └── MissingExtraError        an optional package is not installed
+
+On the command line an error is one line, `error: WHAT in WHERE: REMEDY`, and the exit code above.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EyespotError(Exception):
+    """What went wrong, where, and what to do about it.
+
+    Args:
+        what: The wrong thing with what was got and what is allowed, without a final period.
+        where: File, key, class or split it happened in; None where `what` already says it.
+        remedy: The next step for the user, as an imperative.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, remedy: str = "") -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+        super().__init__(what, self.where, remedy)
+
+    def __str__(self) -> str:
+        """Return `WHAT in WHERE: REMEDY` on one line, whatever was in its parts."""
+        text = self.what
+        if self.where is not None:
+            text += f" in {self.where}"
+        if self.remedy:
+            text += f": {self.remedy}"
+        # A file name may hold line breaks or control characters: one error stays one line.
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+class UsageError(EyespotError):
+    """The command line or the call was wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A recipe, or a setting given with --set, does not validate."""
+
+
+class DataError(EyespotError):
+    """The data cannot be used as they are."""
+
+
+class BadImageError(DataError):
+    """A file is not a picture that can be decoded; `what` is the reason."""
+
+
+class LeakError(DataError):
+    """The same picture is in the training data and in the test data."""
+
+
+class DownloadError(DataError):
+    """A data set could not be fetched, or what came is not what was pinned."""
+
+
+class ArchiveError(DataError):
+    """An archive is damaged, or would write outside its folder."""
+
+
+class ModelError(EyespotError):
+    """An unknown architecture, or an input or class count that it cannot take."""
+
+
+class TrainingError(EyespotError):
+    """Training cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """The loss became NaN or infinite."""
+
+
+class MemoryLimitError(TrainingError):
+    """Memory ran out; the remedy names a batch size to try."""
+
+
+class RunError(EyespotError):
+    """A run folder cannot be read or written."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint or bundle is damaged, or belongs to something else."""
+
+
+class RunLockedError(RunError):
+    """Another process is writing this run folder."""
+
+
+class MissingExtraError(EyespotError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"package {package!r} is not installed", remedy=f'pip install "eyespot[{extra}]"')
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest allowed word, or an empty string."""
+    near = difflib.get_close_matches(word.lower(), list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,259 @@
+"""The run folder: everything about a run is in it, and one process at a time writes it.
+
+`RunWriter` is held by the process that trains; `Run` is what anybody reads afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from eyespot.config import Config, parse_config
+from eyespot.errors import RunError, RunLockedError
+from eyespot.files import append_line, remove_temporaries, write_atomic, write_json
+from eyespot.locks import file_lock
+
+CHECKPOINTS = "checkpoints"
+BUNDLE = "bundle"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read.
+
+    Attributes:
+        path: The folder, absolute.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Return the run in a folder.
+
+        Raises:
+            RunError: The folder does not exist or does not hold a run.
+        """
+        folder = Path(path).expanduser().resolve()
+        if not folder.is_dir():
+            raise RunError("no such folder", where=path, remedy="give a run folder; eyespot runs lists them")
+        if not (folder / "config.toml").is_file():
+            raise RunError("not a run folder (it has no config.toml)", where=path, remedy="give a folder that eyespot train wrote")
+        return cls(folder)
+
+    @property
+    def config(self) -> Config:
+        """Return every setting of the run."""
+        return parse_config(_read_text(self.path / "config.toml"), where=str(self.path / "config.toml"))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Return metrics.json; empty while the run is not finished."""
+        return _read_json(self.path / "metrics.json", default={})
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return provenance.json; empty while it is not written."""
+        return _read_json(self.path / "provenance.json", default={})
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Return the finished epochs, in order."""
+        path = self.path / "history.jsonl"
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in _read_text(path).splitlines() if line]
+        except json.JSONDecodeError as error:
+            raise RunError(f"damaged line ({error})", where=path, remedy="resume the run: it is written again") from error
+
+    @property
+    def report(self) -> Path:
+        """Return the path of report.html."""
+        return self.path / "report.html"
+
+    @property
+    def finished(self) -> bool:
+        """Return whether training, evaluation and report are all done."""
+        return "finished" in self.provenance
+
+
+class RunWriter:
+    """The run folder while one process writes it; use it as a context manager.
+
+    Args:
+        path: The folder; made where it does not exist.
+        config: Every setting; written to config.toml on entry.
+        resume: Whether the folder may hold a run already.
+    """
+
+    def __init__(self, path: Path, config: Config, *, resume: bool = False) -> None:
+        self.path = path
+        self.config = config
+        self._resume = resume
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RunWriter:
+        """Lock the folder and write the settings.
+
+        Raises:
+            RunError: The folder cannot be made or written, or holds a run and `resume` is False.
+            RunLockedError: Another process writes it.
+        """
+        try:
+            (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot make the run folder ({error.strerror})", where=self.path, remedy="choose another with --out"
+            ) from error
+        try:
+            self._stack.enter_context(file_lock(self.path / ".lock", timeout_seconds=0))
+        except TimeoutError as error:
+            raise RunLockedError(
+                "another process is writing this run", where=self.path, remedy="wait for it, or choose another folder with --out"
+            ) from error
+        except OSError as error:
+            raise RunError(f"cannot write ({error.strerror})", where=self.path, remedy="choose another with --out") from error
+        try:
+            self._claim()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Unlock the folder."""
+        self._stack.close()
+
+    def _claim(self) -> None:
+        settings = self.path / "config.toml"
+        if settings.exists() and not self._resume:
+            raise RunError("this folder already holds a run", where=self.path, remedy="go on with --resume, or choose another with --out")
+        remove_temporaries(self.path)
+        remove_temporaries(self.path / CHECKPOINTS)
+        write_atomic(settings, self.config.to_toml().encode())
+
+    def log(self, line: str) -> None:
+        """Append a line to log.txt with the time."""
+        append_line(self.path / "log.txt", f"{datetime.now().isoformat(timespec='seconds')} {line}")
+
+    def add_epoch(self, row: Mapping[str, Any]) -> None:
+        """Append a finished epoch to history.jsonl."""
+        append_line(self.path / "history.jsonl", json.dumps(dict(row), allow_nan=False))
+
+    def restore_history(self, rows: list[dict[str, Any]]) -> None:
+        """Rewrite history.jsonl from a checkpoint: epochs after it will be trained again."""
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        write_atomic(self.path / "history.jsonl", lines.encode())
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write metrics.json."""
+        write_json(self.path / "metrics.json", dict(metrics))
+
+    def write_provenance(self, entries: Mapping[str, Any]) -> None:
+        """Add entries to provenance.json; earlier ones stay."""
+        known = _read_json(self.path / "provenance.json", default={})
+        write_json(self.path / "provenance.json", {**known, **entries})
+
+
+def new_run_folder(recipe: str, data: str) -> Path:
+    """Return a folder name that is free: `runs/fast-cifar10-20260101-120000`."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{Path(recipe).stem}-{Path(data).name}")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{safe.strip('.-') or 'run'}-{stamp}"
+    number = 2
+    while folder.exists():
+        folder = folder.with_name(f"{safe}-{stamp}-{number}")
+        number += 1
+    return folder.resolve()
+
+
+def latest_unfinished_run() -> Path:
+    """Return the newest run below `runs/` that is not finished, for --resume without --out.
+
+    Raises:
+        RunError: There is none.
+    """
+    folders = [path.parent for path in Path("runs").glob("*/config.toml")]
+    for folder in sorted(folders, key=lambda path: (path / "config.toml").stat().st_mtime, reverse=True):
+        if not Run(folder.resolve()).finished:
+            return folder.resolve()
+    raise RunError("no unfinished run", where=Path("runs").resolve(), remedy="name the run folder with --out")
+
+
+def environment() -> dict[str, Any]:
+    """Return what the result may depend on: versions, platform, command line."""
+    packages = ("eyespot", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cores": os.cpu_count() or 1,
+        "versions": versions,
+    }
+
+
+def now() -> str:
+    """Return the time as UTC in ISO 8601."""
+    return datetime.fromtimestamp(time.time(), tz=timezone.utc).isoformat(timespec="seconds")
+
+
+def _processor_name() -> str:
+    """Return the processor's name as Linux tells it, else what Python knows."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"cannot read ({error})", where=path, remedy="restore the file, or train again") from error
+
+
+def _read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:
+    if not path.exists():
+        return default
+    try:
+        value = json.loads(_read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RunError(f"not valid JSON ({error})", where=path, remedy="restore the file, or train again") from error
+    if not isinstance(value, dict):
+        raise RunError("not a JSON object", where=path, remedy="restore the file, or train again")
+    return value
+
+
+__all__ = [
+    "BUNDLE",
+    "CHECKPOINTS",
+    "Run",
+    "RunWriter",
+    "environment",
+    "latest_unfinished_run",
+    "new_run_folder",
+    "now",
+]

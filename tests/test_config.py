@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyespot.config import Config, config_keys, load_config, parse_config, recipe_names, recipe_text
+from eyespot.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_a_round_trip(name: str) -> None:
+    config = load_config(name)
+    assert config.name == name
+    assert config.description
+    assert parse_config(config.to_toml(), where="copy") == config
+    assert "MEASURED" not in recipe_text(name), "a recipe's header states what was measured"
+    assert recipe_text(name).startswith("# eyespot train")
+
+
+def test_defaults_are_written_out() -> None:
+    tree = tomllib.loads(Config().to_toml())
+    flat = {key for key in config_keys() if "." in key}
+    assert {f"{section}.{key}" for section, table in tree.items() if isinstance(table, dict) for key in table} == flat
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for section in Config.model_fields.values():
+        for key, field in getattr(section.annotation, "model_fields", {}).items():
+            assert field.description, key
+
+
+def test_overrides_are_read_as_toml_or_as_text() -> None:
+    config = load_config("fast", ["training.epochs=3", "model.name=convnet3", "augment.brightness=[0.5, 1.5]", "data.final=true"])
+    assert config.training.epochs == 3
+    assert config.model.name == "convnet3"
+    assert config.augment.brightness == (0.5, 1.5)
+    assert config.data.final is True
+    assert load_config("fast", changes={"training.epochs": 4}).training.epochs == 4
+
+
+def test_all_errors_come_at_once_in_human_words() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("fast", ["training.epoch=3", "optimizer.lr=-1", "schedule.name=cosin", "training.batch_size=lots"])
+    text = str(caught.value)
+    assert "unknown key training.epoch. Did you mean 'training.epochs'?" in text
+    assert "optimizer.lr is -1" in text
+    assert "schedule.name is 'cosin'" in text
+    assert "'cosine'" in text
+    assert "training.batch_size is 'lots'" in text
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.val_fraction=0.6", "data.test_fraction=0.5"], "leave nothing to train on"),
+        (["data.final=true", "training.early_stopping_epochs=3"], "early_stopping_epochs must be 0"),
+        (["data.final=true", "training.restore_best=true"], "restore_best must be false"),
+        (["data.final=true", "schedule.name=plateau"], "cannot be 'plateau'"),
+        (["data.val_fraction=0", "schedule.name=plateau"], "need val"),
+        (["training.size_schedule=[[0.5, 24], [0.2, 28]]"], "must rise"),
+        (["training.size_schedule=[[0.5, 2]]"], "under 4 pixels"),
+        (["input.size_px=0"], "allowed are 1 to 4096"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match="in fast") as caught:
+        load_config("fast", settings)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [("training.epochs", "section.key=value"), ("=3", "section.key=value"), ("name.x=1", "is a value, not a section")],
+)
+def test_set_that_is_not_a_setting(item: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("fast", [item])
+    assert words in str(caught.value)
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'fast'") as caught:
+        load_config("fats")
+    assert "dll2018" in str(caught.value)
+
+
+def test_recipe_files(tmp_path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('name = "mine"\n[training]\nepochs = 2\n')
+    assert load_config(str(mine)).training.epochs == 2
+    mine.write_text("this is = = not toml")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(str(mine))
+    mine.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read recipe"):
+        load_config(str(mine))
+    with pytest.raises(ConfigError, match="cannot read recipe"):
+        load_config(str(tmp_path / "none.toml"))
+
+
+@given(st.text(max_size=60))
+def test_any_text_for_set_ends_in_a_config_or_a_config_error(text: str) -> None:
+    try:
+        assert isinstance(load_config("fast", [text]), Config)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.text(max_size=200))
+def test_any_text_as_a_recipe_ends_in_a_config_or_a_config_error(text: str) -> None:
+    try:
+        assert isinstance(parse_config(text, where="text"), Config)
+    except ConfigError as error:
+        assert "\n" not in str(error)

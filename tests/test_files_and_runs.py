@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyespot import files
+from eyespot.caches import cache_folder, data_folders
+from eyespot.config import load_config
+from eyespot.errors import MissingExtraError, RunError, RunLockedError, did_you_mean
+from eyespot.runs import Run, RunWriter, environment, latest_unfinished_run, new_run_folder, now
+
+CONFIG = load_config("fast")
+
+
+def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert os.listdir(tmp_path) == ["a.json"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, {"a": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose a folder"), (errno.EIO, "check the folder")]
+)
+def test_a_failing_disk_is_one_clear_error_and_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
+) -> None:
+    path = tmp_path / "state"
+    files.write_atomic(path, b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(RunError, match="cannot write") as caught:
+        files.write_atomic(path, b"new")
+    assert remedy in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_order_of_an_atomic_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (calls.append("fsync"), real_fsync(fd))[1])
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (calls.append("rename"), real_replace(a, b))[1])
+    files.write_atomic(tmp_path / "x", b"1")
+    assert calls == ["fsync", "rename", "fsync"]
+
+
+def test_append_line(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    files.append_line(path, "one")
+    files.append_line(path, "two \udcff")
+    assert path.read_text().splitlines() == ["one", "two \\udcff"]
+    with pytest.raises(RunError, match="cannot write"):
+        files.append_line(tmp_path / "missing" / "log", "x")
+
+
+def test_a_run_folder_is_written_and_read(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunWriter(folder, CONFIG) as writer:
+        writer.log("hello")
+        writer.add_epoch({"epoch": 1, "val/top1": 0.5})
+        writer.add_epoch({"epoch": 2, "val/top1": 0.6})
+        writer.write_provenance({"command": "x"})
+        writer.write_provenance({"seed": 1})
+        writer.write_metrics({"test": {"n": 1}})
+    run = Run.open(folder)
+    assert run.config == CONFIG
+    assert [row["epoch"] for row in run.history] == [1, 2]
+    assert run.provenance == {"command": "x", "seed": 1}
+    assert run.metrics == {"test": {"n": 1}}
+    assert not run.finished
+    assert "hello" in (folder / "log.txt").read_text()
+    with RunWriter(folder, CONFIG, resume=True) as writer:
+        writer.restore_history(run.history[:1])
+        writer.write_provenance({"finished": now()})
+    assert [row["epoch"] for row in run.history] == [1]
+    assert run.finished
+    assert run.report == folder / "report.html"
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", CONFIG):
+        pass
+    with pytest.raises(RunError, match="already holds a run") as caught, RunWriter(tmp_path / "run", CONFIG):
+        pass
+    assert "--resume" in str(caught.value)
+
+
+def test_two_writers_cannot_share_a_folder_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code = (
+        "import sys, time; from pathlib import Path; from eyespot.runs import RunWriter; from eyespot.config import load_config\n"
+        f"with RunWriter(Path({str(folder)!r}), load_config('fast')): print('in', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    with pytest.raises(RunLockedError, match="another process is writing this run"), RunWriter(folder, CONFIG, resume=True):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with RunWriter(folder, CONFIG, resume=True):
+        pass
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunWriter(folder, CONFIG):
+        pass
+    (folder / ".metrics.json.1-ab.tmp").write_text("half")
+    (folder / "checkpoints" / ".step.1-ab.tmp").write_text("half")
+    with RunWriter(folder, CONFIG, resume=True):
+        assert not list(folder.rglob("*.tmp"))
+
+
+def test_what_is_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such folder"):
+        Run.open(tmp_path / "none")
+    with pytest.raises(RunError, match="not a run folder"):
+        Run.open(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="cannot make the run folder"), RunWriter(tmp_path / "file" / "run", CONFIG):
+        pass
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\udcff"])
+def test_damaged_json_is_named(tmp_path: Path, content: str) -> None:
+    with RunWriter(tmp_path, CONFIG):
+        pass
+    (tmp_path / "metrics.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RunError, match=r"metrics\.json"):
+        _ = Run.open(tmp_path).metrics
+
+
+def test_damaged_history_is_named(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, CONFIG):
+        pass
+    assert Run.open(tmp_path).history == []
+    (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n{"epo')
+    with pytest.raises(RunError, match="damaged line"):
+        _ = Run.open(tmp_path).history
+
+
+def test_new_run_folders_are_free_and_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = new_run_folder("fast", "../my photos/x y")
+    assert first.parent == tmp_path / "runs"
+    assert first.name.startswith("fast-x-y-")
+    first.mkdir(parents=True)
+    assert new_run_folder("fast", "../my photos/x y") != first
+
+
+def test_latest_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="no unfinished run"):
+        latest_unfinished_run()
+    for name, done in (("a", False), ("b", True)):
+        with RunWriter(tmp_path / "runs" / name, CONFIG) as writer:
+            writer.write_provenance({"finished": now()} if done else {})
+    assert latest_unfinished_run() == tmp_path / "runs" / "a"
+
+
+def test_environment_names_what_the_result_depends_on() -> None:
+    found = environment()
+    assert found["versions"]["torch"] != "not installed"
+    assert found["cores"] >= 1
+    assert found["processor"]
+
+
+def test_cache_and_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "c"))
+    monkeypatch.setenv("EYESPOT_DATA", os.pathsep.join([str(tmp_path / "a"), "", str(tmp_path / "b")]))
+    assert cache_folder("packed") == tmp_path / "c" / "packed"
+    assert data_folders() == (tmp_path / "a", tmp_path / "b")
+    monkeypatch.delenv("EYESPOT_CACHE")
+    monkeypatch.delenv("EYESPOT_DATA")
+    assert cache_folder("packed").name == "packed"
+    assert data_folders() == ()
+
+
+def test_errors_are_one_line_whatever_they_name() -> None:
+    error = RunError("bad\nfile", where="a\x1b[31m.jpg", remedy="mend it")
+    assert str(error) == "bad\\x0afile in a\\x1b[31m.jpg: mend it"
+    assert str(MissingExtraError("onnx", "export")) == "package 'onnx' is not installed: pip install \"eyespot[export]\""
+    assert did_you_mean("resnt18", ["resnet18", "vgg"]) == " Did you mean 'resnet18'?"
+    assert did_you_mean("zzz", ["resnet18"]) == ""
