@@ -1,0 +1,438 @@
+"""How batches of one split reach the model: from memory where the pixels fit, else from the files.
+
+Before this: `packing` made the pixels (or kept the paths) and `splits` the indices. After this: `transforms` augment
+and normalise each batch.
+
+The order of the pictures is a function of seed and epoch alone. A run that is resumed in the middle of an epoch asks
+for the epoch's remaining steps and gets the batches that it would have got; no state has to be saved.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in TimeoutError only from Python 3.11 on
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+
+from eyespot.data.dataset import Int64Array, PackedDataset, SplitName, UInt8Array
+from eyespot.data.decode_pool import core_count
+from eyespot.data.decoding import Channels
+from eyespot.data.splits import Splits
+from eyespot.data.stream_workers import RowFormat, StreamWorkers, decode_rows
+from eyespot.errors import BadImageError, DataError, UsageError
+from eyespot.seeds import derive_seed
+
+STREAM_TIMEOUT_SECONDS = 60.0
+"""A decoding worker that gives no picture for so long is taken for stuck."""
+
+_CHUNK_PICTURES = 16  # one question to a worker: all of them work on the first batch, and none for long on one question
+
+
+class Batch(NamedTuple):
+    """Some pictures of a split; the tensors are the caller's own.
+
+    Attributes:
+        images: uint8 (B, C, H, W), 0..255, in channels_last memory format.
+        labels: int64 (B,), each in [0, K).
+        indices: int64 (B,), positions in the split, each in [0, N).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class Loader(Protocol):
+    """One split, in batches; a context manager that ends what it started."""
+
+    @property
+    def num_images(self) -> int:
+        """Return N, the pictures in the split."""
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many pictures a full batch has."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return how many batches an epoch has, the last short one included unless it is dropped."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Return int64 (N,), on the device: the labels in the order of the positions."""
+
+    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: From 0; with the seed it decides the order. Without shuffling all epochs are alike.
+            first_step: Leave out the batches before this one, without reading them.
+
+        Raises:
+            DataError: A picture cannot be read any more, or a decoding worker died or hangs.
+        """
+
+    def close(self) -> None:
+        """End worker processes and give memory back; `batches` may start them again."""
+
+    def __enter__(self) -> Loader:
+        """Return the loader."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the loader."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which pictures come in which batch.
+
+    Attributes:
+        num_images: N, 1 or more.
+        batch_size: Pictures in a batch, 1 or more.
+        shuffle: False: the order of the data set, for evaluation. True: an order of its own for every epoch.
+        seed: Of the shuffling.
+        drop_last: Leave out the last batch of an epoch where it is short.
+
+    Raises:
+        UsageError: The batch size is under 1, or leaves no batch.
+    """
+
+    num_images: int
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size is {self.batch_size}", remedy="choose 1 or more")
+        if self.steps_per_epoch < 1:
+            raise UsageError(
+                f"batch_size {self.batch_size} is more than the {self.num_images} pictures, and drop_last leaves none",
+                remedy=f"choose a batch_size of {self.num_images} or less, or --set training.drop_last=false",
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of batches of an epoch."""
+        full, rest = divmod(self.num_images, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def positions(self, epoch: int, first_step: int = 0) -> Iterator[torch.Tensor]:
+        """Yield int64 (B,) for every batch of an epoch from a step on: the positions of its pictures."""
+        if not 0 <= first_step <= self.steps_per_epoch:
+            raise ValueError(f"first_step is {first_step}, the epoch has {self.steps_per_epoch} steps")
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+            order = torch.randperm(self.num_images, generator=generator)
+        else:
+            order = torch.arange(self.num_images)
+        for step in range(first_step, self.steps_per_epoch):
+            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+class MemoryLoader:
+    """A `Loader` that has all pixels in memory.
+
+    Args:
+        pixels: uint8 (N, S, S, C), contiguous. Not copied for the CPU and never written to: it may be a read-only
+        memory map. labels: int64 (N,).
+        plan: Which pictures come when.
+        device: Where pixels, labels and batches are.
+    """
+
+    def __init__(self, pixels: UInt8Array, labels: Int64Array, plan: BatchPlan, *, device: str = "cpu") -> None:
+        with warnings.catch_warnings():
+            # torch has no read-only tensors and warns. Each batch is a copy, so that nobody gets at these pixels to
+            # write.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            nhwc = torch.from_numpy(np.asarray(pixels)).to(device)
+        self._size = nhwc.shape[1:]
+        self._rows = nhwc.view(len(nhwc), -1)  # (N, S * S * C): one run of memory for each picture
+        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
+        self._plan = plan
+
+    @property
+    def num_images(self) -> int:
+        """Return N, the pictures in the split."""
+        return self._plan.num_images
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many pictures a full batch has."""
+        return self._plan.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return how many batches an epoch has."""
+        return self._plan.steps_per_epoch
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Return int64 (N,), on the device."""
+        return self._labels
+
+    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; see `Loader`."""
+        for positions in self._plan.positions(epoch, first_step):
+            indices = positions.to(self._rows.device, copy=True)
+            images = self._rows.index_select(0, indices).view(-1, *self._size)  # (B, H, W, C)
+            yield Batch(images.permute(0, 3, 1, 2), self._labels[indices], indices)
+
+    def close(self) -> None:
+        """Do nothing: there are no processes."""
+
+    def __enter__(self) -> MemoryLoader:
+        """Return the loader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing: there are no processes."""
+
+
+class _Pending(NamedTuple):
+    """A batch that is being decoded: its positions, its pixels uint8 (B, S, S, C), and what is waited for."""
+
+    positions: torch.Tensor
+    nhwc: torch.Tensor
+    parts: list[Future[None]]
+
+
+class StreamLoader:
+    """A `Loader` that decodes the files anew in every epoch, by worker processes that stay from epoch to epoch.
+
+    The batches are the same for any number of processes. Only the next few batches are in memory.
+
+    Args:
+        paths: N files.
+        labels: int64 (N,).
+        row_format: What each picture becomes.
+        plan: Which pictures come when.
+        device: Where labels and batches are.
+        processes: Number of worker processes; 0 decodes in this one.
+        timeout_seconds: A worker that gives no picture for so long is taken for stuck.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: Int64Array,
+        row_format: RowFormat,
+        plan: BatchPlan,
+        *,
+        device: str = "cpu",
+        processes: int = 1,
+        timeout_seconds: float = STREAM_TIMEOUT_SECONDS,
+    ) -> None:
+        self._paths = paths
+        self._labels = torch.tensor(labels, dtype=torch.int64)
+        self._device_labels = self._labels.to(device)
+        self._row_format = row_format
+        self._plan = plan
+        self._device = torch.device(device)
+        self._processes = processes
+        self._timeout_seconds = timeout_seconds
+        self._workers: StreamWorkers | None = None
+        # Two questions a worker, so that none waits for us, and two batches, so that we seldom wait for a slow picture.
+        self._batches_ahead = max(2, -(-2 * processes * _CHUNK_PICTURES // plan.batch_size)) if processes else 0
+
+    @property
+    def num_images(self) -> int:
+        """Return N, the pictures in the split."""
+        return self._plan.num_images
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many pictures a full batch has."""
+        return self._plan.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return how many batches an epoch has."""
+        return self._plan.steps_per_epoch
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Return int64 (N,), on the device."""
+        return self._device_labels
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Return the process ids of the workers; none before the first batch and after `close`."""
+        return self._workers.pids if self._workers else ()
+
+    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; see `Loader`."""
+        ahead: deque[_Pending] = deque()
+        try:
+            for positions in self._plan.positions(epoch, first_step):
+                ahead.append(self._request(positions))
+                if len(ahead) > self._batches_ahead:
+                    yield self._finish(ahead.popleft())
+            while ahead:
+                yield self._finish(ahead.popleft())
+        except BadImageError as error:
+            raise BadImageError(
+                f"a picture that was good when it was scanned {error.what} now",
+                where=error.where,
+                remedy="put the file back and go on with --resume, or start a new run, which scans the pictures again",
+            ) from error
+        finally:
+            for pending in ahead:  # of an iteration that was left early: nobody will ask for these
+                for part in pending.parts:
+                    part.cancel()
+
+    def _request(self, positions: torch.Tensor) -> _Pending:
+        """Have the workers begin with a batch; without workers, decode it."""
+        shape = (len(positions), self._row_format.size_px, self._row_format.size_px, self._row_format.channels)
+        nhwc = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        rows = cast(UInt8Array, nhwc.numpy())
+        paths = [self._paths[position] for position in positions.tolist()]
+        if not self._processes:
+            decode_rows(paths, self._row_format, rows)
+            return _Pending(positions, nhwc, [])
+        if self._workers is None:
+            self._workers = StreamWorkers(self._row_format, self._processes)
+        chunks = [slice(start, start + _CHUNK_PICTURES) for start in range(0, len(paths), _CHUNK_PICTURES)]
+        return _Pending(positions, nhwc, [self._workers.submit(paths[chunk], rows[chunk]) for chunk in chunks])
+
+    def _finish(self, pending: _Pending) -> Batch:
+        """Wait for a batch."""
+        for part in pending.parts:
+            try:
+                part.result(self._timeout_seconds)
+            except FutureTimeoutError as error:
+                self.close()
+                raise DataError(
+                    f"the decoding workers gave no picture for {self._timeout_seconds:g} s",
+                    where=self._paths[int(pending.positions[0])],
+                    remedy="see whether the drive with the pictures answers, then go on with --resume",
+                ) from error
+            except BadImageError:
+                raise
+            except DataError:
+                self.close()
+                raise
+        images = pending.nhwc.permute(0, 3, 1, 2).to(self._device, non_blocking=True)
+        labels = self._labels[pending.positions].to(self._device)
+        return Batch(images, labels, pending.positions.to(self._device, copy=True))
+
+    def close(self) -> None:
+        """End the worker processes; the next batch starts new ones."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
+    def __enter__(self) -> StreamLoader:
+        """Return the loader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the worker processes."""
+        self.close()
+
+
+def make_loader(
+    packed: PackedDataset,
+    splits: Splits,
+    split: SplitName,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    drop_last: bool,
+    device: str,
+    workers: int,
+) -> Loader:
+    """Return the batches of one split: from memory where it was packed, else from its files.
+
+    Args:
+        packed: The pictures.
+        splits: Their division, made for these pictures.
+        split: Which of them.
+        batch_size: Pictures in a batch.
+        shuffle: True for training; False gives every picture once in the order of `splits.labels`.
+        seed: Of the shuffling.
+        drop_last: Leave out the last batch of an epoch where it is short.
+        device: Where the batches are wanted, as torch writes it.
+        workers: Processes that decode files; 0 for one per core. Not used where the pixels are in memory.
+
+    Raises:
+        DataError: There is no such split, `splits` belongs to other data, or the pixels do not fit into memory.
+        UsageError: The batch size is under 1, or leaves no batch.
+    """
+    if splits.fingerprint != packed.fingerprint:
+        raise DataError(
+            f"the split belongs to data with fingerprint {splits.fingerprint}, these have {packed.fingerprint}",
+            where=packed.dataset.name,
+            remedy="bring back the data as they were, or start a new run",
+        )
+    count = splits.count(split)
+    if not count:
+        raise DataError(
+            f"there is no {split} split",
+            where=packed.dataset.name,
+            remedy=f"the run has {', '.join(name for name in splits.indices if splits.count(name))}",
+        )
+    plan = BatchPlan(count, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+    parts = splits.indices[split]
+    labels = splits.labels(packed, split)
+    if all(packed.splits[source].pixels is not None for source in parts):
+        return MemoryLoader(_gather_pixels(packed, parts), labels, plan, device=device)
+    row_format = RowFormat(packed.size_px, cast(Channels, packed.channels), packed.fit, packed.interpolation)
+    paths = _gather_paths(packed, parts)
+    return StreamLoader(paths, labels, row_format, plan, device=device, processes=workers or core_count())
+
+
+def _gather_pixels(packed: PackedDataset, parts: Mapping[SplitName, Int64Array]) -> UInt8Array:
+    """Return uint8 (N, S, S, C): the memory map itself where the split is one run of it, else a copy."""
+    sources = [(cast(UInt8Array, packed.splits[name].pixels), rows) for name, rows in parts.items() if len(rows)]
+    if len(sources) == 1:
+        pixels, rows = sources[0]
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first + 1 == len(rows):
+            return pixels[first : last + 1]
+    shape = (sum(len(rows) for _, rows in sources), *sources[0][0].shape[1:])
+    try:
+        result = np.empty(shape, np.uint8)
+    except MemoryError as error:
+        raise DataError(
+            f"no memory for {shape[0]:,} pictures ({np.prod(shape, dtype=float) / 1e9:.1f} GB)",
+            where=packed.dataset.name,
+            remedy="have them read from the files instead with a smaller --set data.memory_limit_gb=...",
+        ) from error
+    start = 0
+    for pixels, rows in sources:
+        # clip, because with the default mode take makes a second copy so as not to write to `out` before an error.
+        np.take(pixels, rows, axis=0, out=result[start : start + len(rows)], mode="clip")
+        start += len(rows)
+    return result
+
+
+def _gather_paths(packed: PackedDataset, parts: Mapping[SplitName, Int64Array]) -> list[str]:
+    """Return the N files of a split."""
+    result: list[str] = []
+    for name, rows in parts.items():
+        paths = packed.splits[name].paths
+        if paths is None:
+            raise DataError(
+                f"{name} is in memory, but other pictures of the same split are read from files",
+                where=packed.dataset.name,
+                remedy="pack the data again with another --set data.memory_limit_gb=...",
+            )
+        result.extend(os.fspath(paths[row]) for row in rows.tolist())
+    return result

@@ -1,0 +1,486 @@
+"""Who is in train, in val and in test: seeded, stratified, and kept with the run.
+
+Before this: `packing` hands over the pictures that can be used, with the splits that the data bring. After this:
+`loaders` read the pictures of one split by the indices that are fixed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.data.dataset import SPLIT_NAMES, Int64Array, PackedDataset, PackedSplit, SplitName, UInt8Array
+from eyespot.errors import DataError, RunError, UsageError
+from eyespot.files import write_atomic
+from eyespot.seeds import derive_seed
+
+_BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Which pictures of a packed data set are train, val and test.
+
+    Attributes:
+        fingerprint: Of the packed data set that the indices point into.
+        indices: Split -> split of the packed data set that its pictures are taken from -> int64 (n,), rising. A split
+            reads one source, except that a final run trains on the data's own train and val. A split that is missing
+            here does not exist in this run; "train" always does.
+        notes: What the user should read about the division, in sentences.
+    """
+
+    fingerprint: str
+    indices: Mapping[SplitName, Mapping[SplitName, Int64Array]]
+    notes: tuple[str, ...] = ()
+
+    def count(self, split: SplitName) -> int:
+        """Return how many pictures a split has; 0 where it does not exist."""
+        return sum(len(rows) for rows in self.indices.get(split, {}).values())
+
+    def labels(self, packed: PackedDataset, split: SplitName) -> Int64Array:
+        """Return the labels of a split, int64 (n,), in the order in which every loader counts its pictures."""
+        parts = [packed.splits[source].labels[rows] for source, rows in self.indices.get(split, {}).items()]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def ids(self, packed: PackedDataset, split: SplitName) -> list[str]:
+        """Return the sample ids of a split, in the order of `labels`."""
+        parts = self.indices.get(split, {})
+        return [packed.splits[source].ids[row] for source, rows in parts.items() for row in rows.tolist()]
+
+    def hash(self) -> str:
+        """Return 32 hex digits that are equal for the same pictures in the same splits; the notes do not count."""
+        digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
+        for split in SPLIT_NAMES:
+            for source, rows in self.indices.get(split, {}).items():
+                digest.update(f"|{split}<{source}:{len(rows)}|".encode())
+                digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write `split.json`: fingerprint, hash, notes, and for each split the indices into each source.
+
+        Raises:
+            RunError: The file cannot be written.
+        """
+        document = {
+            "fingerprint": self.fingerprint,
+            "hash": self.hash(),
+            "notes": self.notes,
+            "splits": {
+                split: {source: rows.tolist() for source, rows in parts.items()}
+                for split, parts in self.indices.items()
+            },
+        }
+        write_atomic(path, (json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path, packed: PackedDataset) -> Splits:
+        """Return the division that a run was started with.
+
+        Args:
+            path: A run's `split.json`.
+            packed: The data set it is about to be used with.
+
+        Raises:
+            RunError: The file cannot be read, or is damaged.
+            DataError: The data set is not the one that was divided.
+        """
+        try:
+            document = json.loads(path.read_bytes())
+            fingerprint, saved_hash, notes = document["fingerprint"], document["hash"], tuple(document["notes"])
+            tree = document["splits"]
+        except OSError as error:
+            raise RunError(f"cannot read ({error.strerror})", where=path, remedy="name the folder of a run") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _damaged(path, "it is not a split.json") from error
+        if fingerprint != packed.fingerprint:
+            raise DataError(
+                f"the run divided data with fingerprint {fingerprint}, the data set {packed.dataset.name!r} now has "
+                f"{packed.fingerprint}",
+                where=path,
+                remedy="bring back the data as they were, or start a new run",
+            )
+        splits = cls(fingerprint, _parse_indices(tree, packed, path), notes)
+        if splits.hash() != saved_hash:
+            raise _damaged(path, "its indices do not match its hash")
+        return splits
+
+
+def make_splits(
+    packed: PackedDataset, *, val_fraction: float, test_fraction: float, stratify: bool, seed: int, final: bool
+) -> Splits:
+    """Return train, val and test for a run.
+
+    What the data bring is used as it is: nothing is ever taken from or added to a given test split, and a given val
+    split stays val. What is missing is taken out of train, by chance from the seed. Test is drawn first and with a seed
+    of its own, so that the same pictures are test whatever `val_fraction` and `final` say.
+
+    Shares are exact to one picture: the total is the rounded share of the given train split, and with `stratify` every
+    class gives its rounded share (largest remainders), at least one picture so that each class is measured, and never
+    the last ones that the other splits need.
+
+    Exact copies of a picture always stay together, for a picture in train whose copy is in val or test is a leak that
+    we would make ourselves. Pictures without copies go into val and test first, so that there each counts once; copies
+    follow, fewest first, where a class has too few others, and a group that would overshoot its class's share stays in
+    train. So does a picture whose copy is in a given val or test split, or val would select on a picture of test. Which
+    pictures are drawn follows from their content and the seed, not from file names or their order.
+
+    Args:
+        packed: The data with their own splits; only the labels and content hashes are read.
+        val_fraction: Share of the given train split that becomes val where the data bring none; 0 for no val.
+        test_fraction: Share of the given train split that becomes test where the data bring none; 0 for no test.
+        stratify: Whether every class gives the same share. Without it, chance decides, except that each class keeps a
+            picture in train.
+        seed: Of the draw, not of the training.
+        final: Whether val becomes a part of train (whoever made it); there is no val then.
+
+    Raises:
+        UsageError: The fractions leave nothing for train.
+        DataError: Train is empty, a class has no picture in train, or too few to be in every split.
+
+    Source:
+        Largest remainders: Hamilton's method of apportionment.
+    """
+    _check_fractions(val_fraction, test_fraction)
+    given = {name: split for name, split in packed.splits.items() if len(split)}
+    if "train" not in given:
+        raise DataError("no picture in train can be used", where=packed.dataset.name, remedy="see eyespot check")
+    shares: dict[SplitName, float] = {}
+    if "test" not in given and test_fraction:
+        shares["test"] = test_fraction
+    if "val" not in given and val_fraction and not final:
+        shares["val"] = val_fraction
+    pool = _Pool.of(packed, stratify=stratify)
+    pool.refuse_small_classes(packed, [*shares])
+
+    indices: dict[SplitName, dict[SplitName, Int64Array]] = {"train": {}}
+    for name, share in shares.items():
+        indices[name] = {"train": pool.draw(share, derive_seed(seed, "split", name), last=name == "val")}
+        if not indices[name]["train"].size:
+            raise DataError(
+                f"{len(given['train'])} pictures in train are too few to take {share:.0%} of them for {name}",
+                where=packed.dataset.name,
+                remedy=f"add pictures, or --set data.{name}_fraction=0",
+            )
+    indices["train"]["train"] = pool.rest()
+    for name in SPLIT_NAMES[1:]:
+        if name in given:
+            home: SplitName = "train" if final and name == "val" else name
+            indices.setdefault(home, {})[name] = np.arange(len(given[name]))
+    ordered = {name: _frozen(indices[name]) for name in SPLIT_NAMES if name in indices}
+    splits = Splits(packed.fingerprint, ordered)
+    notes = [
+        *_division_notes(splits, given, shares, seed=seed, final=final),
+        *_draw_notes(splits, packed, pool, shares),
+    ]
+    return Splits(packed.fingerprint, ordered, tuple(notes))
+
+
+@dataclass
+class _Pool:
+    """The given train split as groups of equal pictures, of which `draw` takes some away.
+
+    N pictures, G groups, S strata (the K classes, or a single one for all), all in the order of content.
+
+    Attributes:
+        group: int64 (N,), the group of each picture.
+        label: int64 (G,), the label of each group; the lowest where copies disagree.
+        size: int64 (G,), pictures in each group.
+        stratum: int64 (G,), what the shares are kept equal over.
+        free: bool (G,), False for what was drawn.
+        tied: bool (G,), True for what is also in a val or test split that the data bring.
+        num_classes: K.
+        stratify: Whether the strata are the classes.
+    """
+
+    group: Int64Array
+    label: Int64Array
+    size: Int64Array
+    stratum: Int64Array
+    free: _BoolArray
+    tied: _BoolArray
+    num_classes: int
+    stratify: bool
+
+    @classmethod
+    def of(cls, packed: PackedDataset, *, stratify: bool) -> _Pool:
+        """Return the pool with everything free."""
+        split = packed.splits["train"]
+        others = [packed.splits[name].hashes for name in SPLIT_NAMES[1:] if name in packed.splits]
+        group, first = _group_equal(split.hashes, split.labels)
+        label = split.labels[first]
+        return cls(
+            group=group,
+            label=label,
+            size=np.bincount(group, minlength=len(first)),
+            stratum=label if stratify else np.zeros_like(label),
+            free=np.ones(len(first), np.bool_),
+            tied=_occurs(split.hashes[first], others),
+            num_classes=packed.dataset.num_classes,
+            stratify=stratify,
+        )
+
+    def refuse_small_classes(self, packed: PackedDataset, drawn: list[SplitName]) -> None:
+        """Raise DataError where a class has no picture in train, or too few to be in every split that will be drawn."""
+        counts = np.bincount(packed.splits["train"].labels, minlength=self.num_classes)
+        distinct = np.bincount(self.label, minlength=self.num_classes)
+        needed = 1 + len(drawn) if self.stratify and drawn else 0
+        small = np.flatnonzero((counts == 0) | (distinct < needed))
+        if not small.size:
+            return
+        worst = int(small[np.argmin(counts[small])])
+        name, count = packed.dataset.class_names[worst], int(counts[worst])
+        more = f"; {small.size - 1} more have too few" if small.size > 1 else ""
+        if count == 0:
+            raise DataError(
+                f"class {name!r} has no picture in train{more}",
+                where=packed.dataset.name,
+                remedy="add pictures of it, or remove the class",
+            )
+        copies = f" ({distinct[worst]} different)" if 0 < distinct[worst] < count else ""
+        raise DataError(
+            f"class {name!r} has {count} picture{'' if count == 1 else 's'}{copies}, too few to be in train and "
+            f"{' and '.join(reversed(drawn))}{more}",
+            where=packed.dataset.name,
+            remedy=f"give each class {needed} different pictures or more, remove the class, or leave it to chance with "
+            "--set data.stratify=false",
+        )
+
+    def draw(self, share: float, seed: int, *, last: bool) -> Int64Array:
+        """Take groups away and return their pictures as rising indices.
+
+        Args:
+            share: Of all pictures, drawn ones included.
+            seed: Of the draw.
+            last: Whether nothing will be drawn after this. Before the last, one more picture of each class stays where
+                there are enough, whether or not it will be drawn later, so that this draw does not depend on the next
+                one.
+        """
+        # Not a Generator's methods: numpy may change what they return, the bits of PCG64 it may not.
+        key = np.random.PCG64(seed).random_raw(len(self.size))
+        usable = self.free & ~self.tied
+        strata = self.num_classes if self.stratify else 1
+        if self.stratify:
+            room = (
+                np.bincount(self.stratum[self.free], minlength=strata) - 1
+            )  # the last group of a class stays in train
+        else:
+            # A class that is not in train cannot be learned: one group of each stays, by chance.
+            order = np.lexsort((key, ~self.free, self.label))
+            usable[order[_starts(self.label[order])]] = False
+            room = np.bincount(self.stratum[usable], minlength=strata)
+        most = room if last else np.maximum(room - 1, np.minimum(room, 1))
+        pictures = np.bincount(self.stratum, weights=self.size, minlength=strata).astype(np.int64)
+        wanted = largest_remainders(pictures, share, least=1)
+        taken = _fewest_first(self.stratum, self.size, key, usable, wanted, most)
+        self.free[taken] = False
+        drawn = np.zeros(len(self.size), np.bool_)
+        drawn[taken] = True
+        return np.flatnonzero(drawn[self.group])
+
+    def rest(self) -> Int64Array:
+        """Return the indices of the pictures that were not drawn, rising."""
+        return np.flatnonzero(self.free[self.group])
+
+
+def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+    if min(val_fraction, test_fraction) < 0 or not val_fraction + test_fraction < 1:  # "not": NaN is refused too
+        raise UsageError(
+            f"val_fraction is {val_fraction:g} and test_fraction {test_fraction:g}",
+            remedy="choose shares from 0 up whose sum is under 1, such as 0.1 and 0.1",
+        )
+
+
+def largest_remainders(counts: Int64Array, share: float, *, least: int) -> Int64Array:
+    """Return how many of each class make up a share of all, exact in total and within one in each class.
+
+    Args:
+        counts: int64 (S,), pictures of each class.
+        share: In [0, 1).
+        least: Each class that has any gives this many, even if the total grows by it.
+
+    Returns:
+        int64 (S,). The total is the rounded share of all, or more where `least` asks for it.
+
+    Source:
+        Hamilton's method of apportionment. Changed: `least`.
+    """
+    quota = counts * share
+    # 0.29 * 100 is 28.999999999999996 in binary: the small addend lets it be 29.
+    whole = np.floor(quota + 1e-9).astype(np.int64)
+    result: Int64Array = np.maximum(whole, np.minimum(least, counts))
+    missing = int(np.floor(counts.sum() * share + 0.5)) - int(result.sum())
+    if missing > 0:
+        result[np.argsort(-(quota - result), kind="stable")[:missing]] += 1
+    return result
+
+
+def _group_equal(hashes: UInt8Array, labels: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the group of each picture and the first picture of each group, which is one with its lowest label.
+
+    Args:
+        hashes: uint8 (N, 16), content hashes.
+        labels: int64 (N,).
+
+    Returns:
+        int64 (N,) with values in [0, G), and int64 (G,). Groups are numbered in the order of their hashes.
+    """
+    words = np.ascontiguousarray(hashes).view("<u8")  # (N, 2): two integers sort much faster than 16 bytes
+    order = np.lexsort((labels, words[:, 1], words[:, 0]))
+    is_first = np.ones(len(order), np.bool_)
+    is_first[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    group = np.empty(len(order), np.int64)
+    group[order] = np.cumsum(is_first) - 1
+    return group, order[is_first]
+
+
+def _occurs(hashes: UInt8Array, others: list[UInt8Array]) -> _BoolArray:
+    """Return bool (G,): whether each hash, uint8 (G, 16), is among the others, uint8 (n, 16) each."""
+    together = np.concatenate([hashes, *others])
+    group, _ = _group_equal(together, np.zeros(len(together), np.int64))
+    found = np.zeros(len(together), np.bool_)
+    found[group[len(hashes) :]] = True
+    return found[group[: len(hashes)]]
+
+
+def _starts(values: Int64Array) -> Int64Array:
+    """Return where each run of equal values begins in a sorted array."""
+    return np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.zeros(0, np.int64)
+
+
+def _fewest_first(
+    stratum: Int64Array,
+    size: Int64Array,
+    key: npt.NDArray[np.uint64],
+    usable: _BoolArray,
+    wanted: Int64Array,
+    most: Int64Array,
+) -> Int64Array:
+    """Return the groups to take: in each stratum the smallest first, equal sizes in the order of the key.
+
+    Args:
+        stratum: int64 (G,).
+        size: int64 (G,), pictures in each group.
+        key: uint64 (G,), random.
+        usable: bool (G,).
+        wanted: int64 (S,), pictures to take. A stratum stays under it by less than its next group, except that its
+            first group is taken in any case.
+        most: int64 (S,), groups that may be taken.
+    """
+    candidates = np.flatnonzero(usable)
+    order = candidates[np.lexsort((key[candidates], size[candidates], stratum[candidates]))]
+    place = stratum[order]
+    starts = _starts(place)
+    lengths = np.diff(np.r_[starts, len(order)])
+    rank = np.arange(len(order)) - np.repeat(starts, lengths)
+    total = np.cumsum(size[order])
+    before = total[starts] - size[order][starts]
+    pictures = total - np.repeat(before, lengths)  # of the stratum up to and with this group
+    fits = (pictures <= wanted[place]) | ((rank == 0) & (wanted[place] > 0))
+    taken: Int64Array = order[fits & (rank < most[place])]
+    return taken
+
+
+def _frozen(parts: Mapping[SplitName, Int64Array]) -> dict[SplitName, Int64Array]:
+    """Return the parts as int64 arrays that nobody can write to."""
+    result = {source: rows.astype(np.int64) for source, rows in parts.items()}
+    for rows in result.values():
+        rows.setflags(write=False)
+    return result
+
+
+def _division_notes(
+    splits: Splits,
+    given: Mapping[SplitName, PackedSplit],
+    shares: Mapping[SplitName, float],
+    *,
+    seed: int,
+    final: bool,
+) -> list[str]:
+    """Return in sentences what was taken from where, as far as the user would not expect it."""
+    notes = []
+    if "test" in shares:
+        parts = " / ".join(f"{splits.count(name):,} {name}" for name in SPLIT_NAMES if splits.count(name))
+        notes.append(
+            f"The data bring no test split: {100 * shares['test']:.3g} % were set aside (seed {seed}): {parts}."
+        )
+    elif "test" not in given:
+        notes.append("There is no test split, and data.test_fraction is 0: no test figures.")
+    if final:
+        merged = f", with the {len(given['val']):,} pictures of val" if "val" in given else ""
+        notes.append(
+            f"Final run: trains on all {splits.count('train'):,} pictures{merged}; no val figures, no early stop, "
+            "no selection."
+        )
+    elif not splits.count("val"):
+        notes.append("There is no val split, and data.val_fraction is 0: no val figures, and nothing can be selected.")
+    return notes
+
+
+def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapping[SplitName, float]) -> list[str]:
+    """Return in sentences what the draw had to do about copies, and which classes it left out."""
+    notes = []
+    copies = pool.size[pool.size > 1]
+    if shares and copies.size:
+        notes.append(
+            f"{copies.sum():,} pictures of train are {copies.size:,} pictures and their exact copies; "
+            "copies stay in one split."
+        )
+    for split in shares:
+        counts = np.bincount(splits.labels(packed, split), minlength=pool.num_classes)
+        absent = [repr(packed.dataset.class_names[k]) for k in np.flatnonzero(counts == 0)]
+        if absent:
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            notes.append(
+                f"No picture of {', '.join(absent[:5])}{more} is in {split}: nothing is measured there for that."
+            )
+    return notes
+
+
+def _parse_indices(tree: Any, packed: PackedDataset, path: Path) -> dict[SplitName, dict[SplitName, Int64Array]]:
+    """Return the indices of a split.json, after making sure that they are ones."""
+    if not isinstance(tree, dict) or "train" not in tree or not set(tree) <= set(SPLIT_NAMES):
+        raise _damaged(path, "it names no train split, or unknown ones")
+    result: dict[SplitName, dict[SplitName, Int64Array]] = {}
+    used = {source: np.zeros(len(split), np.bool_) for source, split in packed.splits.items()}
+    for split in SPLIT_NAMES:
+        parts = tree.get(split, {})
+        if not isinstance(parts, dict) or not set(parts) <= set(used):
+            raise _damaged(path, f"{split} is taken from a split that the data do not have")
+        for source, rows in parts.items():
+            array = _rising_integers(rows, len(used[source]))
+            if array is None:
+                raise _damaged(
+                    path, f"the indices of {split} are not integers rising from 0 to {len(used[source]) - 1}"
+                )
+            if used[source][array].any():
+                raise _damaged(path, f"pictures of {split} are also in another split")
+            used[source][array] = True
+            result.setdefault(split, {})[source] = array
+    return {split: _frozen(parts) for split, parts in result.items()}
+
+
+def _rising_integers(values: Any, end: int) -> Int64Array | None:
+    """Return a list of JSON as int64 (n,), or None where it is not integers that rise and lie in [0, end)."""
+    if not isinstance(values, list):
+        return None
+    try:
+        array = np.asarray(values) if values else np.zeros(0, np.int64)
+    except (ValueError, OverflowError):  # lists of different lengths in the list
+        return None
+    if array.ndim != 1 or array.dtype.kind != "i":
+        return None
+    if array.size and not (array[0] >= 0 and array[-1] < end and (np.diff(array) > 0).all()):
+        return None
+    return array.astype(np.int64)
+
+
+def _damaged(path: Path, why: str) -> RunError:
+    return RunError(f"damaged: {why}", where=path, remedy="take the run's own split.json, or start a new run")

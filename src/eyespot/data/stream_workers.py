@@ -1,0 +1,275 @@
+"""Processes that decode pictures while the model computes, for data whose pixels do not fit into memory.
+
+Before this: `packing` found that the pixels would not fit and kept the paths. After this: `StreamLoader` puts the
+decoded rows together to batches.
+
+Why not torch's DataLoader (torch 2.15, forkserver, its timeout set to 4 s): with a stopped worker the asking process
+still waited after 25 s, since the time-out does not cover the transfer of the tensor; a killed worker came out as a
+ConnectionResetError; and processes that are not forked import the user's script again, so that a script without
+`if __name__ == "__main__"` could not train.
+
+Here a worker is a plain Python without torch. It reads paths from its input and answers with pixels, and it ends when
+its input does, so also when the process that asked is killed. In the asking process each worker has a thread, and only
+threads ever wait for a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from eyespot.data.dataset import UInt8Array
+from eyespot.data.decoding import Channels, Fit, Interpolation, decode_image, resize_pixels
+from eyespot.errors import BadImageError, DataError
+
+_END_SECONDS = 5.0  # a killed process is gone at once, unless the kernel itself waits for a dead drive: then we do not
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What every picture becomes: uint8 (size_px, size_px, channels); the words are those of `PackedDataset`."""
+
+    size_px: int
+    channels: Channels
+    fit: Fit
+    interpolation: Interpolation
+
+    def empty(self, count: int) -> UInt8Array:
+        """Return uint8 (count, S, S, C) with nothing in it yet."""
+        return np.empty((count, self.size_px, self.size_px, self.channels), np.uint8)
+
+
+def decode_rows(paths: Sequence[str], row_format: RowFormat, rows: UInt8Array) -> None:
+    """Decode pictures into rows.
+
+    Args:
+        paths: n files.
+        row_format: What each becomes.
+        rows: uint8 (n, S, S, C), written to.
+
+    Raises:
+        BadImageError: A file is gone, or is no picture any more.
+    """
+    for row, path in zip(rows, paths, strict=True):
+        pixels = decode_image(path, channels=row_format.channels)
+        row[...] = resize_pixels(pixels, row_format.size_px, fit=row_format.fit, interpolation=row_format.interpolation)
+
+
+# ----------------------------------------------------------------------------------------------- the asking process
+
+
+class _Task(NamedTuple):
+    paths: Sequence[str]
+    rows: UInt8Array
+    done: Future[None]
+
+
+class StreamWorkers:
+    """Worker processes that take files in the order in which they are asked for.
+
+    They are killed by `close`, when this object is no longer used, and when Python ends.
+
+    Args:
+        row_format: What each picture becomes.
+        count: Number of processes, 1 or more.
+    """
+
+    def __init__(self, row_format: RowFormat, count: int) -> None:
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._workers: list[_Worker] = []
+        # The finalizer and the threads know the list and the queue, never this object: else it would live for ever.
+        self._close = weakref.finalize(self, _close_all, self._workers, self._tasks)
+        try:
+            for _ in range(count):
+                self._workers.append(_Worker(row_format, self._tasks))
+        except OSError as error:
+            self.close()
+            raise DataError(
+                f"cannot start {count} decoding workers ({error.strerror})",
+                remedy="use fewer of them, for example --set data.workers=1",
+            ) from error
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the process id of each worker."""
+        return tuple(worker.process.pid for worker in self._workers)
+
+    def submit(self, paths: Sequence[str], rows: UInt8Array) -> Future[None]:
+        """Ask for pictures to be decoded into rows.
+
+        Args:
+            paths: n files.
+            rows: uint8 (n, S, S, C), contiguous; not to be read before the result is there.
+
+        Returns:
+            A future that is done when the rows are written. It raises BadImageError for a file that cannot be decoded,
+            and DataError when the worker died.
+        """
+        task = _Task(paths, rows, Future())
+        self._tasks.put(task)
+        return task.done
+
+    def close(self) -> None:
+        """End the processes. What was asked for and is not done fails."""
+        self._close()
+
+
+class _Worker:
+    """One process, and the thread that feeds it."""
+
+    def __init__(self, row_format: RowFormat, tasks: queue.SimpleQueue[_Task | None]) -> None:
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-X", f"utf8={sys.flags.utf8_mode}", "-c", _BOOTSTRAP],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.log,  # libtiff and libjpeg write there what they think of a damaged picture
+                # One picture is decoded by one thread; OpenBLAS would start one a core just by being imported.
+                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                start_new_session=os.name == "posix",  # Ctrl-C is for the asking process alone
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError:
+            self.log.close()
+            raise
+        self.thread = threading.Thread(
+            target=_feed, args=(self.process, self.log, row_format, tasks), name="eyespot-stream", daemon=True
+        )
+        self.thread.start()
+
+    def join(self) -> None:
+        """Clean up after the process was killed; harmless where it or its thread hangs in the kernel."""
+        if self.thread is not threading.current_thread():  # the garbage collector may run this in any thread
+            self.thread.join(_END_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_SECONDS)
+        for stream in (self.process.stdin, self.process.stdout, self.log):
+            assert stream is not None
+            with contextlib.suppress(OSError):  # unsent bytes for a process that is gone
+                stream.close()
+
+
+def _close_all(workers: list[_Worker], tasks: queue.SimpleQueue[_Task | None]) -> None:
+    for worker in workers:
+        worker.process.kill()  # also ends stopped processes; they hold nothing that could be lost
+        tasks.put(None)
+    for worker in workers:
+        worker.join()
+
+
+def _feed(
+    process: subprocess.Popen[bytes], log: IO[bytes], row_format: RowFormat, tasks: queue.SimpleQueue[_Task | None]
+) -> None:
+    """Hand tasks to one worker until there is None in the queue."""
+    # The first line is where Python finds its modules: what the asking process has changed there holds for the worker.
+    greeting = f"{json.dumps(sys.path)}\n{json.dumps(asdict(row_format))}\n".encode()
+    while (task := tasks.get()) is not None:
+        if not task.done.set_running_or_notify_cancel():
+            continue
+        try:
+            _exchange(process, greeting, task)
+        except (OSError, EOFError, ValueError):  # a broken pipe, half an answer, or a pipe that `close` has shut
+            task.done.set_exception(_death(process, log, task.paths))
+        except BaseException as error:
+            task.done.set_exception(error)
+        else:
+            task.done.set_result(None)
+        greeting = b""
+        del task  # the rows of the last batch must not stay in memory while this waits for the next
+
+
+def _exchange(process: subprocess.Popen[bytes], greeting: bytes, task: _Task) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(greeting + json.dumps(list(task.paths)).encode() + b"\n")
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline())  # nothing where the worker is gone: ValueError
+    if answer is not None:
+        raise BadImageError(answer["reason"], where=answer["path"])
+    remaining = task.rows.data.cast("B")
+    while remaining:
+        count = process.stdout.readinto(remaining)  # type: ignore[attr-defined]  # BufferedReader has it, IO[bytes] not
+        if not count:
+            raise EOFError
+        remaining = remaining[count:]
+
+
+def _death(process: subprocess.Popen[bytes], log: IO[bytes], paths: Sequence[str]) -> DataError:
+    """Return in words how a worker ended."""
+    try:
+        code = process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        how = "closed its pipe"
+    else:
+        how = f"was killed ({_signal_name(-code)})" if code < 0 else f"ended with code {code}"
+    log.seek(0)
+    lines = log.read().decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    others = f" or one of the {len(paths) - 1} pictures after it" if len(paths) > 1 else ""
+    return DataError(
+        f"a decoding worker {how}" + (f": {last}" if last else ""),
+        where=f"{paths[0]}{others}",
+        remedy="free some memory or use fewer workers, for example --set data.workers=1, then go on with --resume",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+# ------------------------------------------------------------------------------------------------ the worker process
+
+# Without the folder that -c puts first, whose files could stand for the standard library's. The process that asks
+# decides when to stop: it may want a last batch for a checkpoint after a cluster has sent SIGTERM to the whole job.
+_BOOTSTRAP = (
+    "import sys; sys.path.pop(0); import json, signal; "
+    "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
+    "from eyespot.data.stream_workers import serve; serve()"
+)
+
+
+def serve() -> None:
+    """Be a worker: read the row format, then answer each line of paths until the input ends.
+
+    The answer is a line, `null` and the pixels of all paths behind it, or `{"path": ..., "reason": ...}` for the first
+    picture that cannot be decoded.
+    """
+    requests = sys.stdin.buffer
+    # Whatever a library prints must not come between the pixels: only this copy of the output reaches the other side.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    row_format = RowFormat(**json.loads(requests.readline()))
+    with contextlib.suppress(BrokenPipeError):  # the asking process is gone
+        for line in requests:
+            _answer(json.loads(line), row_format, answers)
+
+
+def _answer(paths: list[str], row_format: RowFormat, answers: IO[bytes]) -> None:
+    rows = row_format.empty(len(paths))
+    try:
+        decode_rows(paths, row_format, rows)
+    except BadImageError as error:
+        answers.write(json.dumps({"path": error.where, "reason": error.what}).encode() + b"\n")
+    else:
+        answers.write(b"null\n")
+        answers.write(rows.data.cast("B"))
+    answers.flush()

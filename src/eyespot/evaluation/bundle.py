@@ -1,0 +1,528 @@
+"""The shippable form of a model: a folder with `weights.safetensors` and `model.json`, and nothing that could run.
+
+Before this: a trained network. After this: `predictor` loads the bundle and answers.
+
+A bundle may come from a stranger. Its architecture is a name from the fixed registry, never code to import; nothing in
+it is a path; nothing is unpickled. What it declares is checked before memory is spent on it: model.json against its own
+digest and its limits, the size of the weights file against the declared architecture, the weights against their digest,
+names, shapes, types and values against the architecture. So every flipped, missing or foreign byte ends in an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from eyespot import __version__
+from eyespot.data.dataset import SplitName
+from eyespot.data.transforms import EvalTransform, InputSpec
+from eyespot.errors import CheckpointError, DataError, EyespotError, ModelError, RunError
+from eyespot.evaluation.views import Views
+from eyespot.files import fsync_folder
+from eyespot.models.registry import build_model
+
+WEIGHTS = "weights.safetensors"
+INFO = "model.json"
+FORMAT_VERSION: Literal[1] = 1
+
+# Limits on what a bundle may declare, each far over what a real one needs.
+_MAX_INFO_BYTES = 32 * 1024**2
+_MAX_CLASSES = 100_000
+_MAX_NAME_LENGTH = 1000
+_MAX_SIZE_PX = 4096  # as in a recipe
+_MAX_ARG = 2**14  # an argument of an architecture is a width, a depth or a rate; building loops over it
+_MAX_ARG_ITEMS = 64
+_HEADER_BYTES_PER_TENSOR = 1024  # safetensors spends about 100 on a tensor's name, type, shape and place
+
+_REMEDY = "take the bundle again from where it was trained, or train again"
+
+ArgValue: TypeAlias = bool | int | float | str | list[int] | list[float]
+
+
+def _as_unicode(value: object) -> object:
+    """Return text that JSON can hold: names of files on Linux may hold bytes that are no text."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+_Text: TypeAlias = Annotated[str, BeforeValidator(_as_unicode)]
+
+
+class _Part(BaseModel):
+    """A part of model.json: unknown keys are errors, numbers are finite, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Architecture(_Part):
+    """Which network.
+
+    Attributes:
+        name: A name of the registry.
+        args: Its arguments.
+    """
+
+    name: str = Field(max_length=_MAX_NAME_LENGTH)
+    args: dict[str, ArgValue] = Field(default_factory=dict, max_length=_MAX_ARG_ITEMS)
+
+    @field_validator("args")
+    @classmethod
+    def _bounded(cls, args: dict[str, ArgValue]) -> dict[str, ArgValue]:
+        for key, value in args.items():
+            items = value if isinstance(value, list) else [value]
+            if len(items) > _MAX_ARG_ITEMS or (isinstance(value, str) and len(value) > _MAX_NAME_LENGTH):
+                raise ValueError(f"{key} is too long")
+            if any(isinstance(item, (int, float)) and abs(item) > _MAX_ARG for item in items):
+                raise ValueError(f"{key} is out of bounds, at most {_MAX_ARG} is allowed")
+        return args
+
+
+class SplitMetrics(_Part):
+    """What was measured on one split.
+
+    Attributes:
+        n: Images.
+        top1: Accuracy, 0 to 1.
+        top1_ci95: Its 95 % Wilson interval.
+        views: Test-time views it was measured with.
+    """
+
+    n: int = Field(ge=1)
+    top1: float = Field(ge=0.0, le=1.0)
+    top1_ci95: tuple[float, float]
+    views: Views = "none"
+
+
+class Pretrained(_Part):
+    """Where weights came from that were not trained in this run.
+
+    Attributes:
+        source: Name and version of the weights.
+        licence: Licence they are under, as an SPDX name where it has one.
+    """
+
+    source: _Text
+    licence: _Text
+
+
+class Provenance(_Part):
+    """How the weights came to be.
+
+    Attributes:
+        recipe: Name of the recipe.
+        dataset: Name of the data set.
+        dataset_fingerprint: Content digest of the data set, as packing computes it.
+        seed: Seed of the training.
+        created: Time, UTC, ISO 8601.
+        train_seconds: Wall clock of the training.
+    """
+
+    recipe: _Text
+    dataset: _Text
+    dataset_fingerprint: str
+    seed: int = Field(ge=0)
+    created: str
+    train_seconds: float = Field(ge=0.0)
+
+
+def _read_input_spec(value: object) -> InputSpec:
+    """Return the input spec of its JSON values; the spec itself checks them."""
+    if isinstance(value, InputSpec):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("must be an object")
+    try:
+        return InputSpec.from_dict(value)
+    except DataError as error:
+        raise ValueError(error.what) from error
+
+
+class BundleInfo(_Part):
+    """Everything about a model but its weights: the content of model.json.
+
+    Attributes:
+        format: Always `eyespot bundle`.
+        format_version: Version of this layout.
+        eyespot_version: The eyespot that wrote it.
+        architecture: Name and arguments for the registry.
+        num_classes: K.
+        class_names: K names, in the order of the outputs.
+        input: Size, channels and normalisation of the images.
+        eval_transform: The way from a picture to the model's input in words; written from `input` when it is saved.
+        views: Test-time views that predictions are averaged over unless others are asked for.
+        temperature: Logits are divided by it before they become probabilities; 1 changes nothing.
+        unknown_threshold: Kept for a later format; always None.
+        metrics: What was measured, by split.
+        pretrained: Origin and licence of foreign weights; None where training began at random ones.
+        provenance: Recipe, data, seed, time.
+        weights_sha256: Digest of weights.safetensors; set when it is saved.
+        info_sha256: Digest of all the other values here; set when it is saved.
+    """
+
+    format: Literal["eyespot bundle"] = "eyespot bundle"
+    format_version: Literal[1] = FORMAT_VERSION
+    eyespot_version: str = Field(default=__version__, max_length=_MAX_NAME_LENGTH)
+    architecture: Architecture
+    num_classes: int = Field(ge=2, le=_MAX_CLASSES)
+    class_names: tuple[str, ...] = Field(max_length=_MAX_CLASSES)
+    input: Annotated[
+        InputSpec, PlainValidator(_read_input_spec), PlainSerializer(InputSpec.as_dict, return_type=dict[str, Any])
+    ]
+    eval_transform: str = ""
+    views: Views = "none"
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
+    unknown_threshold: None = None
+    metrics: dict[SplitName, SplitMetrics] = Field(default_factory=dict)
+    pretrained: Pretrained | None = None
+    provenance: Provenance
+    weights_sha256: str = Field(default="", max_length=64)
+    info_sha256: str = Field(default="", max_length=64)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BundleInfo:
+        if problem := _class_name_problem(self.class_names):
+            raise ValueError(problem)
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
+        if self.input.size_px > _MAX_SIZE_PX:
+            raise ValueError(f"images of {self.input.size_px} px, at most {_MAX_SIZE_PX} are allowed")
+        return self
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all values but `info_sha256`, independent of the file's line breaks and spacing."""
+        values = self.model_dump(mode="json", exclude={"info_sha256"})
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Refuse class names that a bundle cannot carry; training asks before its first step, not after its last.
+
+    Class names become words on a terminal and in a page, and programs use them as names of folders: control characters
+    and names that lead out of a folder are refused.
+
+    Args:
+        class_names: K names.
+
+    Raises:
+        DataError: A name is empty, double, very long, has control characters, or is a path that leads elsewhere.
+    """
+    if problem := _class_name_problem(class_names):
+        raise DataError(problem, where="the class names", remedy="rename the class")
+
+
+def _class_name_problem(class_names: Sequence[str]) -> str:
+    """Return what is wrong with the first bad name, or an empty string."""
+    seen = set()
+    for name in class_names:
+        parts = name.replace("\\", "/").split("/")
+        if not name.strip():
+            problem = "is empty"
+        elif len(name) > _MAX_NAME_LENGTH:
+            problem = f"has more than {_MAX_NAME_LENGTH} characters"
+        elif any(unicodedata.category(c) in {"Cc", "Cs"} for c in name):
+            problem = "has control characters"
+        elif parts[0] == "" or parts[0][1:2] == ":" or {".", ".."} & set(parts):
+            problem = "is a path"
+        elif name in seen:
+            problem = "is there twice"
+        else:
+            seen.add(name)
+            continue
+        return f"class name {name[:80]!r} {problem}"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------------- saving
+
+
+def save_bundle(folder: Path, model: nn.Module, info: BundleInfo) -> BundleInfo:
+    """Write a bundle so that a kill at any moment leaves the old one or the new one, never a part.
+
+    The same weights and info give the same bytes. One process at a time may write a folder.
+
+    Args:
+        folder: Where to; a bundle that is there is replaced, a folder with anything else in it is refused.
+        model: The network, on any device.
+        info: Everything else; digests and `eval_transform` are filled in here.
+
+    Returns:
+        The info as it was written, with its digests.
+
+    Raises:
+        CheckpointError: The weights do not belong to the architecture in `info`, or hold NaN or infinity.
+        RunError: The disk is full, the folder cannot be written or holds other files; nothing half-written is left.
+    """
+    folder = folder.resolve()
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    _check_tensors(tensors, _declared_tensors(info, folder), folder)
+    weights = save(tensors)
+    filled: dict[str, Any] = {
+        "eval_transform": EvalTransform(info.input).describe(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "info_sha256": "",
+    }
+    info = info.model_copy(update=filled)
+    info = info.model_copy(update={"info_sha256": info.digest()})
+    document = (json.dumps(info.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    # What is written must be what will be read, whatever numbers the caller put in.
+    info = _parse_info(document, folder / INFO)
+    temporary = folder.with_name(f"{_temporary_prefix(folder)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        _clear_the_way(folder)
+        temporary.mkdir(parents=True)
+        for name, content in ((WEIGHTS, weights), (INFO, document)):
+            with open(temporary / name, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        fsync_folder(temporary)
+        _replace_folder(temporary, folder)
+    except OSError as error:
+        raise RunError(
+            f"cannot write the bundle ({error.strerror or type(error).__name__})",
+            where=folder,
+            remedy="free some space, or choose a folder that can be written",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return info
+
+
+def _clear_the_way(folder: Path) -> None:
+    """Refuse to replace anything but a bundle, and remove what killed writers left beside it."""
+    if folder.exists() and (not folder.is_dir() or not set(os.listdir(folder)) <= {WEIGHTS, INFO}):
+        raise RunError("there are other files than a bundle's", where=folder, remedy="choose another or a new folder")
+    if folder.parent.is_dir():
+        for leftover in folder.parent.iterdir():
+            if leftover.name.startswith(_temporary_prefix(folder)) and leftover.name.endswith(".tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _temporary_prefix(folder: Path) -> str:
+    return f".{folder.name}.bundle-"
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`.
+
+    No system but Linux swaps two folders in one step: for the moment between the two renames the old bundle has the
+    name that `_whole_folder` falls back to.
+    """
+    old = _old_folder(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    os.rename(new, folder)
+    fsync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _whole_folder(folder: Path) -> Path:
+    """Return the folder, or the one it was renamed to when a replacement was killed half-way."""
+    old = _old_folder(folder)
+    return old if old.is_dir() and not folder.exists() else folder
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder has a bundle's files, or one of them. Nothing is read."""
+    folder = _whole_folder(folder)
+    return (folder / INFO).exists() or (folder / WEIGHTS).exists()
+
+
+def read_info(folder: Path) -> BundleInfo:
+    """Return what a bundle says about itself, without reading its weights.
+
+    Raises:
+        CheckpointError: model.json is missing, damaged, foreign, or of a newer eyespot.
+    """
+    path = _whole_folder(folder) / INFO
+    return _parse_info(_read(path, _MAX_INFO_BYTES), path)
+
+
+def load_bundle(folder: Path) -> tuple[nn.Module, BundleInfo]:
+    """Return the network of a bundle, its weights in place, and what the bundle says about it.
+
+    The random state of torch is left as it was.
+
+    Args:
+        folder: Folder with weights.safetensors and model.json.
+
+    Returns:
+        The network in eval mode on the CPU, and the content of model.json.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, foreign, of a newer eyespot, or does not fit the other one.
+    """
+    info = read_info(folder)
+    path = _whole_folder(folder) / WEIGHTS
+    declared = _declared_tensors(info, path)
+    payload = sum(tensor.nbytes for tensor in declared.values())
+    limit = payload + _HEADER_BYTES_PER_TENSOR * (len(declared) + 1)
+    content = _read(path, limit)
+    if hashlib.sha256(content).hexdigest() != info.weights_sha256:
+        raise CheckpointError("weights are damaged, or belong to another model.json", where=path, remedy=_REMEDY)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"not a safetensors file ({_brief(error)})", where=path, remedy=_REMEDY) from error
+    _check_tensors(tensors, declared, path)
+    with torch.random.fork_rng(devices=[]), _as_checkpoint_error(path):
+        model = _build(info)
+    model.load_state_dict(tensors)
+    return model.eval(), info
+
+
+def _build(info: BundleInfo) -> nn.Module:
+    return build_model(
+        info.architecture.name,
+        num_classes=info.num_classes,
+        in_channels=info.input.channels,
+        size_px=info.input.size_px,
+        args=info.architecture.args,
+    )
+
+
+def _declared_tensors(info: BundleInfo, where: Path) -> dict[str, Tensor]:
+    """Return the tensors that the architecture needs, without memory: the meta device knows shapes only.
+
+    Raises:
+        CheckpointError: The registry has no such architecture, or it cannot be built like this.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _as_checkpoint_error(where):
+        return dict(_build(info).state_dict())
+
+
+@contextlib.contextmanager
+def _as_checkpoint_error(where: Path) -> Iterator[None]:
+    """Say of an architecture that cannot be built that it is the bundle that is wrong, not the user's command."""
+    try:
+        yield
+    except (EyespotError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        reason = error.what if isinstance(error, EyespotError) else _brief(error)
+        raise CheckpointError(
+            f"the declared architecture cannot be built ({reason})",
+            where=where,
+            remedy="update eyespot if the bundle is newer, else take it again from where it was trained",
+        ) from error
+
+
+def _check_tensors(found: Mapping[str, Tensor], declared: Mapping[str, Tensor], where: Path) -> None:
+    """Refuse weights whose names, shapes, types or values are not those of the architecture."""
+    missing, extra = sorted(declared.keys() - found.keys()), sorted(found.keys() - declared.keys())
+    problem = ""
+    if missing:
+        problem = f"{len(missing)} tensors are missing, the first is {missing[0]!r}"
+    elif extra:
+        problem = f"{len(extra)} tensors are of another architecture, the first is {extra[0][:80]!r}"
+    else:
+        for name, tensor in found.items():
+            wanted = declared[name]
+            if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+                problem = f"{name!r} is {_kind(tensor)} where the architecture has {_kind(wanted)}"
+            elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                problem = f"{name!r} holds NaN or infinity"
+            if problem:
+                break
+    if problem:
+        raise CheckpointError(f"the weights do not fit: {problem}", where=where, remedy=_REMEDY)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Return a file's content; what is not a regular file, or is larger than expected, is refused unread."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise CheckpointError("not a file", where=path, remedy=_REMEDY)
+        if status.st_size > limit:
+            raise CheckpointError(
+                f"{status.st_size:,} bytes where at most {limit:,} are expected", where=path, remedy=_REMEDY
+            )
+        with open(path, "rb") as file:
+            return file.read(status.st_size)  # a buffer of `limit` bytes might not fit
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read ({error.strerror or type(error).__name__})",
+            where=path,
+            remedy="a bundle is a folder with weights.safetensors and model.json",
+        ) from error
+
+
+class _Header(BaseModel):
+    """The two values that are read first: they say whether the rest can be understood."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["eyespot bundle"]
+    format_version: int = Field(ge=1)
+
+
+def _parse_info(content: bytes, where: Path) -> BundleInfo:
+    """Return model.json's content after all checks that need no weights."""
+    # pydantic's own JSON parser bounds the nesting, and takes neither NaN nor text for numbers in strict mode.
+    try:
+        header = _Header.model_validate_json(content)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"not the model.json of an eyespot bundle ({_first_problem(error)})", where=where, remedy=_REMEDY
+        ) from error
+    if header.format_version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"format version {header.format_version}, this eyespot ({__version__}) reads up to {FORMAT_VERSION}",
+            where=where,
+            remedy="update it: pip install --upgrade eyespot",
+        )
+    try:
+        info = BundleInfo.model_validate_json(content, strict=True)
+    except (ValidationError, ModelError) as error:
+        reason = _first_problem(error) if isinstance(error, ValidationError) else error.what
+        raise CheckpointError(f"not a valid model.json ({reason})", where=where, remedy=_REMEDY) from error
+    if info.digest() != info.info_sha256:
+        raise CheckpointError("model.json was changed after it was written", where=where, remedy=_REMEDY)
+    return info
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    key = ".".join(str(part) for part in first["loc"])[:80]
+    return f"{key}: {first['msg'][:160]}" if key else first["msg"][:160]
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__

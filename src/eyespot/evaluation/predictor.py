@@ -1,0 +1,432 @@
+"""Pictures in, classes out: the model of a bundle with the very pixels path and transform that it was trained with.
+
+Before this: `bundle` holds the model. After this: `evaluate` runs it over a labelled split, the command line and the
+server over a user's pictures.
+
+One picture takes the same way here as in training: `decoding.decode_image`, `decoding.resize_pixels`, then the
+`EvalTransform` of the bundle's input spec. There is no other one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from eyespot.data.dataset import UInt8Array
+from eyespot.data.decoding import Channels, decode_image, resize_pixels
+from eyespot.data.folders import PICTURE_EXTENSIONS
+from eyespot.data.transforms import EvalTransform, InputSpec
+from eyespot.device import ComputePlan, is_memory_error, plan_compute
+from eyespot.errors import BadImageError, DataError, MemoryLimitError, RunError, UsageError
+from eyespot.evaluation.bundle import BundleInfo, is_bundle, load_bundle
+from eyespot.evaluation.metrics import Float64Array, Int64Array, check_finite, softmax
+from eyespot.evaluation.views import Views, check_views, view_logits
+from eyespot.runs import BUNDLE
+
+if TYPE_CHECKING:
+    from eyespot.data.loaders import Loader
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
+Float32Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many pictures are done, and of how many."""
+
+_BATCH_SIZE = 128
+_REMEDY_PICTURES = "give paths, bytes of a file, Pillow images or uint8 arrays (H, W), (H, W, 1), (H, W, 3), (H, W, 4)"
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class and its probability, 0 to 1."""
+
+    name: str
+    prob: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture, or the reason why there is none.
+
+    Attributes:
+        source: The path as it was given, or `picture 3` where the third has none.
+        top: The most probable classes, best first; empty where the picture is bad.
+        error: Why there is no answer; None where there is one.
+    """
+
+    source: str
+    top: tuple[ClassScore, ...]
+    error: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """Return the most probable class; None where the picture is bad."""
+        return self.top[0].name if self.top else None
+
+    @property
+    def prob(self) -> float | None:
+        """Return its probability, 0 to 1; None where the picture is bad."""
+        return self.top[0].prob if self.top else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values: source, label, prob, top (name and prob each), error."""
+        return {
+            "source": self.source,
+            "label": self.label,
+            "prob": self.prob,
+            "top": [asdict(score) for score in self.top],
+            "error": self.error,
+        }
+
+
+class SplitLogits(NamedTuple):
+    """What the model says about a labelled split, in the order of the split's positions.
+
+    Attributes:
+        logits: float32 (N, K).
+        labels: int64 (N,), as the loader gives them.
+    """
+
+    logits: Float32Array
+    labels: Int64Array
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model, ready to answer; made by `load_predictor`, or at the end of a training.
+
+    The model is moved to the plan's device, put in eval mode and, as in training, in channels_last.
+
+    Attributes:
+        model: The network: float32 (B, C, S, S) in, logits (B, K) out.
+        info: What the bundle says about it.
+        plan: Device and precision.
+    """
+
+    model: nn.Module
+    info: BundleInfo
+    plan: ComputePlan
+
+    def __post_init__(self) -> None:
+        """Put the model where the plan says, in the same state whether it was just trained or loaded."""
+        self.model.to(device=self.plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.eval()
+
+    @property
+    def transform(self) -> EvalTransform:
+        """Return the way from uint8 pixels to what the model takes, the class that training used for val."""
+        return EvalTransform(self.info.input)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return K names, in the order of the outputs."""
+        return self.info.class_names
+
+    def predict(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        top_k: int = 5,
+        batch_size: int = _BATCH_SIZE,
+        views: Views | None = None,
+        progress: Progress | None = None,
+    ) -> list[Prediction]:
+        """Return an answer for each picture, in their order.
+
+        A picture that cannot be decoded gets its reason in `error`; the others are answered.
+
+        Args:
+            pictures: Paths, bytes of picture files, Pillow images, or uint8 arrays (H, W), (H, W, 1), (H, W, 3) RGB or
+                (H, W, 4) RGBA, of any size and mode. Folders: see `find_pictures`.
+            top_k: How many classes an answer lists; K where there are fewer.
+            batch_size: Pictures in one forward pass; no more of them are in memory at a time.
+            views: Test-time views; None takes the model's own.
+            progress: Told (done, all) after each batch.
+
+        Raises:
+            UsageError: Something that is no picture, such as float arrays, or a number below 1.
+            MemoryLimitError: Memory ran out.
+            TrainingError: The model answers NaN.
+        """
+        if top_k < 1:
+            raise UsageError(f"top_k is {top_k}", remedy="use 1 or more")
+        named = _checked_pictures(pictures)
+        predictions: list[Prediction] = []
+        for batch in self._decoded(named, batch_size):
+            good = [pixels for pixels in batch if not isinstance(pixels, BadImageError)]
+            rows = iter(self._probs(good, views))
+            for (source, _), pixels in zip(named[len(predictions) :], batch, strict=False):
+                if isinstance(pixels, BadImageError):
+                    predictions.append(Prediction(source, (), pixels.what))
+                else:
+                    predictions.append(Prediction(source, self._top(next(rows), top_k)))
+            if progress is not None:
+                progress(len(predictions), len(named))
+        return predictions
+
+    def predict_probs(
+        self, pictures: Sequence[Picture], *, batch_size: int = _BATCH_SIZE, views: Views | None = None
+    ) -> Float64Array:
+        """Return the probabilities of all classes for each picture.
+
+        Args:
+            pictures: As for `predict`.
+            batch_size: Pictures in one forward pass.
+            views: Test-time views; None takes the model's own.
+
+        Returns:
+            float64 (N, K), rows that sum to 1.
+
+        Raises:
+            BadImageError: A picture cannot be decoded.
+            UsageError: As `predict`.
+            MemoryLimitError: Memory ran out.
+            TrainingError: The model answers NaN.
+        """
+        named = _checked_pictures(pictures)
+        rows = [np.zeros((0, self.info.num_classes))]
+        done = 0
+        for batch in self._decoded(named, batch_size):
+            for (source, _), pixels in zip(named[done:], batch, strict=False):
+                if isinstance(pixels, BadImageError):
+                    raise BadImageError(pixels.what, where=source, remedy="leave it out, or use predict")
+            rows.append(self._probs([pixels for pixels in batch if not isinstance(pixels, BadImageError)], views))
+            done += len(batch)
+        return np.concatenate(rows)
+
+    def logits_of(self, loader: Loader, *, views: Views = "none", progress: Progress | None = None) -> SplitLogits:
+        """Return the logits of every image of a split, each exactly once, in the order of their positions.
+
+        Args:
+            loader: Batches of uint8 (B, C, S, S) with labels and positions, in any order.
+            views: Test-time views, averaged as logits.
+            progress: Told (done, all) after each batch.
+
+        Raises:
+            DataError: The split is empty, or its images have another size or channel count than the model's.
+            MemoryLimitError: Memory ran out.
+            UsageError: The loader leaves images out or gives them twice; unknown views.
+        """
+        n = loader.num_images
+        logits = np.empty((n, self.info.num_classes), dtype=np.float32)
+        labels = np.empty(n, dtype=np.int64)
+        seen = np.zeros(n, dtype=np.int64)
+        done = 0
+        for batch in loader.batches(0):
+            places = batch.indices.cpu().numpy()
+            logits[places] = self.batch_logits(batch.images, views=views).numpy()
+            labels[places] = batch.labels.cpu().numpy()
+            np.add.at(seen, places, 1)
+            done += len(places)
+            if progress is not None:
+                progress(done, n)
+        if n == 0:
+            raise DataError("no images to evaluate", remedy="give a split with at least one image")
+        if (seen != 1).any():
+            raise UsageError(
+                f"a loader that leaves out {(seen == 0).sum()} and repeats {(seen > 1).sum()} of {n} images",
+                remedy="evaluate with one that keeps the last short batch",
+            )
+        return SplitLogits(logits, labels)
+
+    def batch_logits(self, pixels: Tensor, *, views: Views = "none") -> Tensor:
+        """Return the logits of one batch.
+
+        Args:
+            pixels: uint8 0..255 (B, C, S, S), on any device.
+            views: Test-time views, averaged as logits.
+
+        Returns:
+            float32 (B, K), on the CPU.
+
+        Raises:
+            DataError: The pixels are not uint8, or of another shape than the model's input.
+            MemoryLimitError: Memory ran out.
+        """
+        try:
+            with torch.inference_mode():
+                images = self.transform(pixels.to(self.plan.device))
+                with self.plan.autocast():
+                    logits = view_logits(self.model, images, views)
+                return logits.float().cpu()
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            raise MemoryLimitError(
+                f"no memory left for {len(pixels)} images at once",
+                where=f"device {self.plan.device}",
+                remedy=f"use batch size {max(1, len(pixels) // 2)}",
+            ) from error
+
+    def _decoded(
+        self, named: Sequence[tuple[str, Picture]], batch_size: int
+    ) -> Iterator[list[UInt8Array | BadImageError]]:
+        """Yield, batch by batch, the pixels (S, S, C) of each picture or the reason why it has none."""
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}", remedy="use 1 or more")
+
+        def decode(item: tuple[str, Picture]) -> UInt8Array | BadImageError:
+            try:
+                return pixels_of(item[1], self.info.input)
+            except BadImageError as error:
+                return error
+
+        # Pillow's decoders release the interpreter lock, and photographs take longer to decode than to classify.
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="eyespot-decode") as pool:
+            for start in range(0, len(named), batch_size):
+                batch = named[start : start + batch_size]
+                # A Pillow image may be in the list twice, and two threads must not load it at once.
+                in_threads = all(isinstance(picture, (str, os.PathLike, bytes)) for _, picture in batch)
+                yield list((pool.map if in_threads and len(batch) > 1 else map)(decode, batch))
+
+    def _probs(self, batch: Sequence[UInt8Array], views: Views | None) -> Float64Array:
+        """Return float64 (B, K) for pixels uint8 (S, S, C) each."""
+        views = check_views(self.info.views if views is None else views)
+        if not batch:
+            return np.zeros((0, self.info.num_classes))
+        pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)  # (B, C, S, S)
+        logits = self.batch_logits(pixels, views=views).numpy()
+        check_finite(logits)
+        return softmax(logits.astype(np.float64) / self.info.temperature)
+
+    def _top(self, probs: Float64Array, top_k: int) -> tuple[ClassScore, ...]:
+        """Return the best classes of one row (K,); equal ones in the order of the outputs."""
+        best = np.argsort(-probs, kind="stable")[:top_k]
+        return tuple(ClassScore(self.class_names[place], float(probs[place])) for place in best)
+
+
+def pixels_of(picture: Picture, spec: InputSpec) -> UInt8Array:
+    """Return the pixels of one picture as the model wants them: the same for the same file as packing keeps.
+
+    Args:
+        picture: Path, bytes of a picture file, Pillow image, or uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        spec: The model's input: size S, channels C, fit and interpolation.
+
+    Returns:
+        uint8 (S, S, C).
+
+    Raises:
+        BadImageError: It cannot be decoded.
+        UsageError: It is no picture, such as a float array.
+    """
+    source: Path | bytes | Image.Image
+    if isinstance(picture, np.ndarray):
+        source = _image_of_array(picture)
+    elif isinstance(picture, (bytes, Image.Image)):
+        source = picture
+    elif isinstance(picture, (str, os.PathLike)):
+        source = Path(picture)
+    else:
+        raise UsageError(f"a {type(picture).__name__} is not a picture", remedy=_REMEDY_PICTURES)
+    channels: Channels = 1 if spec.channels == 1 else 3
+    pixels = decode_image(source, channels=channels)
+    return resize_pixels(pixels, spec.size_px, fit=spec.fit, interpolation=spec.interpolation)
+
+
+def _image_of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
+    """Return the Pillow image of an array, so that grey, RGB and RGBA have the conversion that files have."""
+    if pixels.dtype != np.uint8:
+        guess = ", which looks as if it were already normalised" if pixels.dtype.kind == "f" else ""
+        raise UsageError(f"an array of type {pixels.dtype}{guess}", remedy="give uint8 pixels 0..255 (H, W, C)")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        hint = "; colours come last" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
+        raise UsageError(f"an array of shape {pixels.shape} is not a picture{hint}", remedy=_REMEDY_PICTURES)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _checked_pictures(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
+    """Return a name for each picture and the picture, or refuse what is no list of pictures, before any is decoded."""
+    single = isinstance(pictures, (str, bytes, os.PathLike, Image.Image))
+    if single or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+        raise UsageError(
+            f"one {type(pictures).__name__} where a list of pictures is needed", remedy="put it in a list: [picture]"
+        )
+    named: list[tuple[str, Picture]] = []
+    for number, picture in enumerate(pictures, start=1):
+        if isinstance(picture, (str, os.PathLike)):
+            named.append((os.fspath(picture), picture))
+            continue
+        if isinstance(picture, np.ndarray):
+            _image_of_array(picture)
+        elif not isinstance(picture, (bytes, Image.Image)):
+            raise UsageError(f"picture {number} is a {type(picture).__name__}", remedy=_REMEDY_PICTURES)
+        named.append((str(getattr(picture, "filename", "")) or f"picture {number}", picture))
+    return named
+
+
+def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the pictures in a folder and below it, sorted by path; a path that is no folder comes back alone.
+
+    Hidden files and folders are skipped, links to folders are not followed, and files whose extension is not that of a
+    picture are left out. Nothing is opened: a missing file gets its error when it is predicted.
+
+    Args:
+        path: Folder or file.
+
+    Raises:
+        DataError: A folder cannot be listed, or there is no picture in it.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return [folder]
+
+    def refuse(error: OSError) -> None:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"cannot list the folder ({reason})", where=error.filename, remedy="check its permissions")
+
+    found = []
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(here, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix[1:].lower() in PICTURE_EXTENSIONS
+        ]
+    if not found:
+        raise DataError("no pictures", where=folder, remedy="give a folder with pictures in it or below it")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def load_predictor(path: str | os.PathLike[str], *, device: str = "auto") -> Predictor:
+    """Return a trained model, ready to answer.
+
+    Args:
+        path: Run folder, or bundle folder.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        RunError: There is no run and no bundle, or the run has no model yet.
+        CheckpointError: The bundle is damaged or foreign.
+        UsageError: The device is unknown or not on this machine.
+    """
+    folder = Path(path).expanduser()
+    if is_bundle(folder / BUNDLE):
+        folder = folder / BUNDLE
+    elif not is_bundle(folder):
+        raise _no_bundle(folder)
+    plan = plan_compute(device)
+    model, info = load_bundle(folder)
+    return Predictor(model, info, plan)
+
+
+def _no_bundle(folder: Path) -> RunError:
+    if (folder / "config.toml").is_file():
+        return RunError(
+            "the run has no model yet (no bundle/model.json)",
+            where=folder,
+            remedy=f"finish it: eyespot train --out {folder} --resume",
+        )
+    what = "not a folder" if folder.exists() else "no such folder"
+    if folder.is_dir():
+        what = "neither a run nor a bundle: no bundle/model.json and no model.json"
+    return RunError(what, where=folder, remedy="give a folder that eyespot train wrote")

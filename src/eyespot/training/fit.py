@@ -1,0 +1,555 @@
+"""The training loop: batches and settings in, trained weights out, with nothing lost on the way.
+
+Every random number is a function of (seed, epoch, step): order, augmentation, mixing and dropout are seeded anew at each
+step. A resumed run therefore draws what the killed one would have drawn, and no random state has to be saved.
+`fit` receives train and val; there is no parameter through which the test split could come in.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from eyespot.config import Config
+from eyespot.data.loaders import Batch, Loader
+from eyespot.data.transforms import EvalTransform, TrainTransform, mix_batch
+from eyespot.device import ComputePlan, is_memory_error
+from eyespot.errors import CheckpointError, DivergedError, MemoryLimitError
+from eyespot.runs import CHECKPOINTS, RunWriter
+from eyespot.seeds import derive_seed
+from eyespot.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    load_module,
+    load_optimizer,
+    module_tensors,
+    optimizer_state,
+    prune,
+    read_checkpoint,
+    step_path,
+    write_checkpoint,
+)
+from eyespot.training.optim import UNTIL, build_optimizer
+from eyespot.training.schedules import PlateauState, schedule_factor
+
+# On a GPU, looking at the loss waits for it; on a CPU it is free.
+_CHECK_EVERY_STEPS = {"cpu": 1}
+_CHECK_EVERY_STEPS_ELSEWHERE = 16
+_CHANCE_EPOCHS = 3
+_BEST = "best.ckpt"
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run is safe
+    """A signal asked the run to stop, and a checkpoint was written.
+
+    Attributes:
+        signal: Its number: 2 for Ctrl-C, 15 for SIGTERM.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+class Observer(Protocol):
+    """What watches a run: the terminal, a test, a notebook."""
+
+    def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
+        """Called after each step; loss and accuracy of the epoch so far where they are known."""
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        """Called with the row that was added to the history."""
+
+    def on_message(self, text: str) -> None:
+        """Called with a sentence that the user should read."""
+
+
+@dataclass
+class TrainState:
+    """The plain numbers that must survive a kill, beside the tensors.
+
+    Attributes:
+        planned_epochs: Epochs that this run will have; fixed before the first step.
+        steps_per_epoch: Optimizer steps in each.
+        epoch: Finished epochs.
+        step_in_epoch: Steps taken in the epoch under way.
+        step: Steps taken in all.
+        loss_sum: Sum of the loss over the pictures of this epoch.
+        correct: Right answers among them, on augmented pictures.
+        seen: Their number.
+        seconds: Training time so far, without evaluation.
+        epoch_seconds: The part of it in this epoch.
+        best: Best monitored value so far, smaller is better.
+        best_epoch: Its epoch, counted from 1; 0 before the first.
+        plateau: Numbers of the plateau schedule.
+        history: Rows of the finished epochs.
+        stopped: Why training ended before the planned epochs; empty if it did not.
+    """
+
+    planned_epochs: int
+    steps_per_epoch: int
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
+    plateau: dict[str, Any] = field(default_factory=lambda: PlateauState().as_dict())
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+
+    @property
+    def total_steps(self) -> int:
+        """Return the optimizer steps of the whole run."""
+        return self.planned_epochs * self.steps_per_epoch
+
+    @property
+    def done(self) -> bool:
+        """Return whether no step is left to take."""
+        return bool(self.stopped) or self.epoch >= self.planned_epochs
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What the loop may see: train, and val to select on. There is no test.
+
+    Attributes:
+        train: Shuffled batches.
+        val: Batches in order; None with --final.
+        train_transform: Augmentation, then normalisation.
+        eval_transform: Normalisation only; the object that is stored with the model.
+        num_classes: K.
+    """
+
+    train: Loader
+    val: Loader | None
+    train_transform: TrainTransform
+    eval_transform: EvalTransform
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training left.
+
+    Attributes:
+        model: The network to evaluate and to ship: averaged or best weights where the recipe says so.
+        state: Counters and history at the end.
+    """
+
+    model: nn.Module
+    state: TrainState
+
+
+def fit(
+    model: nn.Module,
+    data: TrainData,
+    config: Config,
+    *,
+    plan: ComputePlan,
+    writer: RunWriter,
+    observer: Observer,
+) -> FitResult:
+    """Train a model, from the newest checkpoint in the run folder or from the start.
+
+    Args:
+        model: On `plan.device`, float32 weights, as initialised for `config.training.seed`.
+        data: Loaders and transforms.
+        config: The recipe.
+        plan: Device and precision.
+        writer: The locked run folder.
+        observer: Told about steps, epochs and messages.
+
+    Raises:
+        DivergedError: The loss is NaN or infinite; the last good checkpoint stays.
+        MemoryLimitError: Memory ran out.
+        CheckpointError: The run folder's checkpoints are damaged or of another model.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint is written.
+    """
+    with torch.random.fork_rng(devices=[], enabled=True):
+        loop = _Loop(model, data, config, plan, writer, observer)
+        with _signals() as received:
+            loop.run(received)
+        return FitResult(loop.final_model(), loop.state)
+
+
+class _Loop:
+    """One run of the loop: the tensors and numbers that a step reads and writes."""
+
+    def __init__(
+        self, model: nn.Module, data: TrainData, config: Config, plan: ComputePlan, writer: RunWriter, observer: Observer
+    ) -> None:
+        self.model, self.data, self.config, self.plan = model, data, config, plan
+        self.writer, self.observer = writer, observer
+        self.folder = writer.path / CHECKPOINTS
+        self.optimizer = build_optimizer(model, config.optimizer, batch_size=config.training.batch_size)
+        self.ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
+        self.check_every = _CHECK_EVERY_STEPS.get(plan.device, _CHECK_EVERY_STEPS_ELSEWHERE)
+        # Sums stay on the device until somebody looks: float64, so that adding them up is exact enough to compare runs.
+        self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if plan.device == "mps" else plan.device)
+        self.state = self._restore()
+
+    # ---- the loop ----
+
+    def run(self, received: list[int]) -> None:
+        """Train until the planned epochs are done or something stops it early."""
+        settings = self.config.training
+        last_checkpoint = time.monotonic()
+        while not self.state.done:
+            started = time.monotonic()
+            for batch in self.data.train.batches(self.state.epoch, first_step=self.state.step_in_epoch):
+                self._step(batch)
+                now = time.monotonic()
+                self.state.seconds += now - started
+                self.state.epoch_seconds += now - started
+                started = now
+                if self.state.step % self.check_every == 0 or received:
+                    self._look()
+                self._tell()
+                if received:
+                    self._save()
+                    raise Interrupted(received[0])
+                if now - last_checkpoint >= settings.checkpoint_minutes * 60:
+                    self._save()
+                    last_checkpoint = started = time.monotonic()
+            self._finish_epoch()
+            self._save()
+            last_checkpoint = time.monotonic()
+            if received and not self.state.done:
+                raise Interrupted(received[0])
+
+    def _step(self, batch: Batch) -> None:
+        """Take one optimizer step on one batch."""
+        config, state = self.config, self.state
+        # Dropout and everything else that asks torch for randomness: a function of (seed, step).
+        torch.manual_seed(derive_seed(config.training.seed, "dropout", state.step))
+        # On the CPU: the same draws on every device, and a GPU need not be waited for.
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(config.training.seed, "augment", state.step))
+        try:
+            images = self.data.train_transform(
+                batch.images, batch.labels, generator=generator, epoch=state.epoch, indices=batch.indices
+            )
+            images = self._resize(images)
+            targets = F.one_hot(batch.labels, self.data.num_classes).to(images.dtype)  # (B, K)
+            if config.training.mixup_alpha or config.training.cutmix_alpha:
+                images, targets = mix_batch(
+                    images,
+                    targets,
+                    mixup_alpha=config.training.mixup_alpha,
+                    cutmix_alpha=config.training.cutmix_alpha,
+                    generator=generator,
+                )
+            self._set_learning_rate()
+            self.model.train()
+            with self.plan.autocast():
+                logits = self.model(images)  # (B, K)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=config.training.label_smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if config.training.clip_norm:
+                nn.utils.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._average()
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            half = max(config.training.batch_size // 2, 1)
+            raise MemoryLimitError(
+                f"no memory left at batch size {config.training.batch_size}",
+                remedy=f"try --set training.batch_size={half}",
+            ) from error
+        correct = (logits.detach().argmax(1) == batch.labels).sum()
+        size = len(batch.labels)
+        self.sums += torch.stack([loss.detach().double() * size, correct.double(), correct.new_tensor(size).double()])
+        state.step += 1
+        state.step_in_epoch += 1
+
+    def _resize(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the images at the side that progressive training asks for at this step."""
+        side = images.shape[-1]
+        # The size belongs to the step that is being taken; after an epoch that is its last one.
+        progress = (self.state.step - (self.state.step_in_epoch == self.state.steps_per_epoch)) / self.state.total_steps
+        for share, size in self.config.training.size_schedule:
+            if progress >= share:
+                side = size
+        if side >= images.shape[-1]:
+            return images
+        smaller = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        return smaller.contiguous(memory_format=torch.channels_last)
+
+    def _set_learning_rate(self) -> None:
+        state = self.state
+        common = schedule_factor(
+            state.step, total_steps=state.total_steps, steps_per_epoch=state.steps_per_epoch, settings=self.config.schedule
+        ) * float(state.plateau["factor"])
+        for group in self.optimizer.param_groups:
+            factor = common
+            if UNTIL in group:
+                factor = max(0.0, 1 - state.step / max(group[UNTIL] * state.total_steps, 1))
+            group["lr"] = group["peak_lr"] * factor
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights towards the current ones."""
+        if self.ema is None:
+            return
+        # Early on a long average would remember the random start: the decay grows with the steps (as in TensorFlow's EMA).
+        decay = min(self.config.training.ema_decay, (1 + self.state.step) / (10 + self.state.step))
+        for average, current in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            average.lerp_(current, 1 - decay)
+        for kept, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def _look(self) -> None:
+        """Bring the sums to the CPU and stop at NaN or Inf.
+
+        Raises:
+            DivergedError: The loss of a step since the last look was NaN or infinite.
+        """
+        loss_sum, correct, seen = self.sums.tolist()
+        if not math.isfinite(loss_sum):
+            kept = sorted(self.folder.glob("step-*.ckpt"))
+            where = f"step {self.state.step} (epoch {self.state.epoch + 1})"
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise DivergedError(
+                f"the loss is NaN or infinite at learning rate {rate:.3g}",
+                where=where,
+                remedy=f"lower optimizer.lr (try {self.config.optimizer.lr / 10:.1g}) or set training.clip_norm=1; "
+                f"the last good checkpoint is {kept[-1].name if kept else 'the start'}",
+            )
+        self.state.loss_sum, self.state.correct, self.state.seen = loss_sum, int(correct), int(seen)
+
+    def _tell(self) -> None:
+        state = self.state
+        known = state.seen > 0
+        self.observer.on_step(
+            state,
+            loss=state.loss_sum / state.seen if known else None,
+            top1=state.correct / state.seen if known else None,
+        )
+
+    # ---- the end of an epoch ----
+
+    def _finish_epoch(self) -> None:
+        """Evaluate on val, write the history row, and decide whether to go on."""
+        self._look()
+        state = self.state
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "seconds": round(state.seconds, 3),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train/loss": state.loss_sum / state.seen,
+            "train/top1": state.correct / state.seen,
+            "images_per_second": round(state.seen / max(state.epoch_seconds, 1e-9), 1),
+        }
+        if self.data.val is not None:
+            row["val/loss"], row["val/top1"] = self._evaluate(self.data.val)
+            if not math.isfinite(row["val/loss"]):
+                raise DivergedError(
+                    "the loss on val is NaN or infinite", where=f"epoch {row['epoch']}", remedy="lower optimizer.lr"
+                )
+            self._judge(row)
+        state.history.append(row)
+        state.epoch += 1
+        state.step_in_epoch = 0
+        state.loss_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0, 0, 0.0
+        self.sums.zero_()
+        self._limit_minutes()
+        self._warn_at_chance()
+        self.writer.add_epoch(row)
+        self.observer.on_epoch(row)
+
+    @torch.no_grad()
+    def _evaluate(self, loader: Loader) -> tuple[float, float]:
+        """Return mean loss (nats, no smoothing) and accuracy over a split, every image once."""
+        model = self.ema or self.model
+        model.eval()
+        loss_sum, correct, seen = 0.0, 0, 0
+        for batch in loader.batches(0):
+            with self.plan.autocast():
+                # In a progressive run val is seen at the size of the epoch's last step: the last epochs see the full size.
+                logits = model(self._resize(self.data.eval_transform(batch.images)))
+            logits = logits.float()
+            loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").double().item()
+            correct += int((logits.argmax(1) == batch.labels).sum())
+            seen += len(batch.labels)
+        return loss_sum / seen, correct / seen
+
+    def _judge(self, row: dict[str, Any]) -> None:
+        """Keep the best weights, cut the rate on a plateau, stop when val has not improved for long."""
+        settings, state = self.config.training, self.state
+        value = row[settings.monitor] if settings.monitor == "val/loss" else -row[settings.monitor]
+        if state.best is None or value < state.best:
+            state.best, state.best_epoch = value, row["epoch"]
+            if settings.restore_best:
+                weights = module_tensors("model", self.ema or self.model)
+                write_checkpoint(self.folder / _BEST, Checkpoint(weights, {"epoch": row["epoch"]}))
+        elif settings.early_stopping_epochs and row["epoch"] - state.best_epoch >= settings.early_stopping_epochs:
+            state.stopped = f"early stop: {settings.monitor} was best at epoch {state.best_epoch}"
+            self.observer.on_message(state.stopped)
+        if self.config.schedule.name == "plateau":
+            plateau = PlateauState(**state.plateau)
+            if plateau.update(value, self.config.schedule, peak_lr=self.config.optimizer.lr):
+                self.observer.on_message(f"plateau: learning rate x {plateau.factor:.3g} from epoch {row['epoch'] + 1}")
+            state.plateau = plateau.as_dict()
+
+    def _limit_minutes(self) -> None:
+        """Stop after an epoch when the time is used up, although the plan had room: the machine became slower."""
+        limit = self.config.training.minutes * 60
+        state = self.state
+        if limit and not state.done and state.seconds * (state.epoch + 1) / state.epoch > limit * 1.02:
+            state.stopped = f"time limit: {self.config.training.minutes:g} minutes"
+            self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch} of {state.planned_epochs}")
+
+    def _warn_at_chance(self) -> None:
+        """Say it in plain words when the network has learned nothing for a while."""
+        state = self.state
+        if state.epoch != _CHANCE_EPOCHS:
+            return
+        chance = 1 / self.data.num_classes
+        n = self.data.train.num_images
+        noise = 3 * math.sqrt(chance * (1 - chance) / n)
+        if all(row["train/top1"] < chance + noise for row in state.history):
+            self.observer.on_message(
+                f"still at chance level: {state.history[-1]['train/top1']:.1%} on train after {state.epoch} epochs, "
+                f"guessing gives {chance:.1%}. Likely causes: learning rate too high or too low "
+                f"(optimizer.lr = {self.config.optimizer.lr:g}), labels that do not belong to the pictures, or a network too deep to start."
+            )
+
+    # ---- checkpoints ----
+
+    def _save(self) -> None:
+        """Write a checkpoint of a state that was looked at."""
+        self._look()
+        tensors = module_tensors("model", self.model)
+        if self.ema is not None:
+            tensors |= module_tensors("ema", self.ema)
+        slots, numbers = optimizer_state(self.optimizer)
+        state = {"train": asdict(self.state), "optimizer": numbers, "threads": torch.get_num_threads()}
+        write_checkpoint(step_path(self.folder, self.state.step), Checkpoint(tensors | slots, state))
+        prune(self.folder)
+
+    def _restore(self) -> TrainState:
+        """Return the state of the newest whole checkpoint, with its tensors put in place, or a fresh one."""
+        checkpoint, complaints = latest_checkpoint(self.folder)
+        for complaint in complaints:
+            self.observer.on_message(f"passed over a checkpoint: {complaint}")
+        steps = self.data.train.steps_per_epoch
+        if checkpoint is None:
+            return TrainState(planned_epochs=self._planned_epochs(), steps_per_epoch=steps)
+        try:
+            state = TrainState(**checkpoint.state["train"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError("written by another version", where=self.folder, remedy="train again") from error
+        if state.steps_per_epoch != steps:
+            raise CheckpointError(
+                f"the checkpoint has {state.steps_per_epoch} steps an epoch, these data and settings have {steps}",
+                where=self.folder,
+                remedy="resume with the data and recipe the run was started with",
+            )
+        load_module("model", self.model, checkpoint)
+        if self.ema is not None:
+            load_module("ema", self.ema, checkpoint)
+        load_optimizer(self.optimizer, checkpoint, checkpoint.state["optimizer"])
+        self.sums.copy_(torch.tensor([state.loss_sum, state.correct, state.seen], dtype=torch.float64))
+        self.writer.restore_history(state.history)
+        if checkpoint.state.get("threads") != torch.get_num_threads():
+            self.observer.on_message("resumed with another number of threads: the result can differ in the last bits")
+        self.observer.on_message(f"resumed after step {state.step} (epoch {state.epoch + 1} of {state.planned_epochs})")
+        return state
+
+    def _planned_epochs(self) -> int:
+        """Return how many epochs to train: those of the recipe, or what fits into the time limit."""
+        settings = self.config.training
+        if not settings.minutes:
+            return settings.epochs
+        seconds = self._measure_epoch()
+        # A few per cent are left for checkpoints and for a machine that slows down.
+        fits = max(1, math.floor(settings.minutes * 60 * 0.97 / seconds))
+        if fits < settings.epochs:
+            self.observer.on_message(
+                f"{settings.minutes:g} minutes are enough for {fits} of {settings.epochs} epochs ({seconds:.1f} s each)"
+            )
+        return min(fits, settings.epochs)
+
+    def _measure_epoch(self) -> float:
+        """Return the seconds that a full-size epoch takes, measured on copies that are thrown away."""
+        real = (self.model, self.optimizer, self.ema)
+        self.model = copy.deepcopy(self.model)
+        self.optimizer = build_optimizer(self.model, self.config.optimizer, batch_size=self.config.training.batch_size)
+        self.ema = None
+        self.state = TrainState(planned_epochs=10**9, steps_per_epoch=self.data.train.steps_per_epoch)
+        times = []
+        begun = time.monotonic()
+        for batch in self.data.train.batches(0):
+            started = time.monotonic()
+            self._step(batch)
+            self.sums.tolist()  # waits for a GPU
+            times.append(time.monotonic() - started)
+            if len(times) >= 12 or (len(times) >= 4 and time.monotonic() - begun > 10):
+                break
+        self.model, self.optimizer, self.ema = real
+        self.sums.zero_()
+        # The first steps choose kernels and fault pages in.
+        settled = sorted(times[2:] or times)
+        return settled[len(settled) // 2] * self.data.train.steps_per_epoch * self._relative_cost()
+
+    def _relative_cost(self) -> float:
+        """Return the mean cost of a step under progressive sizes, as a share of a measured step."""
+        full = self.data.eval_transform.spec.size_px
+        # The measurement ran at the size of the first entry if that starts at 0.
+        entries = [(0.0, full), *self.config.training.size_schedule, (1.0, full)]
+        areas = [((min(size, full) / full) ** 2, end - start) for (start, size), (end, _) in zip(entries, entries[1:], strict=False)]
+        first = next(((min(size, full) / full) ** 2 for share, size in reversed(self.config.training.size_schedule) if share <= 0), 1.0)
+        return sum(area * width for area, width in areas) / first
+
+    def final_model(self) -> nn.Module:
+        """Return the network that the recipe asks for at the end: best, averaged or last weights, in eval mode."""
+        model = self.ema or self.model
+        if self.config.training.restore_best and self.state.best_epoch:
+            checkpoint = read_checkpoint(self.folder / _BEST)
+            load_module("model", model, checkpoint)
+        return model.eval()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the signals that ask for an orderly stop; a second Ctrl-C stops at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # signals can only be caught in the main thread
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGUSR1"):
+        numbers.append(signal.SIGUSR1)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eyespot.errors import CheckpointError, DivergedError, MemoryLimitError
+from eyespot.runs import Run
+from eyespot.training import fit as fit_module
+from eyespot.training.fit import Interrupted
+
+from .conftest import Watcher, prepare, run_fit, tiny_config, tiny_packed, weights, without_times
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step: int) -> Watcher:
+    def look(now: int) -> None:
+        if now == step:
+            raise Killed
+
+    return Watcher(at_step=look)
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_it_learns_and_writes_its_history(tmp_path: Path) -> None:
+    watcher = Watcher()
+    result = run_fit(tmp_path, tiny_config(training__epochs=8), watcher=watcher)
+    rows = Run.open(tmp_path).history
+    assert rows == watcher.rows == result.state.history
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["val/top1"] > 0.9
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+    assert set(rows[0]) == {
+        "epoch", "step", "seconds", "lr", "train/loss", "train/top1", "val/loss", "val/top1", "images_per_second",
+    }  # fmt: skip
+    assert not result.model.training
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
+    one = run_fit(tmp_path / "1", tiny_config())
+    two = run_fit(tmp_path / "2", tiny_config())
+    three = run_fit(tmp_path / "3", tiny_config(training__seed=1))
+    assert same(weights(one), weights(two))
+    assert without_times(one.state.history) == without_times(two.state.history)
+    assert not same(weights(one), weights(three))
+
+
+def test_the_global_random_state_of_the_caller_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    run_fit(tmp_path, tiny_config(training__epochs=1))
+    torch.set_rng_state(state)
+    assert torch.equal(torch.rand(3), expected)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adam": {},
+    "ema": {"training__ema_decay": 0.9},
+    "bf16": {"training__precision": "bf16"},
+    "sgd-plateau-best": {
+        "optimizer__name": "sgd", "schedule__name": "plateau", "schedule__patience_epochs": 1, "training__restore_best": True,
+    },
+    "muon-spot-mix": {
+        "model__name": "spot", "model__args": {"widths": [4, 6, 8]}, "optimizer__name": "muon", "optimizer__lr": 0.1,
+        "training__mixup_alpha": 0.2, "training__cutmix_alpha": 1.0, "training__clip_norm": 1.0,
+        "training__size_schedule": [[0.0, 6], [0.5, 8]],
+    },
+    "rmsprop-final": {"optimizer__name": "rmsprop", "data__final": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resumed_at_every_step_it_ends_the_same_to_the_bit(tmp_path: Path, name: str) -> None:
+    # A checkpoint after every step: checkpoint_minutes is as good as zero.
+    config = tiny_config(training__checkpoint_minutes=1e-9, training__epochs=2, **VARIANTS[name])
+    whole = run_fit(tmp_path / "whole", config)
+    total = whole.state.total_steps
+    assert total >= 12
+    for step in range(1, total + 1):
+        folder = tmp_path / str(step)
+        with pytest.raises(Killed):
+            run_fit(folder, config, watcher=kill_at(step))
+        resumed = run_fit(folder, config, resume=True)
+        assert same(weights(whole), weights(resumed)), step
+        assert without_times(resumed.state.history) == without_times(whole.state.history)
+        assert without_times(Run.open(folder).history) == without_times(whole.state.history)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
+    config = tiny_config(training__restore_best=True)
+    first = run_fit(tmp_path, config)
+    watcher = Watcher()
+    second = run_fit(tmp_path, config, watcher=watcher, resume=True)
+    assert watcher.steps == 0
+    assert same(weights(first), weights(second))
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    run_fit(tmp_path, tiny_config(training__epochs=5))
+    assert len(list((tmp_path / "checkpoints").glob("step-*.ckpt"))) == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_writes_a_checkpoint_and_the_rest_can_be_resumed(tmp_path: Path, number: int) -> None:
+    config = tiny_config()
+    whole = run_fit(tmp_path / "whole", config)
+
+    def send(step: int) -> None:
+        if step == 7:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        run_fit(tmp_path / "run", config, watcher=Watcher(at_step=send))
+    assert caught.value.signal == number
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "run" / "checkpoints" / "step-000000007.ckpt").exists()
+    assert same(weights(whole), weights(run_fit(tmp_path / "run", config, resume=True)))
+
+
+def test_nan_stops_the_run_names_step_and_rate_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    config = tiny_config(optimizer__name="sgd", optimizer__lr=1e12, training__epochs=20)
+    with pytest.raises(DivergedError) as caught:
+        run_fit(tmp_path, config)
+    text = str(caught.value)
+    assert "NaN or infinite at learning rate" in text
+    assert "step" in text
+    assert "optimizer.lr" in text
+
+
+def test_a_planted_nan_keeps_the_checkpoint_of_the_epoch_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fit_module.F.cross_entropy
+
+    def plant(logits: torch.Tensor, targets: torch.Tensor, **keywords: Any) -> torch.Tensor:
+        loss = real(logits, targets, **keywords)
+        plant.calls += 1  # type: ignore[attr-defined]
+        return loss * float("nan") if plant.calls > 12 else loss  # type: ignore[attr-defined]
+
+    plant.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(fit_module.F, "cross_entropy", plant)
+    with pytest.raises(DivergedError, match=r"step-000000006\.ckpt"):
+        run_fit(tmp_path, tiny_config())
+    monkeypatch.undo()
+    assert run_fit(tmp_path, tiny_config(), resume=True).state.epoch == 3
+
+
+def test_no_memory_names_the_batch_size_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(fit_module.F, "cross_entropy", fail)
+    with pytest.raises(MemoryLimitError, match=r"--set training\.batch_size=8"):
+        run_fit(tmp_path, tiny_config())
+
+
+def test_other_errors_of_torch_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(fit_module.F, "cross_entropy", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        run_fit(tmp_path, tiny_config())
+
+
+def test_early_stopping_ends_with_the_best_weights(tmp_path: Path) -> None:
+    # A rate of nearly nothing: no epoch improves on the first by more than rounding, some are worse.
+    config = tiny_config(
+        optimizer__lr=3e-2, training__epochs=40, training__early_stopping_epochs=2, training__restore_best=True,
+        training__monitor="val/top1",
+    )  # fmt: skip
+    watcher = Watcher()
+    result = run_fit(tmp_path, config, watcher=watcher)
+    rows = result.state.history
+    best = max(row["val/top1"] for row in rows)
+    first_best = next(row["epoch"] for row in rows if row["val/top1"] == best)
+    assert result.state.best_epoch == first_best
+    assert len(rows) == first_best + 2
+    assert "early stop" in result.state.stopped
+    assert any("early stop" in text for text in watcher.messages)
+
+
+def test_chance_level_is_said_in_plain_words(tmp_path: Path) -> None:
+    packed = tiny_packed()
+    dice = np.random.default_rng(1)
+    noise = dice.integers(0, 255, packed.splits["train"].pixels.shape, dtype=np.uint8)  # type: ignore[union-attr]
+    split = packed.splits["train"]
+    blank = type(split)(split.ids, split.labels, split.hashes, pixels=noise)
+    packed = type(packed)(**{**packed.__dict__, "splits": {"train": blank}})
+    watcher = Watcher()
+    run_fit(tmp_path, tiny_config(training__epochs=4, optimizer__lr=1e-6), watcher=watcher, packed=packed)
+    said = [text for text in watcher.messages if "chance" in text]
+    assert len(said) == 1
+    assert "guessing gives 33.3%" in said[0]
+
+
+def test_minutes_plan_the_epochs_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_module._Loop, "_measure_epoch", lambda self: 0.5)
+    watcher = Watcher()
+    result = run_fit(tmp_path, tiny_config(training__minutes=0.05, training__epochs=100), watcher=watcher)
+    assert result.state.planned_epochs == 5
+    assert any("5 of 100 epochs" in text for text in watcher.messages)
+
+
+def test_measuring_an_epoch_changes_nothing(tmp_path: Path) -> None:
+    plain = run_fit(tmp_path / "plain", tiny_config())
+    timed = run_fit(tmp_path / "timed", tiny_config(training__minutes=60))
+    assert same(weights(plain), weights(timed))
+
+
+def test_a_machine_that_became_slower_stops_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_module._Loop, "_measure_epoch", lambda self: 1e-4)
+    result = run_fit(tmp_path, tiny_config(training__minutes=0.0005, training__epochs=100))
+    assert "time limit" in result.state.stopped
+    assert 1 <= result.state.epoch < 100
+
+
+def test_progressive_sizes_cost_what_their_areas_say(tmp_path: Path) -> None:
+    config = tiny_config(training__size_schedule=[[0.0, 4], [0.5, 8]], model__name="spot")
+    prepared = prepare(config)
+    loop = fit_module._Loop.__new__(fit_module._Loop)
+    loop.config, loop.data = config, prepared.data
+    assert loop._relative_cost() == pytest.approx((0.25 * 0.5 + 1 * 0.5) / 0.25)
+    loop.config = tiny_config()
+    assert loop._relative_cost() == 1
+
+
+def test_resuming_with_other_data_or_another_model_is_refused(tmp_path: Path) -> None:
+    run_fit(tmp_path, tiny_config())
+    with pytest.raises(CheckpointError, match="steps an epoch"):
+        run_fit(tmp_path, tiny_config(), resume=True, packed=tiny_packed(300))
+    with pytest.raises(CheckpointError, match="another model"):
+        run_fit(tmp_path, tiny_config(model__name="resnet18-small", model__args={"width": 4}), resume=True)
+
+
+def test_a_last_batch_of_one_picture_is_left_out_for_batch_norm(tmp_path: Path) -> None:
+    packed = tiny_packed(51)  # 41 for train: two batches of 20 and one picture
+    config = tiny_config(model__name="spot", model__args={"widths": [4, 4, 4]}, training__batch_size=20)
+    prepared = prepare(config, packed)
+    assert prepared.data.train.num_images % 20 == 1
+    assert prepared.data.train.steps_per_epoch == 2
+
+
+def test_ema_follows_the_weights(tmp_path: Path) -> None:
+    plain = run_fit(tmp_path / "plain", tiny_config())
+    averaged = run_fit(tmp_path / "ema", tiny_config(training__ema_decay=0.5))
+    assert not same(weights(plain), weights(averaged))
+    # The training itself is the same: only what is evaluated and kept differs.
+    one = [row["train/loss"] for row in plain.state.history]
+    assert one == [row["train/loss"] for row in averaged.state.history]
