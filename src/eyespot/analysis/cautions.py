@@ -1,0 +1,177 @@
+"""What a reader must know before believing a figure: the state of the data and how the run was measured.
+
+Before this: the data card, the configuration and `metrics.json`. After this: the report lists these beside the
+findings of `verdict`, which judges curves; nothing here looks at a curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from eyespot.analysis import words
+from eyespot.analysis.verdict import Finding, Severity, headline_split, sort_findings
+
+# From three to one on, accuracy rewards naming the frequent class, and the rare one is learned visibly worse.
+IMBALANCE_RATIO = 3.0
+# With fewer pictures, one of them moves a class's recall by over 5 points.
+FEW_PER_CLASS = 20
+# Pictures enlarged to the input size carry no more than they did; beyond this share it should be said.
+ENLARGED_SHARE = 0.05
+
+
+class DataCard(TypedDict, total=False):
+    """What is known about the data of a run; every part may be missing.
+
+    Keys:
+        name, origin, layout: As in `Dataset`.
+        published: True for a named data set, whose split is what it is.
+        notes: Sentences for the user, such as that the pictures are re-encoded.
+        counts: Pictures per split and class, as used: `{"train": {"cat": 4500}}`.
+        bad: (sample id, reason) of each file that cannot be used.
+        skipped: How many of them the run went on without.
+        duplicates: Groups of equal pictures; `duplicate_examples` some of them, each a list of sample ids.
+        leaks: Groups that are in more than one split; `leak_examples` likewise.
+        conflicts: Groups of equal pictures with different labels.
+        sizes: (width_px, height_px, how many pictures), the most frequent first.
+        modes: Pillow mode -> how many pictures.
+        enlarged: How many pictures have a side smaller than the packed size.
+        fingerprint: Hex digest of the content.
+        packed_shape: (height_px, width_px, channels) as the model's input pipeline gets them.
+        packed_bytes: Size of the packed pixels; 0 where the files are streamed.
+        fit, interpolation: How a picture became that shape.
+        preparation: What is done to every picture before the model, in words.
+    """
+
+    name: str
+    origin: str
+    layout: str
+    published: bool
+    notes: Sequence[str]
+    counts: Mapping[str, Mapping[str, int]]
+    bad: Sequence[tuple[str, str]]
+    skipped: int
+    duplicates: int
+    duplicate_examples: Sequence[Sequence[str]]
+    leaks: int
+    leak_examples: Sequence[Sequence[str]]
+    conflicts: int
+    sizes: Sequence[tuple[int, int, int]]
+    modes: Mapping[str, int]
+    enlarged: int
+    fingerprint: str
+    packed_shape: Sequence[int]
+    packed_bytes: int
+    fit: str
+    interpolation: str
+    preparation: str
+
+
+def find_cautions(
+    data_card: DataCard, metrics: Mapping[str, Any], *, num_classes: int, final: bool
+) -> tuple[Finding, ...]:
+    """Return what limits the figures of a run, the worst first.
+
+    Args:
+        data_card: What the scan of the pictures found.
+        metrics: `metrics.json`.
+        num_classes: K.
+        final: The run trained on train + val with `--final`.
+    """
+    found = [
+        *_about_pictures(data_card),
+        *_about_copies(data_card),
+        *_about_balance(data_card),
+        *_about_measuring(metrics, num_classes, final),
+        *(Finding("about-the-data", "note", note) for note in data_card.get("notes", ())),
+    ]
+    return sort_findings(found)
+
+
+def _about_pictures(card: DataCard) -> list[Finding]:
+    """Say which pictures were left out or had to be enlarged."""
+    found = []
+    skipped, total = card.get("skipped", 0), count_pictures(card)
+    if skipped:
+        text = f"{words.plural(skipped, 'file was', 'files were')} left out because nothing could be read from"
+        text += f" {'it' if skipped == 1 else 'them'}; {words.plural(total, 'picture')} remained."
+        found.append(Finding("bad-files-skipped", "warning", text))
+    enlarged = card.get("enlarged", 0)
+    if total and enlarged / total > ENLARGED_SHARE:
+        text = f"{words.whole(enlarged)} of {words.whole(total)} pictures are smaller than the input and were enlarged"
+        found.append(Finding("enlarged-pictures", "note", f"{text}: the model sees no more than they held."))
+    return found
+
+
+def _about_copies(card: DataCard) -> list[Finding]:
+    """Say which pictures are there more than once."""
+    found = []
+    if leaks := card.get("leaks", 0):
+        text = f"{words.plural(leaks, 'picture is', 'pictures are')} in more than one split"
+        if card.get("published"):
+            text += ", as this data set was published."
+        else:
+            text += " (allowed by --allow-leak): the figures are too high."
+        severity: Severity = "note" if card.get("published") else "serious"
+        found.append(Finding("same-picture-in-two-splits", severity, text))
+    if conflicts := card.get("conflicts", 0):
+        text = f"{words.plural(conflicts, 'picture is', 'pictures are')} there under different labels"
+        found.append(Finding("conflicting-labels", "warning", f"{text}: no model can get all of them right."))
+    if duplicates := card.get("duplicates", 0):
+        text = f"{words.plural(duplicates, 'picture is', 'pictures are')} there more than once, equal in every pixel."
+        found.append(Finding("duplicates", "note", text))
+    return found
+
+
+def _about_balance(card: DataCard) -> list[Finding]:
+    """Say whether some classes have far fewer pictures than others, in train and where they are measured."""
+    found = []
+    counts = card.get("counts", {})
+    train = counts.get("train", {})
+    if train and max(train.values()) >= IMBALANCE_RATIO * max(min(train.values()), 1):
+        most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
+        text = f"Train has {words.plural(train[most], 'picture')} of {most} and {words.whole(train[least])} of {least}"
+        text += ": read the recall of each class, not only the accuracy."
+        found.append(Finding("class-imbalance", "warning", text))
+    measured = next((split for split in ("test", "val") if counts.get(split)), None)
+    few = [name for name, number in counts[measured].items() if number < FEW_PER_CLASS] if measured else []
+    if few:
+        text = (
+            f"{words.plural(len(few), 'class has', 'classes have')} fewer than {FEW_PER_CLASS} pictures in {measured}"
+        )
+        found.append(Finding("few-pictures-in-a-class", "note", f"{text}: their own figures are rough."))
+    return found
+
+
+def _about_measuring(metrics: Mapping[str, Any], num_classes: int, final: bool) -> list[Finding]:
+    """Say what chance would give, how often test was read, and what was not measured."""
+    found = []
+    split = headline_split(metrics)
+    if (reads := metrics.get("test_reads", 0)) > 1:
+        text = f"Test was read {reads} times. Where a reading decided what to do next, the next figure is too high."
+        found.append(Finding("test-read-more-than-once", "warning", text))
+    if final:
+        text = "Trained on train + val with a fixed recipe: nothing was selected, and there are no val figures."
+        found.append(Finding("final-run", "note", text))
+    if split == "val":
+        text = "Test has not been read. Val guided the choice of settings, so expect a little less on new pictures."
+        found.append(Finding("no-test-figure", "note", text))
+    if split:
+        text = f"Guessing gives {words.percent(1 / num_classes)} with {words.plural(num_classes, 'class', 'classes')}"
+        frequent = _most_frequent(metrics[split])
+        if frequent and frequent > 1.05 / num_classes:
+            text += f"; always naming the most frequent class gives {words.percent(frequent)} on {split}"
+            text += f" (n = {words.whole(metrics[split]['n'])})"
+        found.append(Finding("chance-level", "note", f"{text}."))
+    return found
+
+
+def _most_frequent(figures: Mapping[str, Any]) -> float | None:
+    """Return the share of the most frequent class of a split, or None."""
+    rows = [sum(row) for row in figures.get("confusion") or []]
+    return max(rows) / sum(rows) if sum(rows) else None
+
+
+def count_pictures(card: DataCard) -> int:
+    """Return how many pictures all splits hold together."""
+    return sum(sum(classes.values()) for classes in card.get("counts", {}).values())

@@ -1,0 +1,359 @@
+"""Charts as small SVG texts that take their colours and fonts from the page they stand in.
+
+Before this: curves and the confusion matrix. After this: `report` puts the SVG into its page. An SVG of our own is a
+few kilobytes, sharp at every zoom and on paper, follows the page into dark mode, and its text can be read out.
+Style sheets name these classes: `chart`, `grid`, `axis`, `label`, `line`, `dot`, `mark`, and `c-NAME` for a series.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.analysis import words
+from eyespot.analysis.pages import png_data_uri
+
+# User units of the drawing. At this width text of 12 units is 10 px high on a phone and 15 px in a half column.
+_WIDTH = 370.0
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 42.0, 44.0, 16.0, 34.0
+_LABEL_GAP = 14.0
+# Readable in both themes, on white and on near-black: the picture itself has no theme.
+_RIGHT_RGB, _WRONG_RGB = (58, 122, 214), (222, 106, 32)
+_MOST_NAMES = 100
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart.
+
+    Attributes:
+        name: Written at its end.
+        css: Its colour and dashes are those of the class `c-CSS`.
+        x: Float (E,), rising.
+        y: Float (E,); nan leaves a gap.
+    """
+
+    name: str
+    css: str
+    x: Sequence[float] | npt.NDArray[np.float64]
+    y: Sequence[float] | npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of an interval chart: a measured value with both ends of its interval, in [0, 1]."""
+
+    name: str
+    css: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a confusion table.
+
+    Attributes:
+        count: Pictures.
+        share: Of the pictures of its row, in [0, 1].
+        shade: How strongly it is coloured, in [0, 1].
+    """
+
+    count: int
+    share: float
+    shade: float
+
+
+def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Return about `count` round numbers within [low, high]: steps of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(count - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    # Rounded to the step's own digits: 3 * 0.1 must not be written as 0.30000000000000004.
+    digits = max(0, 1 - math.floor(math.log10(step)))
+    return [round(index * step, digits) for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return powers of ten within [low, high], with 2 and 5 times them where there are few."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
+        ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    write_y: Callable[[float], str],
+    log_y: bool = False,
+    mark_x: tuple[float, str] | None = None,
+    height: float = 220.0,
+) -> str:
+    """Return a line chart as SVG; series without a finite point are left out.
+
+    Args:
+        series: The lines; their names stand at their right ends, so there is no legend to match colours with.
+        title: Read out instead of the picture, followed by where each line starts and ends.
+        x_label: Under the x axis.
+        write_y: Turns a tick of the y axis into text.
+        log_y: Logarithmic y axis; points that are not positive are left out.
+        mark_x: A place on the x axis to point out, and its label.
+        height: In units of 1/370 of the width.
+    """
+    lines = [(one, _usable(one, log_y)) for one in series]
+    lines = [(one, points) for one, points in lines if np.isfinite(points[:, 1]).any()]
+    if not lines:
+        return ""
+    every = np.concatenate([points[np.isfinite(points[:, 1])] for _, points in lines])
+    frame = _Frame.around(every, height, log_y)
+    parts = [_axes(frame, x_label, write_y, height)]
+    if mark_x is not None:
+        parts.append(_mark(frame, *mark_x))
+    ends = []
+    for one, points in lines:
+        parts.append(_polyline(frame, one.css, points))
+        last = points[np.isfinite(points[:, 1])][-1]
+        ends.append((frame.y(last[1]), one))
+    for y, one in _spread(ends, frame.bottom):
+        x = frame.right + 7
+        parts.append(f'<text class="label c-{one.css}" x="{x:.1f}" y="{y + 4:.1f}">{escape(one.name)}</text>')
+    spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines)
+    return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
+
+
+def _usable(one: Series, log_y: bool) -> npt.NDArray[np.float64]:
+    """Return float64 (E, 2), x and y, with nan where there is nothing to draw."""
+    points = np.stack([np.asarray(one.x, dtype=np.float64), np.asarray(one.y, dtype=np.float64)], axis=1)
+    points[~np.isfinite(points[:, 1]), 1] = np.nan
+    if log_y:
+        points[~(points[:, 1] > 0), 1] = np.nan
+    return points
+
+
+def _say_line(name: str, points: npt.NDArray[np.float64], write_y: Callable[[float], str]) -> str:
+    known = points[np.isfinite(points[:, 1])]
+    return f"{name} from {write_y(known[0, 1])} to {write_y(known[-1, 1])}"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where data values lie in the drawing."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    bottom: float
+    log_y: bool
+    right: float = _WIDTH - _MARGIN_RIGHT
+
+    @classmethod
+    def around(cls, points: npt.NDArray[np.float64], height: float, log_y: bool) -> _Frame:
+        """Return a frame with a little air above and below the points."""
+        low, high = float(points[:, 1].min()), float(points[:, 1].max())
+        if log_y:
+            low, high = low / 1.15, high * 1.15
+        else:
+            air = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+            # A loss or an accuracy is never negative: air must not pretend that it could be.
+            low, high = (low - air if low < 0 else max(0.0, low - air)), high + air
+        x_low, x_high = float(points[:, 0].min()), float(points[:, 0].max())
+        if x_low == x_high:
+            x_low, x_high = x_low - 0.5, x_high + 0.5
+        return cls(x_low, x_high, low, high, height - _MARGIN_BOTTOM, log_y)
+
+    def x(self, value: float) -> float:
+        return _MARGIN_LEFT + (self.right - _MARGIN_LEFT) * (value - self.x_low) / (self.x_high - self.x_low)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_low, self.y_high
+        if self.log_y:
+            value, low, high = math.log10(value), math.log10(low), math.log10(high)
+        return self.bottom - (self.bottom - _MARGIN_TOP) * (value - low) / (high - low)
+
+
+def _axes(frame: _Frame, x_label: str, write_y: Callable[[float], str], height: float) -> str:
+    """Return grid lines, tick labels and the axis title."""
+    parts = []
+    count = max(2, round(height / 36))
+    y_ticks = log_ticks(frame.y_low, frame.y_high) if frame.log_y else nice_ticks(frame.y_low, frame.y_high, count)
+    for tick in y_ticks:
+        y = frame.y(tick)
+        parts.append(f'<path class="grid" d="M{_MARGIN_LEFT:.1f} {y:.1f}H{frame.right:.1f}"/>')
+        parts.append(
+            f'<text x="{_MARGIN_LEFT - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(write_y(tick))}</text>'
+        )
+    # Epochs are whole: no ticks between them.
+    for tick in (t for t in nice_ticks(frame.x_low, frame.x_high, 6) if t == int(t)):
+        parts.append(f'<text x="{frame.x(tick):.1f}" y="{frame.bottom + 15:.1f}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<path class="axis" d="M{_MARGIN_LEFT:.1f} {frame.bottom:.1f}H{frame.right:.1f}"/>')
+    middle = (_MARGIN_LEFT + frame.right) / 2
+    parts.append(f'<text x="{middle:.1f}" y="{frame.bottom + 30:.1f}" text-anchor="middle">{escape(x_label)}</text>')
+    return "".join(parts)
+
+
+def _mark(frame: _Frame, x_value: float, label: str) -> str:
+    """Return a dashed upright line with its label on the side that has more room."""
+    x = frame.x(x_value)
+    side, anchor = (-5, "end") if x > (_MARGIN_LEFT + frame.right) / 2 else (5, "start")
+    place = f'x="{x + side:.1f}" y="{_MARGIN_TOP - 3:.1f}" text-anchor="{anchor}"'
+    return (
+        f'<path class="mark" d="M{x:.1f} {_MARGIN_TOP:.1f}V{frame.bottom:.1f}"/>'
+        f'<text class="mark-label" {place}>{escape(label)}</text>'
+    )
+
+
+def _polyline(frame: _Frame, css: str, points: npt.NDArray[np.float64]) -> str:
+    """Return a line with gaps where y is nan; a point without neighbours becomes a dot."""
+    path, dots, pen_down = [], [], False
+    finite = np.isfinite(points[:, 1])
+    for index, (x_value, y_value) in enumerate(points):
+        if not finite[index]:
+            pen_down = False
+            continue
+        x, y = frame.x(float(x_value)), frame.y(float(y_value))
+        path.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
+        alone = not pen_down and not (index + 1 < len(points) and finite[index + 1])
+        if alone:
+            dots.append(f'<circle class="dot c-{css}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
+        pen_down = True
+    return f'<path class="line c-{css}" d="{"".join(path)}"/>{"".join(dots)}'
+
+
+def _spread(ends: list[tuple[float, Series]], bottom: float) -> list[tuple[float, Series]]:
+    """Move labels apart that would cover each other, keeping their order and staying above the axis."""
+    placed: list[tuple[float, Series]] = []
+    for y, one in sorted(ends, key=lambda end: end[0]):
+        placed.append((max(y, placed[-1][0] + _LABEL_GAP) if placed else y, one))
+    ceiling = bottom
+    for index in range(len(placed) - 1, -1, -1):
+        placed[index] = (min(placed[index][0], ceiling), placed[index][1])
+        ceiling = placed[index][0] - _LABEL_GAP
+    return placed
+
+
+def interval_chart(rows: Sequence[Interval], *, title: str, chance: float) -> str:
+    """Return accuracies with their intervals on one axis from below chance to 100 %, as SVG.
+
+    Args:
+        rows: One for each split, drawn from top to bottom.
+        title: Read out instead of the picture, followed by the values.
+        chance: Accuracy of guessing, marked where the axis reaches it.
+    """
+    lowest = min(row.low for row in rows)
+    # Near the top, an axis from zero would press all values together; the marked ticks say where it starts.
+    start = next((bound for bound in (0.95, 0.9, 0.8, 0.5) if lowest > bound + 0.2 * (1 - bound)), 0.0)
+    left, right, row_height = 46.0, _WIDTH - 14, 24.0
+    bottom = 8 + row_height * len(rows)
+
+    def place(value: float) -> float:
+        return left + (right - left) * (value - start) / (1 - start)
+
+    parts = []
+    for tick in nice_ticks(start, 1.0, 6):
+        x = place(tick)
+        parts.append(f'<path class="grid" d="M{x:.1f} 4V{bottom:.1f}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{100 * tick:g}</text>')
+    if chance > start:
+        x = place(chance)
+        parts.append(f'<path class="mark" d="M{x:.1f} 4V{bottom:.1f}"/>')
+    for index, row in enumerate(rows):
+        y = 8 + row_height * (index + 0.5)
+        parts.append(f'<text class="label c-{row.css}" x="0" y="{y + 4:.1f}">{escape(row.name)}</text>')
+        # At least 3 units wide, so that a narrow interval is still seen as one.
+        x_low, x_high = place(row.low), max(place(row.high), place(row.low) + 3)
+        parts.append(f'<path class="whisker c-{row.css}" d="M{x_low:.1f} {y:.1f}H{x_high:.1f}"/>')
+        parts.append(f'<circle class="dot c-{row.css}" cx="{place(row.value):.1f}" cy="{y:.1f}" r="4"/>')
+    spoken = "; ".join(f"{row.name} {words.percent(row.value)} {words.interval((row.low, row.high))}" for row in rows)
+    return _svg(_WIDTH, bottom + 22, f"{title}. {spoken}.", "".join(parts))
+
+
+def confusion_cells(confusion: npt.NDArray[np.int64]) -> list[list[Cell]]:
+    """Return the cells of a confusion table with their shades.
+
+    The diagonal is shaded by its share of the row; mistakes by their share relative to the largest mistake, with a
+    square root, so that a mistake in a hundred can still be seen beside an accuracy of 99 %.
+
+    Args:
+        confusion: Counts int64 (K, K), rows true, columns predicted.
+    """
+    shares, shades = _shares_and_shades(confusion)
+    return [
+        [Cell(int(confusion[i, j]), float(shares[i, j]), float(shades[i, j])) for j in range(len(confusion))]
+        for i in range(len(confusion))
+    ]
+
+
+def _shares_and_shades(
+    confusion: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return both as float64 (K, K) in [0, 1]."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    wrong = shares * (1 - np.eye(len(confusion)))
+    shades = np.sqrt(wrong / max(float(wrong.max(initial=0.0)), 1e-12))
+    np.fill_diagonal(shades, shares.diagonal())
+    return shares, shades
+
+
+def heat_map(confusion: npt.NDArray[np.int64], class_names: Sequence[str]) -> str:
+    """Return a confusion matrix of many classes as SVG: one picture for the cells, text for the names.
+
+    Args:
+        confusion: Counts int64 (K, K), rows true, columns predicted.
+        class_names: K names, written up to 100 classes.
+    """
+    classes = len(confusion)
+    _, shades = _shares_and_shades(confusion)
+    pixels = np.zeros((classes, classes, 4), dtype=np.uint8)  # RGBA
+    pixels[..., :3] = _WRONG_RGB
+    pixels[np.arange(classes), np.arange(classes), :3] = _RIGHT_RGB
+    pixels[..., 3] = np.round(255 * shades)
+    cell = 10.0 if classes <= _MOST_NAMES else 1000.0 / classes
+    named = classes <= _MOST_NAMES
+    margin = min(110.0, 12 + 5.0 * max(len(name) for name in class_names)) if named else 20.0
+    side = cell * classes
+    parts = [
+        f'<rect class="frame" x="{margin:.1f}" y="{margin:.1f}" width="{side:.1f}" height="{side:.1f}"/>',
+        f'<image class="cells" x="{margin:.1f}" y="{margin:.1f}" width="{side:.1f}" height="{side:.1f}"'
+        f' preserveAspectRatio="none" href="{png_data_uri(pixels)}"/>',
+    ]
+    if named:
+        for index, name in enumerate(class_names):
+            middle, text = margin + cell * (index + 0.5), escape(_shorten(name, 20))
+            parts.append(
+                f'<text class="tiny" x="{margin - 4:.1f}" y="{middle + 3:.1f}" text-anchor="end">{text}</text>'
+            )
+            parts.append(
+                f'<text class="tiny" x="{middle + 3:.1f}" y="{margin - 4:.1f}"'
+                f' transform="rotate(-90 {middle + 3:.1f} {margin - 4:.1f})">{text}</text>'
+            )
+    spoken = (
+        f"Confusion matrix of {classes} classes as a heat map, rows true, columns predicted; the tables say the same"
+    )
+    return _svg(margin + side + 4, margin + side + 4, spoken, "".join(parts))
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _svg(width: float, height: float, spoken: str, inside: str) -> str:
+    return (
+        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(spoken)}"'
+        f' style="--drawn-width:{width:.0f}px">{inside}</svg>'
+    )

@@ -1,0 +1,75 @@
+"""Self-contained pages: templates filled with everything escaped, pictures inside, written whole or not at all.
+
+Before this: what `report` and `grids` want to show. After this: one HTML file that opens offline and asks nobody for
+anything; its own Content-Security-Policy forbids every request.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from eyespot.files import write_atomic
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# A number and its unit, or `n = 10`, that a line break would tear apart.
+_UNIT = re.compile(r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)")
+
+
+def to_picture(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return a picture of uint8 (H, W, C) with C 1, 3 or 4 (RGBA)."""
+    mode = _MODES[pixels.shape[2]]
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if mode == "L" else pixels))
+
+
+def png_data_uri(pixels: npt.NDArray[np.uint8], max_side_px: int = 0) -> str:
+    """Return a picture as a `data:` URI that a page can hold.
+
+    Args:
+        pixels: uint8 (H, W, C) with C 1, 3 or 4 (RGBA).
+        max_side_px: Larger pictures are scaled down to this; 0 keeps every size.
+    """
+    picture = to_picture(pixels)
+    if max_side_px:
+        picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def keep_together(text: object) -> str:
+    """Return text with no-break spaces between numbers and their units; it is not escaped by this."""
+    return _UNIT.sub("\N{NO-BREAK SPACE}", str(text))
+
+
+def render_page(template: str, context: Mapping[str, Any]) -> str:
+    """Return a template of this room filled in; every value is escaped unless it is `Markup`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("eyespot.analysis", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["together"] = keep_together
+    return environment.get_template(template).render(context)
+
+
+def write_page(html: str, path: Path) -> None:
+    """Write a page so that the file is at any moment the old one or the new one, never half of it.
+
+    Raises:
+        RunError: The folder is missing or read-only, or the disk is full.
+    """
+    # File names that are not valid Unicode arrive as lone surrogates, which UTF-8 cannot hold.
+    write_atomic(path, html.encode("utf-8", errors="backslashreplace"))

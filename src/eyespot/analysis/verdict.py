@@ -1,0 +1,550 @@
+"""What the curves and figures of a run mean, in plain words with the numbers behind them.
+
+Before this: `history.jsonl` and `metrics.json`. After this: the terminal and the report show the verdict.
+Every rule is a function of its own with its threshold above it, and says nothing where it cannot know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.analysis import words
+
+Severity: TypeAlias = Literal["note", "warning", "serious"]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+_SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
+
+# Networks that are trained well still know their own pictures some points better: 94 % on CIFAR-10 comes with 99 to
+# 100 % on train, a gap of 5 to 6 points. Ten is beyond that; at twenty-five, most of what was learned is the pictures.
+OVERFIT_GAP = 0.10
+SERIOUS_GAP = 0.25
+# The lowest val loss is the luckiest of many epochs, so the others lie a few per cent above it without any overfitting.
+VAL_LOSS_RISE = 0.10
+# Less than half of the way from guessing to perfect, on the very pictures it was trained on ...
+UNDERFIT_SKILL = 0.5
+# ... while new pictures fare about as well: with a wider gap it is not the fitting that is missing.
+UNDERFIT_GAP = 0.05
+# A tenth of the training that still brings half a point is worth another tenth, where the learning rate is still up.
+UNCONVERGED_GAIN = 0.005
+# A learning rate that falls to zero brings the last points at the very end of any run: only a steep end is too short.
+UNCONVERGED_GAIN_ANNEALED = 0.03
+# Under a tenth of its peak the learning rate counts as brought down.
+ANNEALED_FRACTION = 0.1
+# Train loss is a mean over thousands of pictures: this much above its own best is not noise.
+TRAIN_LOSS_RISE = 0.15
+# Noise moves the train loss up by a per cent now and then; rises over 3 % in every third epoch are overshooting.
+OVERSHOOT = 0.03
+OVERSHOOT_SHARE = 1 / 3
+# Val accuracy that jumps by this much from epoch to epoch in the last third of a run has not settled.
+VAL_SWING = 0.02
+# A loss that falls by less than this over the whole run, and on a straight line, has only begun to fall.
+SLOW_FALL = 0.4
+STRAIGHT_R2 = 0.95
+# An interval wider than this cannot tell a good change from luck: most changes to a recipe bring less.
+WIDE_INTERVAL = 0.05
+# One pair of val and test in a hundred differs by more through chance alone.
+DISAGREE_Z = 2.58
+# A network whose outputs have died says the same for nearly every picture.
+SAME_ANSWER_SHARE = 0.9
+# How narrow an interval to count pictures for.
+_USEFUL_WIDTH = 0.02
+
+_MEANING = {
+    "diverged": "the training diverged, so the figure means nothing",
+    "at-chance": "it cannot be told from guessing",
+    "only-train-measured": "these are the pictures it was trained on, so this says nothing about new ones",
+    "no-better-than-one-answer": "always naming the most frequent class would do as well",
+    "overfit": "it knows its training pictures much better than new ones",
+    "underfit": "it cannot tell even its training pictures apart well",
+    "learning-rate-too-high": "the learning rate was too high for it to settle",
+    "learning-rate-too-low": "the learning rate was too low to get far",
+    "not-converged": "it was still improving when it ended",
+    "too-few-pictures": "there are too few pictures to say it more exactly",
+    "val-and-test-disagree": "val and test do not agree, so neither can be trusted alone",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a reader of the figures should know.
+
+    Attributes:
+        kind: A slug such as `not-converged`.
+        severity: `note` explains, `warning` asks for care, `serious` makes the figures worth little.
+        text: What was seen, with its numbers, and the next step.
+    """
+
+    kind: str
+    severity: Severity
+    text: str
+
+    @property
+    def title(self) -> str:
+        """Return the kind as a heading: `Not converged`."""
+        return self.kind.replace("-", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run amounts to.
+
+    Attributes:
+        headline: The accuracy as `describe_top1` writes it; empty where none was measured.
+        sentence: The headline, what it means, the gap between train and val, and the most confused pair.
+        findings: The worst first.
+    """
+
+    headline: str
+    sentence: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Two classes that are taken for each other.
+
+    Attributes:
+        first: Index of the class that is mistaken more often.
+        second: Index of the other.
+        first_as_second: Pictures of `first` that were called `second`.
+        second_as_first: Pictures of `second` that were called `first`.
+        first_count: Pictures of `first`.
+        second_count: Pictures of `second`.
+    """
+
+    first: int
+    second: int
+    first_as_second: int
+    second_as_first: int
+    first_count: int
+    second_count: int
+
+
+def sort_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the findings, the worst first, otherwise in the order given."""
+    return tuple(sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity)))
+
+
+def headline_split(metrics: Mapping[str, Any]) -> str | None:
+    """Return the split whose figure stands for the run: test, else val, else train for want of another, else None."""
+    return next((split for split in ("test", "val", "train") if metrics.get(split)), None)
+
+
+def describe_views(views: str | None) -> str:
+    """Return the name of test-time views as few words: `1 view`; the empty string where none are recorded."""
+    short = {"none": "1 view", "mirror": "2 views: mirror", "mirror-shift": "6 views: mirror and shift"}
+    return short.get(views, views) if views else ""
+
+
+def describe_top1(metrics_split: Mapping[str, Any], split: str) -> str:
+    """Return an accuracy as it may be shown: `94.1 % [93.6, 94.5] on test (n = 10,000, 1 view)`.
+
+    Args:
+        metrics_split: One split of `metrics.json`: `top1` and both ends of `top1_ci95` in [0, 1], `n`, and where
+            they are recorded the name of the test-time `views`.
+        split: Its name.
+    """
+    views = describe_views(metrics_split.get("views"))
+    bounds = words.interval(metrics_split["top1_ci95"])
+    count = f"n = {words.whole(metrics_split['n'])}"
+    return f"{words.percent(metrics_split['top1'])} {bounds} on {split} ({count}{', ' if views else ''}{views})"
+
+
+def confused_pairs(confusion: Sequence[Sequence[int]] | npt.NDArray[np.int64], count: int) -> list[ConfusedPair]:
+    """Return the pairs of classes that are taken for each other most often, both directions together.
+
+    Args:
+        confusion: Counts (K, K), rows true, columns predicted.
+        count: At most so many pairs; pairs without a mistake are left out.
+    """
+    table = np.asarray(confusion, dtype=np.int64)
+    both = np.triu(table + table.T, k=1)
+    rows, columns = np.nonzero(both)
+    order = np.argsort(-both[rows, columns], kind="stable")[:count]
+    pairs = []
+    for a, b in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        first, second = (a, b) if table[a, b] >= table[b, a] else (b, a)
+        counts = (int(table[first, second]), int(table[second, first]))
+        pairs.append(ConfusedPair(first, second, *counts, int(table[first].sum()), int(table[second].sum())))
+    return pairs
+
+
+def judge(
+    history: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    *,
+    num_classes: int,
+    epochs_planned: int,
+    class_names: Sequence[str] = (),
+) -> Verdict:
+    """Return what a run amounts to, and what its curves say was wrong.
+
+    Args:
+        history: Rows of `history.jsonl`, one an epoch; rows of a `--final` run have no `val/...`.
+        metrics: `metrics.json`; each of `test`, `val` and `train` may be missing.
+        num_classes: K.
+        epochs_planned: Epochs the recipe asked for; fewer in the history means that the run ended early.
+        class_names: K names in the order of the confusion matrix; without them the keys of `per_class` are used.
+    """
+    run = _Run(history, metrics, num_classes, epochs_planned)
+    found = [finding for rule in _RULES if (finding := rule(run)) is not None]
+    if any(finding.kind in {"at-chance", "diverged"} for finding in found):
+        # Whoever guesses underfits, too; and curves around chance carry no further message.
+        found = [f for f in found if f.kind not in {"underfit", "val-and-test-disagree", "learning-rate-too-low"}]
+    split = headline_split(metrics)
+    if split is None:
+        return Verdict("", "No accuracy was measured.", sort_findings(found))
+    headline = describe_top1(metrics[split], split)
+    kinds = {finding.kind for finding in found}
+    quiet = "nothing in its curves speaks against it" if len(history) > 1 else "a single epoch leaves no curve to judge"
+    meaning = next((text for kind, text in _MEANING.items() if kind in kinds), quiet)
+    names = list(class_names) or list(metrics[split].get("per_class", {}))
+    sentences = [f"{headline}: {meaning}.", _say_gap(metrics, split)]
+    if "at-chance" not in kinds:  # a guesser confuses everything with everything
+        sentences.append(_say_confusion(metrics[split], split, names))
+    return Verdict(headline, " ".join(filter(None, sentences)), sort_findings(found))
+
+
+class _Run:
+    """The curves and figures of one run, as the rules read them."""
+
+    def __init__(
+        self, history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any], num_classes: int, epochs_planned: int
+    ) -> None:
+        self.metrics = metrics
+        self.num_classes = num_classes
+        self.epochs_planned = epochs_planned
+        self.epochs = len(history)
+        self.rows = history
+        # float64 (E,), nan where an epoch has no such figure
+        self.epoch = np.array([row.get("epoch", index + 1) for index, row in enumerate(history)], dtype=np.float64)
+        self.lr = self._curve("lr")
+        self.train_loss = self._curve("train/loss")
+        self.val_loss = self._curve("val/loss")
+        self.val_top1 = self._curve("val/top1")
+
+    def _curve(self, key: str) -> FloatArray:
+        return np.array([np.nan if row.get(key) is None else row[key] for row in self.rows], dtype=np.float64)
+
+    def split(self, name: str) -> Mapping[str, Any] | None:
+        """Return the figures of a split, or None."""
+        return self.metrics.get(name) or None
+
+    def held_out(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Return val, or test where a `--final` run has no val."""
+        return next(((name, found) for name in ("val", "test") if (found := self.split(name))), None)
+
+    def tail(self) -> int:
+        """Return how many epochs make the last tenth."""
+        return max(1, self.epochs // 10)
+
+    def annealed(self) -> bool:
+        """Return whether the learning rate was brought down by the end."""
+        known = self.lr[np.isfinite(self.lr)]
+        return bool(known.size and known[-1] < ANNEALED_FRACTION * known.max())
+
+
+def _diverged(run: _Run) -> Finding | None:
+    """Find a loss that is no number."""
+    broken = [row.get("epoch", i + 1) for i, row in enumerate(run.rows) if _is_broken(row, "train/loss")]
+    if not broken:
+        return None
+    text = f"The train loss is not a number from epoch {broken[0]:g} on. Lower optimizer.lr, or set training.clip_norm."
+    return Finding("diverged", "serious", text)
+
+
+def _is_broken(row: Mapping[str, Any], key: str) -> bool:
+    return key in row and (row[key] is None or not math.isfinite(row[key]))
+
+
+def _at_chance(run: _Run) -> Finding | None:
+    """Find an accuracy that guessing would reach as well, or that is even worse."""
+    name = headline_split(run.metrics)
+    if name is None:
+        return None
+    figures, chance = run.metrics[name], 1 / run.num_classes
+    low, high = figures["top1_ci95"]
+    guessing = f"guessing among {run.num_classes} classes gives {words.percent(chance)}"
+    if low > chance:
+        return None
+    if high < chance:
+        text = (
+            f"{describe_top1(figures, name)} is worse than chance: {guessing}. Probably the labels of {name} and train"
+            " do not mean the same classes: compare the class lists, and look at the pictures with eyespot data show."
+        )
+        return Finding("at-chance", "serious", text)
+    seen = f"{describe_top1(figures, name)} cannot be told from chance: {guessing}."
+    answers = _counts(figures, axis=0)
+    if answers.sum() and answers.max() >= SAME_ANSWER_SHARE * answers.sum():
+        share = words.percent(float(answers.max() / answers.sum()))
+        seen += f" It gives one and the same answer for {share} of the pictures."
+    train = run.split("train")
+    if train and name != "train" and train["top1_ci95"][0] > chance + OVERFIT_GAP:
+        advice = (
+            f"{describe_top1(train, 'train')} shows that it did learn its own pictures: look for labels of {name} that"
+            " do not belong to their pictures, or for other pictures than those of train."
+        )
+    else:
+        advice = (
+            "Likely causes: a learning rate that is too high or far too low, labels that do not belong to their"
+            " pictures, or too few steps. Try a tenth of optimizer.lr first."
+        )
+    return Finding("at-chance", "serious", f"{seen} {advice}")
+
+
+def _one_answer(run: _Run) -> Finding | None:
+    """Find an accuracy that always naming the most frequent class would reach as well."""
+    name = headline_split(run.metrics)
+    if name is None:
+        return None
+    figures, truths = run.metrics[name], _counts(run.metrics[name], axis=1)
+    share = float(truths.max() / truths.sum()) if truths.sum() else 0.0
+    low = figures["top1_ci95"][0]
+    if not 1 / run.num_classes < low <= share:
+        return None
+    text = (
+        f"{describe_top1(figures, name)}, where always naming the most frequent class gives {words.percent(share)}."
+        " Read the recall of each class; show the rare classes more often, or collect more of them."
+    )
+    return Finding("no-better-than-one-answer", "warning", text)
+
+
+def _counts(figures: Mapping[str, Any], axis: int) -> npt.NDArray[np.int64]:
+    """Return int64 (K,) how often each class was given (axis 0) or true (axis 1); (1,) zero where it is not known."""
+    confusion = figures.get("confusion")
+    return np.zeros(1, dtype=np.int64) if confusion is None else np.asarray(confusion, dtype=np.int64).sum(axis=axis)
+
+
+def _only_train(run: _Run) -> Finding | None:
+    """Find a run of which only the accuracy on its own training pictures is known."""
+    if headline_split(run.metrics) != "train":
+        return None
+    text = (
+        "Only train was measured, the pictures it learned from. Keep some apart: data.val_fraction, data.test_fraction."
+    )
+    return Finding("only-train-measured", "serious", text)
+
+
+def _overfit(run: _Run) -> Finding | None:
+    """Find a wide gap between train and held-out pictures, or a val loss that turned upwards."""
+    seen, severity = [], "warning"
+    train, held = run.split("train"), run.held_out()
+    if train and held:
+        gap = train["top1"] - held[1]["top1"]
+        if gap >= OVERFIT_GAP and held[1]["top1_ci95"][1] < train["top1"]:
+            seen.append(f"train is {words.points(gap)} above {held[0]}: {_both(train, 'train', held[1], held[0])}")
+            severity = "serious" if gap >= SERIOUS_GAP else "warning"
+    turned = _val_loss_turned(run)
+    if turned:
+        seen.append(turned)
+    if not seen:
+        return None
+    advice = "Augment more, raise weight decay or dropout, or keep the best epoch with training.restore_best = true."
+    text = f"{'; and '.join(seen)}. {advice}"
+    return Finding("overfit", "serious" if severity == "serious" else "warning", text[0].upper() + text[1:])
+
+
+def _val_loss_turned(run: _Run) -> str:
+    """Return how far the val loss rose from its best epoch while the train loss went on falling, or nothing."""
+    if run.epochs < 4 or not np.isfinite(run.val_loss).all() or not np.isfinite(run.train_loss).all():
+        return ""
+    best, tail = int(run.val_loss.argmin()), run.tail()
+    end = float(run.val_loss[-tail:].mean())
+    rise = end / max(float(run.val_loss[best]), 1e-12) - 1
+    if best >= run.epochs - tail - 1 or rise < VAL_LOSS_RISE or run.train_loss[-1] >= 0.98 * run.train_loss[best]:
+        return ""
+    return (
+        f"val loss rose from {run.val_loss[best]:.3f} at epoch {run.epoch[best]:g} to {end:.3f} at the end, while train"
+        f" loss fell from {run.train_loss[best]:.3f} to {run.train_loss[-1]:.3f}"
+    )
+
+
+def _underfit(run: _Run) -> Finding | None:
+    """Find a model that is far from right on its own training pictures."""
+    train, held = run.split("train"), run.held_out()
+    if not train or not held:
+        return None
+    chance = 1 / run.num_classes
+    skill = (train["top1"] - chance) / (1 - chance)
+    if skill >= UNDERFIT_SKILL or train["top1"] - held[1]["top1"] >= UNDERFIT_GAP:
+        return None
+    text = (
+        f"{describe_top1(train, 'train')} is less than half of the way from guessing ({words.percent(chance)}) to"
+        f" perfect, and {held[0]} is no worse. Train longer, take a larger model or more input pixels, or augment less."
+    )
+    return Finding("underfit", "warning", text)
+
+
+def _learning_rate_too_high(run: _Run) -> Finding | None:
+    """Find a train loss that rises again or jumps about, or a val accuracy that never settles."""
+    loss = run.train_loss[run.epochs // 10 :]  # the first tenth may be warm-up
+    if run.epochs < 6 or not np.isfinite(loss).all():
+        return None
+    scale = math.log(max(run.num_classes, 2))  # the loss of guessing: makes "a little" mean the same for every K
+    best, end = float(loss.min()), float(np.median(loss[-max(2, run.tail()) :]))
+    jumps = np.diff(loss) > np.maximum(OVERSHOOT * loss[:-1], 0.01 * scale)
+    if jumps.mean() >= OVERSHOOT_SHARE:
+        seen = f"The train loss went up in {int(jumps.sum())} of {len(jumps)} epochs"
+    elif end > (1 + TRAIN_LOSS_RISE) * best and end - best > 0.05 * scale:
+        seen = f"The train loss rose from {best:.3f} to {end:.3f}"
+    else:
+        seen = _val_swings(run)
+    if not seen:
+        return None
+    return Finding(
+        "learning-rate-too-high", "warning", f"{seen}. Lower optimizer.lr to a third, or let it fall to zero."
+    )
+
+
+def _val_swings(run: _Run) -> str:
+    """Return how much val accuracy swings from epoch to epoch in the last third, or nothing."""
+    late = run.val_top1[-max(6, run.epochs // 3) :]
+    if len(late) < 6 or run.epochs < 9 or not np.isfinite(late).all():
+        return ""
+    steps = np.diff(late)
+    swing, turns = float(np.median(np.abs(steps))), float((steps[1:] * steps[:-1] < 0).mean())
+    noise = 2 * _standard_error(run.split("val"))
+    if swing < max(VAL_SWING, noise) or turns < 0.5:
+        return ""
+    return f"val/top1 swings by {words.points(swing)} from epoch to epoch at the end of the run"
+
+
+def _learning_rate_too_low(run: _Run) -> Finding | None:
+    """Find a train loss that falls little, and on a straight line: the start of a curve, stretched over the run."""
+    loss = run.train_loss
+    if run.epochs < 5 or not np.isfinite(loss).all() or loss[0] <= 0:
+        return None
+    fall = float(1 - loss[-1] / loss[0])
+    steps = np.arange(run.epochs, dtype=np.float64)
+    spread = float(((loss - loss.mean()) ** 2).sum())
+    if not 0.01 < fall < SLOW_FALL or spread == 0:
+        return None
+    fitted = np.polyval(np.polyfit(steps, loss, 1), steps)
+    if 1 - float(((loss - fitted) ** 2).sum()) / spread < STRAIGHT_R2:
+        return None
+    text = (
+        f"The train loss fell by only {words.percent(fall)}, from {loss[0]:.3f} to {loss[-1]:.3f}, and almost on a"
+        f" straight line over {run.epochs} epochs: learning had barely begun. Raise optimizer.lr three- to tenfold."
+    )
+    return Finding("learning-rate-too-low", "warning", text)
+
+
+def _not_converged(run: _Run) -> Finding | None:
+    """Find a val accuracy that the last tenth of the epochs still raised."""
+    tail = run.tail()
+    if run.epochs < 4 or not np.isfinite(run.val_top1[-2 * tail :]).all():
+        return None
+    before, after = float(run.val_top1[-2 * tail : -tail].mean()), float(run.val_top1[-tail:].mean())
+    needed = UNCONVERGED_GAIN_ANNEALED if run.annealed() else UNCONVERGED_GAIN
+    if after - before <= max(needed, _standard_error(run.split("val"))):
+        return None
+    last = "epoch" if tail == 1 else f"{tail} epochs"
+    text = (
+        f"The last {last} of {run.epochs} still raised val/top1 by {words.points(after - before)}, from"
+        f" {words.percent(before)} to {words.percent(after)}. Train for more epochs."
+    )
+    return Finding("not-converged", "warning", text)
+
+
+def _stopped_early(run: _Run) -> Finding | None:
+    """Find a run that ended before its planned epochs."""
+    if not 0 < run.epochs < run.epochs_planned:
+        return None
+    text = f"The run ended after {run.epochs} of {words.plural(run.epochs_planned, 'planned epoch')}"
+    reason = run.metrics.get("stopped") or "early stopping, a time limit or an interruption"
+    return Finding("stopped-early", "note", f"{text} ({reason}).")
+
+
+def _too_few_pictures(run: _Run) -> Finding | None:
+    """Find an interval that is too wide to compare anything."""
+    name = headline_split(run.metrics)
+    if name is None:
+        return None
+    figures = run.metrics[name]
+    width = figures["top1_ci95"][1] - figures["top1_ci95"][0]
+    if width <= WIDE_INTERVAL:
+        return None
+    # The width shrinks with the square root of n.
+    enough = max(100, round(figures["n"] * (width / _USEFUL_WIDTH) ** 2, -2))
+    text = (
+        f"{describe_top1(figures, name)}: the interval is {words.points(width)} wide, so smaller differences are luck."
+        f" About {words.whole(enough)} pictures would make it {words.points(_USEFUL_WIDTH)} wide."
+    )
+    return Finding("too-few-pictures", "warning", text)
+
+
+def _disagree(run: _Run) -> Finding | None:
+    """Find val and test figures that differ by more than chance."""
+    val, test = run.split("val"), run.split("test")
+    if not val or not test:
+        return None
+    error = math.hypot(_standard_error(val), _standard_error(test))
+    difference = test["top1"] - val["top1"]
+    if error == 0 or abs(difference) <= DISAGREE_Z * error:
+        return None
+    side = "above" if difference > 0 else "below"
+    seen = f"Test is {words.points(difference)} {side} val: {_both(val, 'val', test, 'test')}."
+    if describe_views(val.get("views")) != describe_views(test.get("views")):
+        return Finding("val-and-test-disagree", "note", f"{seen} They were measured with different test-time views.")
+    cause = "the two splits hold different kinds of pictures"
+    if difference < 0:
+        cause += ", train and val share near copies, or val was used to choose too often"
+    return Finding("val-and-test-disagree", "warning", f"{seen} More than chance explains: {cause}.")
+
+
+_RULES = (
+    _diverged,
+    _at_chance,
+    _one_answer,
+    _only_train,
+    _overfit,
+    _underfit,
+    _learning_rate_too_high,
+    _learning_rate_too_low,
+    _not_converged,
+    _too_few_pictures,
+    _disagree,
+    _stopped_early,
+)
+
+
+def _standard_error(figures: Mapping[str, Any] | None) -> float:
+    """Return the standard error of an accuracy, from its own interval; 0 where it was not measured."""
+    # The 95 % interval is 1.96 errors to each side. Unlike p (1 - p) / n, it does not vanish at 0 and 100 %.
+    return 0.0 if figures is None else float(figures["top1_ci95"][1] - figures["top1_ci95"][0]) / (2 * 1.96)
+
+
+def _both(first: Mapping[str, Any], first_name: str, second: Mapping[str, Any], second_name: str) -> str:
+    return f"{describe_top1(first, first_name)}, {describe_top1(second, second_name)}"
+
+
+def _say_gap(metrics: Mapping[str, Any], split: str) -> str:
+    """Return the gap between train and val (test where there is no val) as a sentence, or nothing."""
+    train, held = metrics.get("train"), "val" if metrics.get("val") else split
+    if not train or held == "train":
+        return ""
+    gap = train["top1"] - metrics[held]["top1"]
+    # The headline has said the held-out figure already where it is the same split.
+    figures = describe_top1(train, "train")
+    if held != split:
+        figures += f", {describe_top1(metrics[held], held)}"
+    return f"Train is {words.points(gap)} {'above' if gap >= 0 else 'below'} {held}: {figures}."
+
+
+def _say_confusion(figures: Mapping[str, Any], split: str, names: Sequence[str]) -> str:
+    """Return the most confused pair as a sentence, or nothing."""
+    pairs = confused_pairs(figures["confusion"], 1) if figures.get("confusion") is not None else []
+    if not pairs:
+        return ""
+    pair = pairs[0]
+    first, second = (names[i] if i < len(names) else f"class {i}" for i in (pair.first, pair.second))
+    there = f"{words.whole(pair.first_as_second)} of {words.whole(pair.first_count)} {first} taken for {second}"
+    back = f"{words.whole(pair.second_as_first)} of {words.whole(pair.second_count)} {second} taken for {first}"
+    return f"Most confused: {there} and {back}, on {split}."

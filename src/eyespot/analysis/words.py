@@ -1,0 +1,91 @@
+"""Numbers as people read them: per cents, counts, times and sizes, the same in the terminal and in the report.
+
+Before this: metrics as fractions, seconds and bytes. After this: `verdict`, `cautions` and `report` use them.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+
+MISSING = "–"
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in [0, 1] as `94.1 %`; never `100.0 %` or `0.0 %` for what is not exactly that."""
+    if fraction is None or not math.isfinite(fraction):
+        return MISSING
+    text = f"{100 * fraction:.1f}"
+    for digits in (2, 3, 4):
+        if float(text) not in {0.0, 100.0} or fraction in {0.0, 1.0}:
+            break
+        text = f"{100 * fraction:.{digits}f}"
+    return f"{text} %"
+
+
+def points(difference: float) -> str:
+    """Return the difference of two fractions, without its sign, as `4.6 points`."""
+    text = f"{100 * abs(difference):.1f}"
+    return f"{text} point{'' if text == '1.0' else 's'}"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    """Return both ends of an interval of fractions as `[93.6, 94.5]`, in per cent."""
+    low, high = bounds
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def whole(number: float) -> str:
+    """Return a count as `10,000`."""
+    return f"{round(number):,}"
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """Return `1 picture` or `2 pictures`."""
+    return f"{whole(number)} {one if number == 1 else many or one + 's'}"
+
+
+def decimal(number: float | None, digits: int = 3) -> str:
+    """Return a loss or score with a fixed number of digits, or a dash where it was not measured."""
+    return MISSING if number is None or not math.isfinite(number) else f"{number:.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as `0.42 s`, `38.1 s`, `4 min 12 s` or `2 h 05 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    whole_seconds = round(seconds)
+    if whole_seconds < 3600:
+        return f"{whole_seconds // 60} min {whole_seconds % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(num_bytes: float | None) -> str:
+    """Return a size as `184 MB`, in powers of ten as disks are sold."""
+    if num_bytes is None:
+        return MISSING
+    number, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 999.5:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 99.5 else f"{number:.1f} {unit}"
+
+
+def rate(per_second: float | None) -> str:
+    """Return a throughput as `5,310 pictures/s`."""
+    if per_second is None or not math.isfinite(per_second):
+        return MISSING
+    return f"{whole(per_second)} pictures/s" if per_second >= 10 else f"{per_second:.1f} pictures/s"
+
+
+def moment(iso: str) -> str:
+    """Return an ISO 8601 time with its zone as `2026-03-01 14:03 UTC`; other text comes back as it is."""
+    try:
+        time = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if time.tzinfo else iso

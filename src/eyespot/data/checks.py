@@ -1,0 +1,265 @@
+"""What the scan of all pictures found, and whether training may go on with it.
+
+Before this: `packing` decoded every picture once and hashed its pixels. After this: training refuses or goes on, prints
+the sentences, and keeps the `ScanReport` with the run; `eyespot check` shows the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from eyespot.data.dataset import (
+    SPLIT_NAMES,
+    BadImage,
+    Dataset,
+    DuplicateGroup,
+    Int64Array,
+    ScanReport,
+    SplitName,
+    UInt8Array,
+)
+from eyespot.data.decoding import Fit
+from eyespot.errors import DataError, LeakError
+
+_LISTED = 10  # what fits on a screen; the report holds all of them
+_MOST_SIZES = 50
+_IMBALANCED = 3.0  # largest class over smallest class
+
+
+@dataclass(frozen=True)
+class ScannedPictures:
+    """The N usable pictures of all splits, in data set order.
+
+    Attributes:
+        ids: N sample ids.
+        splits: The split of each.
+        labels: int64 (N,).
+        hashes: uint8 (N, 16), content hashes.
+        sizes_px: int64 (N, 2), width and height.
+        modes: Pillow mode -> how many.
+    """
+
+    ids: Sequence[str]
+    splits: Sequence[SplitName]
+    labels: Int64Array
+    hashes: UInt8Array
+    sizes_px: Int64Array
+    modes: Mapping[str, int]
+
+
+def class_counts(dataset: Dataset) -> dict[SplitName, dict[str, int]]:
+    """Return how many pictures each split has of each class, as they were found: `counts["train"]["cat"]`.
+
+    Every class is there, with 0 where a split has none; splits and classes are in the data set's order.
+    """
+    return {
+        split: _count(dataset.class_names, dataset.splits[split].labels)
+        for split in SPLIT_NAMES
+        if split in dataset.splits
+    }
+
+
+def find_duplicates(
+    hashes: UInt8Array, ids: Sequence[str], splits: Sequence[SplitName], labels: Int64Array
+) -> tuple[DuplicateGroup, ...]:
+    """Return the groups of equal pictures, in the order of their first pictures.
+
+    Sorting makes this n log n: a million pictures take about a second.
+
+    Args:
+        hashes: uint8 (N, 16), content hashes.
+        ids: N sample ids.
+        splits: The split of each.
+        labels: int64 (N,).
+    """
+    if len(hashes) < 2:
+        return ()
+    halves = np.ascontiguousarray(hashes).view(np.uint64)  # (N, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: equal pictures stay in data set order
+    ranked = halves[order]
+    starts = np.flatnonzero(np.concatenate(([True], (ranked[1:] != ranked[:-1]).any(axis=1))))
+    ends = np.append(starts[1:], len(order))
+    several = ends - starts > 1
+    groups = [
+        order[start:end].tolist() for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True)
+    ]
+    return tuple(
+        DuplicateGroup(
+            ids=tuple(ids[i] for i in group),
+            splits=tuple(splits[i] for i in group),
+            labels=tuple(int(labels[i]) for i in group),
+        )
+        for group in sorted(groups)
+    )
+
+
+def build_report(
+    dataset: Dataset, scanned: ScannedPictures, bad: Sequence[BadImage], *, size_px: int, fit: Fit
+) -> ScanReport:
+    """Return the report over the usable and the bad pictures of a data set.
+
+    Args:
+        dataset: The scanned data set.
+        scanned: The usable pictures.
+        bad: The others.
+        size_px: Packed side S, to count the pictures that had to be enlarged.
+        fit: How they became S x S: `pad` enlarges where both sides are smaller than S, the others where one is.
+    """
+    names = np.array(scanned.splits, dtype="U5")
+    counts: dict[str, Mapping[str, int]] = {
+        split: _count(dataset.class_names, scanned.labels[names == split])
+        for split in SPLIT_NAMES
+        if split in dataset.splits
+    }
+    decisive = scanned.sizes_px.max(axis=1) if fit == "pad" else scanned.sizes_px.min(axis=1)
+    distinct, frequency = np.unique(scanned.sizes_px, axis=0, return_counts=True)
+    largest = np.argsort(-frequency, kind="stable")[:_MOST_SIZES]
+    return ScanReport(
+        counts=counts,
+        bad=tuple(bad),
+        duplicates=find_duplicates(scanned.hashes, scanned.ids, scanned.splits, scanned.labels),
+        sizes={(int(distinct[i, 0]), int(distinct[i, 1])): int(frequency[i]) for i in largest},
+        modes=dict(sorted(scanned.modes.items(), key=lambda item: (-item[1], item[0]))),
+        small=int((decisive < size_px).sum()),
+    )
+
+
+def enforce(
+    report: ScanReport, dataset: Dataset, *, on_bad_image: Literal["refuse", "skip"], allow_leak: bool
+) -> tuple[str, ...]:
+    """Return the sentences that the user must read before training, or refuse.
+
+    Args:
+        report: What the scan found.
+        dataset: The scanned data set.
+        on_bad_image: Whether files that cannot be used stop the run or are left out.
+        allow_leak: Go on although test pictures are also in train or val.
+
+    Raises:
+        DataError: There are bad files and they are refused, or leaving them out leaves nothing of a class in train,
+            or nothing of a split.
+        LeakError: In a user's own data, a test picture is also in train or val. The split of a published data set is
+            what it is: there a sentence has the count.
+    """
+    sentences = [*require_usable(report, dataset, on_bad_image=on_bad_image)]
+    sentences += _judge_leaks(report, dataset, allow_leak=allow_leak)
+    copies = sum(len(group.ids) - len(set(group.splits)) for group in report.duplicates)
+    if copies:
+        copy = "an exact copy" if copies == 1 else "exact copies"
+        sentences.append(f"{copies:,} {_are(copies)} {copy} of other pictures in the same split.")
+    conflicts = [group for group in report.duplicates if group.conflicts]
+    if conflicts:
+        first = conflicts[0]
+        named = ", ".join(
+            f"{id_} ({dataset.class_names[label]})" for id_, label in zip(first.ids, first.labels, strict=True)
+        )
+        sentences.append(
+            f"{len(conflicts):,} {_are(len(conflicts))} there with different labels, one of them right at most: {named}"
+            + ("." if len(conflicts) == 1 else ", ...")
+        )
+    return (*sentences, *_judge_balance(report.counts.get("train", {})))
+
+
+def require_usable(report: ScanReport, dataset: Dataset, *, on_bad_image: Literal["refuse", "skip"]) -> tuple[str, ...]:
+    """Return a sentence about the files that are left out, or refuse.
+
+    Raises:
+        DataError: There are bad files and they are refused, or leaving them out leaves nothing of a class in train,
+            or nothing of a split.
+    """
+    if not report.bad:
+        return ()
+    total = sum(len(items) for items in dataset.splits.values())
+    listed = "; ".join(f"{image.id} {image.reason}" for image in report.bad[:_LISTED])
+    more = f"; and {len(report.bad) - _LISTED:,} more" if len(report.bad) > _LISTED else ""
+    if on_bad_image == "refuse":
+        raise DataError(
+            f"{len(report.bad):,} of {total:,} pictures cannot be used ({listed}{more})",
+            where=dataset.name,
+            remedy="repair or remove them, or leave them out with --on-bad-image skip",
+        )
+    sentences = [f"{len(report.bad):,} of {total:,} pictures cannot be used and are left out: {listed}{more}."]
+    for split, found in class_counts(dataset).items():
+        usable = report.counts[split]
+        lost = [name for name in dataset.class_names if found[name] and not usable[name]]
+        remedy = "repair its files (eyespot check lists them) or remove the class"
+        if not any(usable.values()) and len(dataset.splits[split]):
+            raise DataError(f"none of the {split} pictures can be used", where=dataset.name, remedy=remedy)
+        if lost and split == "train":
+            raise DataError(
+                f"none of the train pictures of class {_quoted(lost)} can be used", where=dataset.name, remedy=remedy
+            )
+        if lost:
+            sentences.append(f"None of the {split} pictures of class {_quoted(lost)} can be used: it is not measured.")
+    return tuple(sentences)
+
+
+def _judge_leaks(report: ScanReport, dataset: Dataset, *, allow_leak: bool) -> list[str]:
+    """Return the sentences about pictures that are in more than one split, or refuse."""
+    sentences = []
+    tested = [group for group in report.leaks if "test" in group.splits]
+    if tested:
+        number = sum(group.splits.count("test") for group in tested)
+        share = (
+            f"{number:,} of the {sum(report.counts['test'].values()):,} test pictures {'is' if number == 1 else 'are'}"
+        )
+        others = " or ".join(split for split in ("train", "val") if any(split in group.splits for group in tested))
+        if dataset.published:
+            sentences.append(f"{share} also in {others}; the published split is kept as it is.")
+        elif allow_leak:
+            sentences.append(f"{share} also in {others} (--allow-leak): the test figures are too good to be true.")
+        else:
+            pairs = [f"{_in_test(group)} = {_not_in_test(group)}" for group in tested]
+            more = f"; and {len(pairs) - _LISTED:,} more" if len(pairs) > _LISTED else ""
+            raise LeakError(
+                f"{share} also in {others} ({'; '.join(pairs[:_LISTED])}{more})",
+                where=dataset.name,
+                remedy="remove one of each, or go on with --allow-leak",
+            )
+    validated = sum(group.splits.count("val") for group in report.leaks if "train" in group.splits)
+    if validated:
+        total = sum(report.counts["val"].values())
+        verb = "is" if validated == 1 else "are"
+        sentences.append(
+            f"{validated:,} of the {total:,} val pictures {verb} also in train: the validation figures are too good."
+        )
+    return sentences
+
+
+def _judge_balance(counts: Mapping[str, int]) -> list[str]:
+    """Return the sentence about a training split whose classes differ much in size."""
+    if len(counts) < 2:
+        return []
+    largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    if counts[smallest] * _IMBALANCED >= counts[largest]:
+        return []
+    ratio = f"{counts[largest] / counts[smallest]:.1f} to 1" if counts[smallest] else "one class is empty"
+    return [
+        f"The classes are imbalanced ({ratio}): {largest!r} has {counts[largest]:,} training pictures, "
+        f"{smallest!r} has {counts[smallest]:,}; look at the per-class figures, not at accuracy alone."
+    ]
+
+
+def _count(class_names: Sequence[str], labels: Int64Array) -> dict[str, int]:
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(class_names))
+    return dict(zip(class_names, counts.tolist(), strict=True))
+
+
+def _are(count: int) -> str:
+    return "picture is" if count == 1 else "pictures are"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _in_test(group: DuplicateGroup) -> str:
+    return group.ids[group.splits.index("test")]
+
+
+def _not_in_test(group: DuplicateGroup) -> str:
+    return next(id_ for id_, split in zip(group.ids, group.splits, strict=True) if split != "test")

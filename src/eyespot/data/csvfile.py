@@ -1,0 +1,341 @@
+"""One job: read a CSV of path,label[,split] and check every line of it.
+
+Before this: the user's file. After this: `packing` scans and decodes the pictures that it lists.
+
+A table that is wrong somewhere is wrong: nothing is skipped or guessed, and every error names its line in the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+
+from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, SplitName
+from eyespot.data.folders import SPLIT_WORDS, PathList, check_classes, make_unique, safe_text
+from eyespot.errors import DataError, did_you_mean
+
+# Ten million rows; the whole table is read into memory.
+MAX_BYTES = 1 << 30
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "picture")
+LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
+SPLIT_COLUMNS = ("split", "subset", "partition")
+_DELIMITERS = ",;\t"
+_SNIFFED_ROWS = 20
+_SNIFFED_CHARACTERS = 1 << 16
+_SHOWN_CHARACTERS = 200
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_EXPECTED = "expected path,label (and split, if any) separated by commas, semicolons or tabs"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which column is what, and how many there are."""
+
+    path: int
+    label: int
+    split: int | None
+    count: int
+    header: bool
+
+
+@dataclass
+class _Rows:
+    """The rows of one split, in file order."""
+
+    names: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+
+class _Seen(NamedTuple):
+    """Where a picture was listed first; a tuple, since there may be millions."""
+
+    line: int
+    label: str
+    split: SplitName
+
+
+def read_csv(path: Path) -> Dataset:
+    """Return the data set that a CSV lists.
+
+    The first line may name its columns (`path,label`, `filename;class`, ... in any order, others are ignored); without
+    names they are path, label and perhaps split. Paths are absolute or relative to the CSV's folder, and may leave it.
+    The text is UTF-8, with or without a byte order mark. Labels are class names, also where they look like numbers.
+
+    Args:
+        path: The file; the pictures in it are looked for but not opened.
+
+    Raises:
+        DataError: With the line number: a row with too many or too few columns, an empty path or label, a file that is
+            missing or not a regular file, an address instead of a path, an unknown split, two labels or splits for one
+            picture, text that is not UTF-8, a quote that does not end. An empty table, and what `check_classes` finds.
+    """
+    text = _text(path)
+    delimiter = _delimiter(text, path)
+    rows = _rows(text, delimiter, path)
+    first_line, first = next(rows, (1, []))
+    if not first:
+        raise DataError("an empty table", where=path, remedy=_EXPECTED)
+    columns = _columns(first, first_line, path)
+    found: dict[SplitName, _Rows] = {}
+    doubles = _collect(found, columns, [] if columns.header else [(first_line, first)], rows, path)
+    if not found:
+        raise DataError("a header and no rows", where=path, remedy=_EXPECTED)
+    if "train" not in found:
+        raise DataError(
+            f"no row with split train, only {', '.join(found)}", where=path, remedy="mark training rows train"
+        )
+    counts: dict[SplitName, dict[str, int]] = {split: {} for split in SPLIT_NAMES if split in found}
+    for split, of_split in counts.items():
+        for label in found[split].labels:
+            of_split[label] = of_split.get(label, 0) + 1
+    class_names, notes = check_classes(counts, path)
+    if doubles:
+        lines = ", ".join(f"{line:,}" for line in doubles[:3])
+        notes = (*notes, f"{len(doubles):,} rows list a picture again with the same label and count once: line {lines}")
+    index = {name: number for number, name in enumerate(class_names)}
+    splits: dict[SplitName, Items] = {}
+    for split in counts:
+        part = found[split]
+        labels = np.fromiter((index[label] for label in part.labels), dtype=np.int64, count=len(part.labels))
+        ids = make_unique(part.ids, part.names)
+        splits[split] = Items(ids, labels, paths=PathList(_folder_of(path), part.names))
+    return Dataset(
+        name=path.name,
+        class_names=class_names,
+        splits=splits,
+        published=False,
+        origin=str(path),
+        layout="CSV",
+        notes=notes,
+    )
+
+
+def _folder_of(path: Path) -> str:
+    return os.path.dirname(os.path.abspath(path))
+
+
+def _shown(text: str) -> str:
+    """Return a cell for an error message, in quotes and not longer than a line or two."""
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+
+
+def _fail(path: Path, line: int, what: str, remedy: str) -> NoReturn:
+    raise DataError(what, where=f"{path}, line {line:,}", remedy=remedy)
+
+
+def _text(path: Path) -> str:
+    """Return the file as text."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"cannot read the table ({reason})", where=path, remedy="check its permissions") from error
+    if len(content) > MAX_BYTES:
+        raise DataError(
+            f"a table of more than {MAX_BYTES:,} bytes", where=path, remedy="split it, or use class folders"
+        )
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError("UTF-16 text", where=path, remedy="save it as CSV UTF-8")
+    if b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        _fail(path, line, "a NUL byte: no text file", "save the table as CSV UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        _fail(path, line, f"byte 0x{content[error.start]:02x} is not UTF-8", "save the table as CSV UTF-8")
+
+
+def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of each row that is not blank; a row that spans lines has the number of its first one."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            _fail(path, line, f"cannot read the row ({error})", "check the quotes in this row and the next ones")
+        if cells:
+            yield line, cells
+
+
+def _delimiter(text: str, path: Path) -> str:
+    """Return the delimiter that cuts the first rows into the same number of columns, two or more."""
+    best, best_score = ",", (0, 0)
+    for delimiter in _DELIMITERS:
+        widths: list[int] = []
+        try:
+            for _, cells in _rows(text[:_SNIFFED_CHARACTERS], delimiter, path):
+                widths.append(len(cells))
+                if len(widths) == _SNIFFED_ROWS:
+                    break
+        except DataError:
+            # The same error comes again, with its line, when the rows are read for good.
+            pass
+        if widths and widths[0] > 1:
+            score = (sum(width == widths[0] for width in widths), widths[0])
+            if score > best_score:
+                best, best_score = delimiter, score
+    return best
+
+
+def _columns(first: list[str], line: int, path: Path) -> _Columns:
+    """Return what the columns are, from their names or from their number."""
+    names = [cell.strip().casefold() for cell in first]
+    place, label, split = (_named(names, words, line, path) for words in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
+    if place is not None and label is not None:
+        return _Columns(place, label, split, len(first), header=True)
+    if len(first) == 2 or (len(first) == 3 and names[2] in SPLIT_WORDS):
+        return _Columns(0, 1, 2 if len(first) == 3 else None, len(first), header=False)
+    columns = "one column" if len(first) == 1 else f"{len(first)} columns without the names path and label"
+    _fail(path, line, columns, _EXPECTED)
+
+
+def _named(names: list[str], words: tuple[str, ...], line: int, path: Path) -> int | None:
+    """Return the index of the column with the first of these words as its name."""
+    for word in words:
+        if names.count(word) > 1:
+            _fail(path, line, f"two columns named {_shown(word)}", "rename one of them")
+        if word in names:
+            return names.index(word)
+    return None
+
+
+def _collect(
+    found: dict[SplitName, _Rows],
+    columns: _Columns,
+    head: list[tuple[int, list[str]]],
+    rows: Iterator[tuple[int, list[str]]],
+    path: Path,
+) -> list[int]:
+    """Put every row into its split and return the lines that only repeat an earlier one."""
+    folder = _folder_of(path)
+    seen: dict[str, _Seen] = {}
+    doubles: list[int] = []
+    missing: list[tuple[int, str]] = []
+    for source in (head, rows):
+        for line, cells in source:
+            written, label, split = _checked(cells, columns, line, path)
+            name = _existing(folder, written, line, path)
+            if name is None:
+                missing.append((line, written))
+                continue
+            key = os.path.normpath(os.path.join(folder, name))
+            now = _Seen(line, label, split)
+            earlier = seen.setdefault(key, now)
+            if earlier is not now:
+                _check_same(earlier, now, written, path)
+                doubles.append(line)
+                continue
+            of_split = found.setdefault(split, _Rows())
+            of_split.names.append(name)
+            of_split.ids.append(safe_text(_relative(key, folder)))
+            of_split.labels.append(label)
+    if missing:
+        _fail_missing(missing, columns, path)
+    return doubles
+
+
+def _fail_missing(missing: list[tuple[int, str]], columns: _Columns, path: Path) -> NoReturn:
+    line, written = missing[0]
+    more = f" (and {len(missing) - 1:,} more missing files)" if len(missing) > 1 else ""
+    remedy = f"paths are relative to {_folder_of(path)}"
+    if line == 1 and not columns.header:
+        remedy += "; if line 1 names the columns, call them path,label"
+    _fail(path, line, f"no file {_shown(written)}{more}", remedy)
+
+
+def _checked(cells: list[str], columns: _Columns, line: int, path: Path) -> tuple[str, str, SplitName]:
+    """Return path, label and split of one row."""
+    if len(cells) != columns.count:
+        _fail(
+            path,
+            line,
+            f"{len(cells)} columns instead of {columns.count}",
+            "put a value with the separator in it into double quotes",
+        )
+    written, label = cells[columns.path].strip(), safe_text(cells[columns.label].strip())
+    if not written or not label:
+        _fail(path, line, "an empty label" if written else "an empty path", "fill it in or remove the row")
+    if _URL.match(written):
+        _fail(
+            path,
+            line,
+            f"an address instead of a path: {_shown(written)}",
+            "download the pictures and list their files",
+        )
+    if columns.split is None:
+        return written, label, "train"
+    word = cells[columns.split].strip()
+    split = SPLIT_WORDS.get(word.casefold())
+    if split is None:
+        _fail(
+            path,
+            line,
+            f"unknown split {_shown(word)}.{did_you_mean(word, SPLIT_WORDS)}",
+            "use train, val or test",
+        )
+    return written, label, split
+
+
+def _existing(folder: str, written: str, line: int, path: Path) -> str | None:
+    """Return the path as it can be opened, or None where there is no such file."""
+    candidates = [written]
+    if os.sep == "/" and "\\" in written:
+        # A table that was written on Windows.
+        candidates.append(written.replace("\\", "/"))
+    for name in candidates:
+        try:
+            mode = os.stat(os.path.join(folder, name)).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            _fail(
+                path,
+                line,
+                f"cannot look up {_shown(written)} ({reason})",
+                "check the path and its permissions",
+            )
+        if stat.S_ISREG(mode):
+            return name
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        _fail(path, line, f"{_shown(written)} is {kind}", "list picture files")
+    return None
+
+
+def _relative(key: str, folder: str) -> str:
+    """Return a normalised path relative to the CSV's folder, with forward slashes."""
+    if key.startswith(folder + os.sep):
+        return key[len(folder) + 1 :].replace(os.sep, "/")
+    try:
+        return os.path.relpath(key, folder).replace(os.sep, "/")
+    except ValueError:
+        # Another drive on Windows.
+        return key.replace(os.sep, "/")
+
+
+def _check_same(earlier: _Seen, now: _Seen, written: str, path: Path) -> None:
+    """Raise where a picture that is listed twice is not listed alike."""
+    for what, before, after in (("labels", earlier.label, now.label), ("splits", earlier.split, now.split)):
+        if before != after:
+            _fail(
+                path,
+                now.line,
+                f"two {what} for {_shown(written)}: {before!r} in line {earlier.line:,}, {after!r} here",
+                "keep one of the two rows",
+            )

@@ -1,0 +1,484 @@
+"""One job: find the pictures in class folders, or in train/val/test folders of class folders. Nothing is opened.
+
+Before this: the user's folder, or one that `archives` unpacked. After this: `packing` scans and decodes the files.
+
+What counts as a picture here is decided by name alone: whoever calls a file `x.jpg` believes it to be a picture, so the
+scan that follows has to say so where it is none. What is plainly something else is left out and counted in a note.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, SplitName
+from eyespot.errors import DataError, did_you_mean
+
+SPLIT_WORDS: Mapping[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+# A constant rather than Pillow's own list: what counts as a picture must not depend on the installed version. Behind
+# the formats that Pillow reads come those that people take for pictures; the scan says that it cannot decode them.
+_PICTURES = (
+    "apng avif avifs blp bmp bw cur dcx dds dib eps fli flc ftc ftu fit fits gbr gif icb icns ico iim im j2c j2k jfif "
+    "jp2 jpc jpe jpeg jpf jpg jpx mpo msp palm pbm pcd pcx pfm pgm png pnm ppm ps psd pxr qoi ras rgb rgba sgi tga tif "
+    "tiff vda vst wal webp wmf emf xbm xpm "
+    "3fr ai arw cr2 cr3 dcm dng erf exr hdr heic heif hif jxl jxr kdc mrw nef nrw orf pdf pef raf raw rw2 srw svg svgz "
+    "x3f xcf"
+)
+PICTURE_EXTENSIONS = frozenset(_PICTURES.split())
+
+_LITTER = frozenset(
+    {
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "icon\r",
+        "__macosx",
+        "@eadir",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "__pycache__",
+    }
+)
+_EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
+_UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# A download folder in a folder in a folder: nobody wraps a data set deeper.
+_MAX_WRAPPERS = 5
+
+
+@dataclass(frozen=True)
+class PathList(Sequence[Path]):
+    """N paths that are made only when asked for: a million `Path` objects would take half a gigabyte.
+
+    Attributes:
+        folder: What the names are relative to.
+        names: N relative paths; an absolute one stays what it is.
+    """
+
+    folder: str
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> PathList: ...
+    def __getitem__(self, index: int | slice) -> Path | PathList:
+        """Return one path, or the list of some."""
+        if isinstance(index, slice):
+            return PathList(self.folder, self.names[index])
+        return Path(os.path.join(self.folder, self.names[index]))
+
+    def __iter__(self) -> Iterator[Path]:
+        """Yield the paths in order."""
+        return (Path(os.path.join(self.folder, name)) for name in self.names)
+
+
+def safe_text(name: str) -> str:
+    r"""Return a file name as text that JSON, UTF-8 and a terminal can take, and that no other name becomes.
+
+    Accents are composed (NFC), so that a folder copied from a Mac keeps its ids. Line breaks, control characters and
+    bytes that are no UTF-8 become `\x0a` or `\xff`; a backslash is doubled.
+    """
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", name)
+    return _UNSAFE.sub(_escaped, name)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if match.group() == "\\":
+        return "\\\\"
+    # How Python shows a byte of a file name that is no UTF-8.
+    return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """Return `'a', 'b', 'c' and 4 more`."""
+    listed = list(names)
+    text = ", ".join(repr(name) for name in listed[:most])
+    return f"{text} and {len(listed) - most:,} more" if len(listed) > most else text
+
+
+@dataclass
+class _LeftOut:
+    """What a walk did not list, for the notes."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    irregular: list[str] = field(default_factory=list)
+    broken_links: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+    stray: list[str] = field(default_factory=list)
+    nested: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each kind of thing."""
+        notes = []
+        if self.kinds:
+            kinds = ", ".join(f".{kind} {count:,}" for kind, count in self.kinds.most_common(5))
+            notes.append(f"{_files(self.kinds.total())} of other kinds left out: {kinds}")
+        for names, words in (
+            (self.stray, "outside of the class folders left out"),
+            (self.irregular, "left out: not a regular file"),
+            (self.broken_links, "left out: a link that leads nowhere"),
+        ):
+            if names:
+                notes.append(f"{_files(len(names))} {words}: {few(names)}")
+        if self.loops:
+            notes.append(f"folders that were read already, or link back to themselves, left out: {few(self.loops)}")
+        if self.nested:
+            notes.append(f"pictures in folders below a class folder count for that class: {few(self.nested)}")
+        return notes
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The sorted names of one folder: folders, and files that may be pictures."""
+
+    folders: list[str]
+    pictures: list[str]
+
+
+def read_folder(folder: Path, *, name: str) -> Dataset:
+    """Return the data set in a folder of class folders, or of train/, val/ and test/ folders of class folders.
+
+    A single folder around them, as archives often have it, is looked through. Class names are the folder names in NFC,
+    sorted by code point, so they are the same on every system; pictures are sorted by class and path. Folders below a
+    class folder belong to the class. Links are followed, except to what was read already. Hidden files and the litter
+    of systems and editors are not pictures; files of other kinds are counted in a note.
+
+    Args:
+        folder: The folder; it is only listed, no file in it is opened.
+        name: The data set's name.
+
+    Raises:
+        DataError: No class folders, fewer than two classes, a class without pictures, splits with different classes,
+            splits inside of class folders, a folder that cannot be read. The folder or class is named.
+    """
+    left_out = _LeftOut()
+    root, top, notes = _unwrap(os.fspath(folder))
+    split_folders = _find_splits(root, top)
+    found: dict[SplitName, dict[str, list[str]]] = {}
+    if split_folders is None:
+        _count_stray(_list(root, "", left_out).pictures, "", left_out)
+        found["train"] = _read_classes(root, "", top.folders, left_out)
+        if not found["train"]:
+            raise _no_classes(folder, top)
+    else:
+        notes = _aside(top, split_folders)
+        for split, split_folder in split_folders.items():
+            listing = _list(os.path.join(root, split_folder), f"{split_folder}/", left_out)
+            if split != "train" and not listing.folders:
+                count = f"{len(listing.pictures):,} pictures" if listing.pictures else "nothing"
+                notes.append(f"{split_folder}/ holds {count} and no class folders, so it is not used: no labels")
+                continue
+            _count_stray(listing.pictures, f"{split_folder}/", left_out)
+            found[split] = _read_classes(root, f"{split_folder}/", listing.folders, left_out)
+    counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
+    class_names, class_notes = check_classes(counts, folder)
+    return Dataset(
+        name=name,
+        class_names=class_names,
+        splits={split: _items(root, class_names, found[split]) for split in SPLIT_NAMES if split in found},
+        published=False,
+        origin=str(folder),
+        layout="class folders" if split_folders is None else "split folders",
+        notes=(*notes, *class_notes, *left_out.notes()),
+    )
+
+
+def check_classes(
+    counts: Mapping[SplitName, Mapping[str, int]], where: object
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the sorted class names, and notes on what is odd about the classes.
+
+    Args:
+        counts: Pictures per split and class; "train" is always there.
+        where: Folder or file, for error messages.
+
+    Raises:
+        DataError: Fewer than two classes, a class without training pictures, or a class that training does not have.
+    """
+    train = counts["train"]
+    class_names = tuple(sorted(train))
+    empty = [name for name in class_names if not train[name]]
+    if empty and len(empty) < len(class_names):
+        what = f"class {empty[0]!r} has" if len(empty) == 1 else f"{len(empty)} classes ({few(empty)}) have"
+        raise DataError(f"{what} no training pictures", where=where, remedy="add pictures or remove the folder")
+    if empty or not class_names:
+        raise DataError("no pictures at all", where=where, remedy="put each class's pictures in its folder")
+    if len(class_names) == 1:
+        raise DataError(
+            f"only one class, {class_names[0]!r}",
+            where=where,
+            remedy="a classifier needs two or more: one folder (or label) for each class",
+        )
+    notes = []
+    for split, of_split in counts.items():
+        unknown = sorted(name for name, count in of_split.items() if count and name not in train)
+        if unknown:
+            raise DataError(
+                f"class {unknown[0]!r} is in {split} but not in train.{did_you_mean(unknown[0], class_names)}",
+                where=where,
+                remedy=f"give it training pictures, rename it, or remove it from {split}",
+            )
+        missing = [name for name in class_names if not of_split.get(name)]
+        if missing:
+            notes.append(f"{split} has no pictures of {_classes(missing)}")
+    single = [name for name in class_names if train[name] == 1]
+    if single:
+        notes.append(f"only one training picture of {_classes(single)}")
+    by_case: dict[str, list[str]] = {}
+    for name in class_names:
+        by_case.setdefault(name.casefold(), []).append(name)
+    for names in by_case.values():
+        if len(names) > 1:
+            notes.append(f"classes that differ only in upper and lower case: {few(names)}")
+    return class_names, tuple(notes)
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"class {names[0]!r}" if len(names) == 1 else f"{len(names):,} classes: {few(names)}"
+
+
+def make_unique(ids: list[str], names: Sequence[str]) -> list[str]:
+    """Return ids without doubles: where names differ only in how accents are composed, later ones are spelled out."""
+    if len(set(ids)) == len(ids):
+        return ids
+    seen: set[str] = set()
+    unique = []
+    for identity, name in zip(ids, names, strict=True):
+        if identity in seen:
+            # No other id holds a single backslash before such a code.
+            identity = name.replace("\\", "\\\\").encode("ascii", "backslashreplace").decode("ascii")
+        seen.add(identity)
+        unique.append(identity)
+    return unique
+
+
+def _items(root: str, class_names: Sequence[str], classes: Mapping[str, list[str]]) -> Items:
+    """Return one split's pictures, class by class."""
+    names: list[str] = []
+    counts = []
+    for name in class_names:
+        names += classes.get(name, ())
+        counts.append(len(classes.get(name, ())))
+    labels = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
+    return Items(make_unique([safe_text(name) for name in names], names), labels, paths=PathList(root, names))
+
+
+def _list(folder: str, prefix: str, left_out: _LeftOut) -> _Listing:
+    """Return the sorted names in one folder, without what is no picture; no file is opened, and links are resolved."""
+    folders, pictures = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if _is_litter(name):
+                    continue
+                try:
+                    if entry.is_dir():
+                        folders.append(name)
+                        continue
+                    regular = entry.is_file()
+                except OSError:
+                    regular = False
+                if not regular:
+                    # A FIFO would block whoever opens it, so it must never become an item.
+                    group = left_out.broken_links if entry.is_symlink() else left_out.irregular
+                    group.append(safe_text(prefix + name))
+                    continue
+                other = _other_kind(name)
+                if other:
+                    left_out.kinds[other] += 1
+                else:
+                    pictures.append(name)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return _Listing(sorted(folders, key=safe_text), sorted(pictures, key=safe_text))
+
+
+def _unreadable(folder: str, error: OSError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError("the folder vanished while it was read", where=folder, remedy="start again when it is there")
+    reason = error.strerror or type(error).__name__
+    return DataError(f"cannot list the folder ({reason})", where=folder, remedy="check its permissions, or its disk")
+
+
+def _is_litter(name: str) -> bool:
+    """Return whether a file or folder is hidden, a system's litter, or an editor's leftover."""
+    return name[0] == "." or name[-1] == "~" or (name[0] == "#" and name[-1] == "#") or name.casefold() in _LITTER
+
+
+def _other_kind(name: str) -> str:
+    """Return the extension of a file that is plainly no picture, or nothing where it may be one."""
+    stem, _, extension = name.rpartition(".")
+    return _other_extension(extension) if stem else ""
+
+
+@functools.lru_cache(maxsize=1000)
+def _other_extension(extension: str) -> str:
+    extension = extension.strip().lower()
+    # `scan.2024.05` or `photo.final version` have no extension: the first bytes decide at the scan.
+    return extension if extension not in PICTURE_EXTENSIONS and _EXTENSION.fullmatch(extension) else ""
+
+
+def _count_stray(pictures: list[str], prefix: str, left_out: _LeftOut) -> None:
+    left_out.stray += [safe_text(prefix + name) for name in pictures]
+
+
+def _unwrap(root: str) -> tuple[str, _Listing, list[str]]:
+    """Return the folder that holds the class or split folders, its listing, and a note where it is an inner one."""
+    top = _list(root, "", _LeftOut())
+    notes: list[str] = []
+    for _ in range(_MAX_WRAPPERS):
+        if len(top.folders) != 1 or top.pictures or top.folders[0].casefold() in SPLIT_WORDS:
+            break
+        inner = os.path.join(root, top.folders[0])
+        listing = _list(inner, "", _LeftOut())
+        if not listing.folders or listing.pictures:
+            break
+        notes = [f"the class folders are those in its only folder, {safe_text(top.folders[0])!r}"]
+        root, top = inner, listing
+    return root, top, notes
+
+
+def _find_splits(root: str, top: _Listing) -> dict[SplitName, str] | None:
+    """Return the folder of each split, or None where the folders are classes (of which one may well be a train)."""
+    by_split: dict[SplitName, list[str]] = {}
+    others = []
+    for name in top.folders:
+        split = SPLIT_WORDS.get(name.casefold())
+        if split is None:
+            others.append(name)
+        else:
+            by_split.setdefault(split, []).append(name)
+    if not by_split or (others and "train" not in by_split):
+        return None
+    if "train" not in by_split:
+        names = ", ".join(f"{safe_text(name)}/" for name in top.folders)
+        raise DataError(f"{names} without train/", where=root, remedy="add train/ with a folder for each class")
+    train = by_split["train"][0]
+    listing = _list(os.path.join(root, train), "", _LeftOut())
+    if not listing.folders:
+        if others:
+            return None
+        raise DataError(
+            f"{safe_text(train)}/ has no class folders", where=root, remedy=f"make a folder for each class in {train}/"
+        )
+    if others and len(by_split) == 1:
+        if listing.pictures:
+            return None
+        raise DataError(
+            f"{safe_text(train)}/ with folders in it beside {few(others)}: splits or classes?",
+            where=root,
+            remedy=f"give {os.path.join(root, train)}, or name the other folders val/ or test/, or {train}/ otherwise",
+        )
+    for double, same in by_split.items():
+        if len(same) > 1:
+            raise DataError(f"two folders for the split {double}: {few(same)}", where=root, remedy="keep one of them")
+    return {split: by_split[split][0] for split in SPLIT_NAMES if split in by_split}
+
+
+def _aside(top: _Listing, split_folders: Mapping[SplitName, str]) -> list[str]:
+    """Return notes on what lies beside the split folders."""
+    notes = []
+    others = [safe_text(name) for name in top.folders if name not in split_folders.values()]
+    if others:
+        notes.append(f"folders beside {split_folders['train']}/ left out: {few(others)}")
+    if top.pictures:
+        notes.append(f"{_files(len(top.pictures))} beside {split_folders['train']}/ left out: {few(top.pictures)}")
+    return notes
+
+
+def _read_classes(root: str, prefix: str, folders: list[str], left_out: _LeftOut) -> dict[str, list[str]]:
+    """Return class name -> sorted paths relative to `root`, for the class folders in `root/prefix`."""
+    classes: dict[str, list[str]] = {}
+    above = {_identity(root), _identity(os.path.join(root, prefix))}
+    for folder in folders:
+        # Two folder names that look alike (composed and decomposed accents) are one class.
+        names = classes.setdefault(safe_text(folder), [])
+        names += _walk_class(root, prefix + folder, above, left_out)
+    for names in classes.values():
+        names.sort(key=safe_text)
+    return classes
+
+
+def _walk_class(root: str, class_folder: str, above: set[tuple[int, int]], left_out: _LeftOut) -> list[str]:
+    """Return the pictures in a class folder and below it, as paths relative to `root` with forward slashes."""
+    found: list[str] = []
+    seen = set(above)
+    waiting = [class_folder]
+    while waiting:
+        here = waiting.pop()
+        folder = os.path.join(root, here)
+        identity = _identity(folder)
+        if identity in seen:
+            left_out.loops.append(safe_text(here))
+            continue
+        seen.add(identity)
+        listing = _list(folder, f"{here}/", left_out)
+        if here == class_folder:
+            _check_no_splits(root, class_folder, listing)
+        elif listing.pictures:
+            left_out.nested.append(safe_text(here))
+        found += [f"{here}/{name}" for name in listing.pictures]
+        waiting += [f"{here}/{name}" for name in reversed(listing.folders)]
+    return found
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """Return what stays the same however a folder is reached."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
+    """Raise where the splits are inside of the class folders."""
+    inside = {SPLIT_WORDS[name.casefold()]: name for name in listing.folders if name.casefold() in SPLIT_WORDS}
+    if "train" in inside and len(inside) > 1:
+        have = f"{class_folder}/{inside['train']}"
+        raise DataError(
+            f"the splits are inside of the class folders ({safe_text(have)})",
+            where=root,
+            remedy=f"turn them round: {safe_text(inside['train'] + '/' + class_folder)}",
+        )
+
+
+def _no_classes(folder: Path, top: _Listing) -> DataError:
+    if top.pictures:
+        return DataError(
+            f"{len(top.pictures):,} pictures but no class folders",
+            where=folder,
+            remedy="expected folders named after the classes, such as cat/ and dog/, with the pictures in them",
+        )
+    return DataError("an empty folder", where=folder, remedy="expected folders named after the classes")

@@ -1,0 +1,96 @@
+"""Every picture decoded once: a memory-mapped uint8 array of all pixels, kept in the cache and keyed by the content.
+
+Before this: `sources` made a `Dataset`. After this: `splits` and `loaders` take the `PackedDataset`, and its
+`ScanReport` goes through `checks.enforce`. What would not fit stays in its files: it is scanned all the same, and
+loaders decode it anew in each epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from eyespot.data.checks import require_usable
+from eyespot.data.dataset import Dataset, PackedDataset
+from eyespot.data.decoding import Fit, Interpolation
+from eyespot.data.pack_cache import CacheEntry, fingerprint, remove_leftovers
+from eyespot.data.pack_spec import PackEstimate, PackSpec, choose_spec, describe_size_choice, estimate_pack
+from eyespot.disk import describe_disk_error
+from eyespot.errors import DataError
+from eyespot.locks import file_lock
+
+__all__ = [
+    "PackEstimate",
+    "PackSpec",
+    "choose_spec",
+    "describe_size_choice",
+    "estimate_pack",
+    "fingerprint",
+    "pack_dataset",
+]
+
+
+def pack_dataset(
+    dataset: Dataset,
+    *,
+    size_px: int | Literal["auto"] = "auto",
+    fit: Fit = "crop",
+    interpolation: Interpolation = "bicubic",
+    channels: Literal["auto", 1, 3] = "auto",
+    on_bad_image: Literal["refuse", "skip"] = "refuse",
+    workers: int | None = None,
+    memory_limit_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackedDataset:
+    """Return the data set scanned and ready for training, from the cache where it was packed before.
+
+    The cache is asked by names, sizes and times of the files and by the content of arrays. Processes that ask for the
+    same at the same time wait for the one that packs.
+
+    Args:
+        dataset: What was found.
+        size_px: As in `choose_spec`.
+        fit: As in `resize_pixels`.
+        interpolation: As in `resize_pixels`.
+        channels: As in `choose_spec`.
+        on_bad_image: `refuse` raises where a picture cannot be used; `skip` leaves it out. The scan is kept either way.
+        workers: Decoding processes; None takes one a core.
+        memory_limit_bytes: As in `estimate_pack`. Where the pixels do not fit, the splits have `paths` instead. None
+            also accepts what was packed before, whatever memory is available today.
+        progress: Is called with the number of pictures done and of all pictures.
+
+    Raises:
+        DataError: No pictures; bad pictures that are refused, or that leave nothing of a class; the cache folder cannot
+            be written; a decoding worker was killed; files changed while they were read.
+        UsageError: The size is not positive.
+    """
+    number = sum(len(items) for items in dataset.splits.values())
+    if number == 0:
+        raise DataError("no pictures", where=dataset.origin, remedy="name a folder of pictures")
+    spec = choose_spec(dataset, size_px=size_px, channels=channels, fit=fit, interpolation=interpolation)
+    fits = estimate_pack(dataset, spec, memory_limit_bytes=memory_limit_bytes).fits
+    entry = CacheEntry(dataset, spec)
+    remove_leftovers(entry.folder.parent)
+    packed = entry.load(with_pixels=True) if fits or memory_limit_bytes is None else None
+    if packed is None and not fits:
+        packed = entry.load(with_pixels=False)
+    if packed is None:
+        try:
+            with file_lock(entry.lock_path):
+                # Another process may have packed it while we waited.
+                packed = entry.load(with_pixels=fits)
+                if packed is None:
+                    packed = entry.build(fits, workers, progress or _no_progress)
+        except OSError as error:
+            what, step = describe_disk_error(error)
+            raise DataError(
+                f"cannot keep packed pixels ({what})", where=entry.folder.parent, remedy=f"{step} with EYESPOT_CACHE"
+            ) from error
+    elif progress:
+        progress(number, number)
+    require_usable(packed.report, dataset, on_bad_image=on_bad_image)
+    return packed
+
+
+def _no_progress(done: int, total: int) -> None:
+    pass

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from eyespot.analysis.cautions import DataCard, count_pictures, find_cautions
+
+Split = Callable[..., dict[str, Any]]
+
+
+def found(card: DataCard, metrics: dict[str, Any] | None = None, *, final: bool = False) -> dict[str, tuple[str, str]]:
+    cautions = find_cautions(card, metrics or {}, num_classes=4, final=final)
+    return {caution.kind: (caution.severity, caution.text) for caution in cautions}
+
+
+def test_nothing_known_is_nothing_to_say() -> None:
+    assert found({}) == {}
+    assert count_pictures({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("card", "kind", "severity", "text"),
+    [
+        (
+            {"skipped": 7, "counts": {"train": {"cat": 900}, "test": {"cat": 100}}},
+            "bad-files-skipped",
+            "warning",
+            "7 files were left out because nothing could be read from them; 1,000 pictures remained.",
+        ),
+        ({"skipped": 1}, "bad-files-skipped", "warning", "1 file was left out because nothing could be read from it"),
+        (
+            {"leaks": 3},
+            "same-picture-in-two-splits",
+            "serious",
+            "3 pictures are in more than one split (allowed by --allow-leak)",
+        ),
+        (
+            {"leaks": 1, "published": True},
+            "same-picture-in-two-splits",
+            "note",
+            "1 picture is in more than one split, as this data set was published.",
+        ),
+        ({"conflicts": 2}, "conflicting-labels", "warning", "2 pictures are there under different labels"),
+        ({"duplicates": 14}, "duplicates", "note", "14 pictures are there more than once"),
+        (
+            {"enlarged": 60, "counts": {"train": {"cat": 1000}}},
+            "enlarged-pictures",
+            "note",
+            "60 of 1,000 pictures are smaller than the input",
+        ),
+        (
+            {"counts": {"train": {"cat": 900, "dog": 300}}},
+            "class-imbalance",
+            "warning",
+            "Train has 900 pictures of cat and 300 of dog",
+        ),
+        (
+            {"counts": {"train": {"cat": 50, "dog": 50}, "val": {"cat": 30, "dog": 3}, "test": {"cat": 30, "dog": 5}}},
+            "few-pictures-in-a-class",
+            "note",
+            "1 class has fewer than 20 pictures in test",
+        ),
+        ({"notes": ["JPEG of quality 75."]}, "about-the-data", "note", "JPEG of quality 75."),
+    ],
+)
+def test_what_the_data_make_of_the_figures(card: DataCard, kind: str, severity: str, text: str) -> None:
+    assert found(card)[kind][0] == severity
+    assert text in found(card)[kind][1]
+
+
+def test_what_is_in_order_is_not_mentioned() -> None:
+    card: DataCard = {"counts": {"train": {"cat": 299, "dog": 100}, "test": {"cat": 20, "dog": 20}}, "enlarged": 20}
+    assert found(card) == {}
+
+
+def test_test_reads_and_final_runs_are_said(split_of: Split) -> None:
+    metrics = {"test": split_of(0.9), "test_reads": 3}
+    cautions = found({}, metrics, final=True)
+    assert cautions["test-read-more-than-once"][1].startswith("Test was read 3 times.")
+    assert "no val figures" in cautions["final-run"][1]
+    assert "test-read-more-than-once" not in found({}, {**metrics, "test_reads": 1})
+    assert "Test has not been read" in found({}, {"val": split_of(0.9)})["no-test-figure"][1]
+
+
+def test_chance_is_that_of_guessing_and_of_the_most_frequent_class(metrics_of: Split) -> None:
+    balanced = metrics_of([[9, 1, 0, 0], [0, 10, 0, 0], [0, 0, 10, 0], [0, 0, 0, 10]])
+    assert found({}, {"test": balanced})["chance-level"][1] == "Guessing gives 25.0 % with 4 classes."
+    skewed = metrics_of([[70, 0, 0, 0], [0, 10, 0, 0], [0, 0, 10, 0], [0, 0, 0, 10]])
+    assert "most frequent class gives 70.0 % on test (n = 100)" in found({}, {"test": skewed})["chance-level"][1]
+    assert "most frequent" not in found({}, {"test": {**skewed, "confusion": None}})["chance-level"][1]
+
+
+def test_the_worst_comes_first(split_of: Split) -> None:
+    cautions = find_cautions(
+        {"duplicates": 1, "skipped": 1, "leaks": 1}, {"test": split_of(0.9)}, num_classes=10, final=False
+    )
+    assert [caution.severity for caution in cautions] == ["serious", "warning", "note", "note"]

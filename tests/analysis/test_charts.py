@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from eyespot.analysis.charts import (
+    Interval,
+    Series,
+    confusion_cells,
+    heat_map,
+    interval_chart,
+    line_chart,
+    log_ticks,
+    nice_ticks,
+)
+
+
+def parse(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
+
+
+def texts(root: ElementTree.Element) -> list[str]:
+    return ["".join(element.itertext()) for element in root.iter("text")]
+
+
+def paths(root: ElementTree.Element, css: str) -> list[str]:
+    return [element.get("d", "") for element in root.iter("path") if element.get("class", "").startswith(css)]
+
+
+def draw(*series: Series, **more: object) -> ElementTree.Element:
+    settings = {"title": "Loss", "x_label": "epoch", "write_y": lambda value: f"{value:.3g}", **more}
+    return parse(line_chart(series, **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "ticks"),
+    [
+        (0, 1, 6, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0.13, 0.31, 5, [0.15, 0.2, 0.25, 0.3]),
+        (1, 30, 6, [10, 20, 30]),
+        (0, 12_000, 5, [0, 5000, 10_000]),
+        (-2, 2, 5, [-2, -1, 0, 1, 2]),
+        (3, 3, 5, [3]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, count: int, ticks: list[float]) -> None:
+    assert nice_ticks(low, high, count) == ticks
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 10))
+def test_ticks_lie_within_and_rise(low: float, span: float, count: int) -> None:
+    assume(low + span > low)
+    ticks = nice_ticks(low, low + span, count)
+    assert ticks == sorted(set(ticks))
+    assert len(ticks) <= 2 * count
+    slack = 1e-6 * max(abs(low), span)
+    assert all(low - slack <= tick <= low + span + slack for tick in ticks)
+
+
+def test_log_ticks() -> None:
+    assert log_ticks(0.01, 1.5) == pytest.approx([0.01, 0.1, 1])
+    assert log_ticks(0.2, 3) == pytest.approx([0.3, 1, 3])
+    assert log_ticks(0.2, 2.5) == pytest.approx([0.2, 0.5, 1, 2])
+
+
+def test_a_line_goes_up_where_the_value_does_and_ends_at_the_frame() -> None:
+    root = draw(Series("train", "train", [1, 2, 3], [1.0, 2.0, 0.5]))
+    (path,) = paths(root, "line")
+    points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", path)[1:]]
+    assert points[0][0] == 42.0
+    assert points[2][0] == 370 - 44
+    assert points[1][1] < points[0][1] < points[2][1]  # y grows downwards
+    assert "train" in texts(root)
+    assert "epoch" in texts(root)
+    assert root.get("aria-label") == "Loss. train from 1 to 0.5."
+    assert root.get("role") == "img"
+
+
+def test_missing_values_leave_gaps_and_single_points_become_dots() -> None:
+    root = draw(Series("val", "val", [1, 2, 3, 4, 5], [1.0, math.nan, 0.5, 0.4, math.inf]))
+    (path,) = paths(root, "line")
+    assert path.count("M") == 2
+    assert path.count("L") == 1
+    assert len(list(root.iter("circle"))) == 1
+
+
+def test_one_epoch_and_constant_values_can_be_drawn() -> None:
+    root = draw(Series("train", "train", [1], [0.7]))
+    assert len(list(root.iter("circle"))) == 1
+    assert "nan" not in ElementTree.tostring(root, encoding="unicode")
+    draw(Series("train", "train", [1, 2], [0.0, 0.0]))
+    draw(Series("train", "train", [1, 2], [-3.0, 2.0]))
+
+
+def test_nothing_to_draw_is_an_empty_text() -> None:
+    nothing = Series("val", "val", [1, 2], [math.nan, math.nan])
+    assert line_chart([nothing], title="", x_label="", write_y=str) == ""
+    assert "val" not in texts(draw(Series("train", "train", [1, 2], [1.0, 2.0]), nothing))
+
+
+def test_labels_of_lines_that_end_together_do_not_cover_each_other() -> None:
+    series = [Series(name, name, [1, 2], [1.0, end]) for name, end in (("a", 0.0), ("b", 0.001), ("c", 0.002))]
+    root = draw(*series)
+    places = sorted(float(element.get("y", "")) for element in root.iter("text") if "label" in element.get("class", ""))
+    assert len(places) == 3
+    assert all(second - first >= 13.9 for first, second in zip(places, places[1:], strict=False))
+    assert places[-1] <= 220 - 34 + 4
+
+
+def test_a_logarithmic_axis_leaves_out_what_is_not_positive() -> None:
+    root = draw(Series("train", "train", [1, 2, 3], [10.0, 0.1, 0.0]), log_y=True)
+    (path,) = paths(root, "line")
+    assert path.count("L") == 1
+    assert "0.1" in texts(root)
+
+
+def test_the_mark_is_labelled_on_the_side_with_room() -> None:
+    series = Series("train", "train", list(range(1, 11)), [1.0] * 10)
+    for epoch, anchor in ((2, "start"), (9, "end")):
+        root = draw(series, mark_x=(epoch, f"best: {epoch}"))
+        (label,) = [element for element in root.iter("text") if element.get("class") == "mark-label"]
+        assert label.get("text-anchor") == anchor
+        assert label.text == f"best: {epoch}"
+
+
+def test_names_are_text_not_markup() -> None:
+    evil = '<script>alert("&")</script>'
+    root = draw(Series(evil, "train", [1, 2], [1.0, 2.0]), title=evil, x_label=evil, mark_x=(1, evil))
+    assert not list(root.iter("script"))
+    assert texts(root).count(evil) == 3
+    assert evil in root.get("aria-label", "")
+
+
+@pytest.mark.parametrize(("lowest", "first"), [(0.0, "0"), (0.7, "50"), (0.88, "80"), (0.93, "90"), (0.985, "95")])
+def test_the_interval_axis_starts_where_the_values_need_it(lowest: float, first: str) -> None:
+    rows = [
+        Interval("test", "test", lowest + 0.005, lowest, lowest + 0.01),
+        Interval("train", "train", 1.0, 0.999, 1.0),
+    ]
+    root = parse(interval_chart(rows, title="Accuracy", chance=0.1))
+    assert texts(root)[0] == first
+    assert len(list(root.iter("circle"))) == 2
+    assert len(paths(root, "mark")) == (first == "0")
+    assert f"test {100 * lowest + 0.5:.1f} %" in root.get("aria-label", "")
+
+
+def test_confusion_shades_show_shares_and_lift_rare_mistakes() -> None:
+    cells = confusion_cells(np.array([[98, 2, 0], [8, 92, 0], [0, 0, 0]]))
+    assert cells[0][0].shade == cells[0][0].share == pytest.approx(0.98)
+    assert cells[1][0].shade == 1.0  # the largest mistake
+    assert cells[0][1].shade == pytest.approx(0.5)  # a quarter of it, under the square root
+    assert cells[2][2].share == 0.0  # a class without pictures
+    assert [cell.count for cell in cells[1]] == [8, 92, 0]
+    assert confusion_cells(np.eye(2, dtype=np.int64))[0][1].shade == 0.0
+
+
+def test_a_heat_map_holds_every_cell_and_up_to_a_hundred_names() -> None:
+    confusion = np.diag(np.full(100, 9))
+    confusion[3, 7] = 1
+    names = [f"<class {index}>" for index in range(100)]
+    root = parse(heat_map(confusion, names))
+    assert texts(root).count("<class 42>") == 2
+    (image,) = root.iter("image")
+    picture = Image.open(io.BytesIO(base64.b64decode(image.get("href", "").partition(",")[2])))
+    pixels = np.asarray(picture)
+    assert pixels.shape == (100, 100, 4)
+    assert pixels[3, 7, 3] == 255
+    assert pixels[7, 3, 3] == 0
+    assert tuple(pixels[0, 0, :3]) != tuple(pixels[3, 7, :3])
+    assert texts(parse(heat_map(np.diag(np.full(300, 9)), ["x"] * 300))) == []
+    assert "a rather long name o…" not in texts(root)
+    assert "a very very very lo…" in texts(
+        parse(heat_map(np.eye(30, dtype=np.int64), ["a very very very long name"] * 30))
+    )

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyespot.analysis.pages import keep_together, png_data_uri, render_page, write_page
+from eyespot.errors import RunError
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_picture_comes_back_from_its_data_uri(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    uri = png_data_uri(pixels)
+    assert uri.startswith("data:image/png;base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert np.array_equal(np.asarray(picture).reshape(5, 7, channels), pixels)
+
+
+def test_pixels_may_lie_in_any_order_in_memory() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 7), dtype=np.uint8).transpose(1, 2, 0)
+    assert png_data_uri(pixels) == png_data_uri(np.ascontiguousarray(pixels))
+
+
+def test_large_pictures_are_scaled_down_and_small_ones_kept() -> None:
+    def size(height: int, width: int) -> tuple[int, int]:
+        uri = png_data_uri(np.zeros((height, width, 3), dtype=np.uint8), max_side_px=160)
+        return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size
+
+    assert size(480, 640) == (160, 120)
+    assert size(32, 32) == (32, 32)
+
+
+def test_numbers_keep_their_units() -> None:
+    space = "\N{NO-BREAK SPACE}"
+    assert keep_together("94.1 % of n = 10 in 4 min") == f"94.1{space}% of n{space}={space}10 in 4{space}min"
+    assert keep_together("100 secrets") == "100 secrets"
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_page("old", path)
+    write_page("new \udcff", path)  # a byte of a file name that is not UTF-8
+    assert path.read_text() == r"new \udcff"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+    with pytest.raises(RunError, match="cannot write"):
+        write_page("x", tmp_path / "missing" / "page.html")
+
+
+def test_a_template_escapes_every_value() -> None:
+    page = render_page("grid.html.j2", {"title": "<b>&", "groups": [], "count": 1, "small": False})
+    assert "<b>" not in page
+    assert page.count("&lt;b&gt;&amp;") == 2

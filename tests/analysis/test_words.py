@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyespot.analysis import words
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [
+        (0.9412, "94.1 %"),
+        (0.1, "10.0 %"),
+        (0.01, "1.0 %"),
+        (0.0, "0.0 %"),
+        (1.0, "100.0 %"),
+        (0.9997, "99.97 %"),
+        (0.99998, "99.998 %"),
+        (0.0004, "0.04 %"),
+        (None, "–"),
+        (math.nan, "–"),
+    ],
+)
+def test_percent(fraction: float | None, text: str) -> None:
+    assert words.percent(fraction) == text
+
+
+@given(st.floats(1e-6, 1 - 1e-6))
+def test_percent_never_claims_all_or_nothing(fraction: float) -> None:
+    assert 0 < float(words.percent(fraction).removesuffix(" %")) < 100
+
+
+def test_points_interval_and_counts() -> None:
+    assert words.points(-0.046) == "4.6 points"
+    assert words.points(0.01) == "1.0 point"
+    assert words.interval((0.9361, 0.9449)) == "[93.6, 94.5]"
+    assert words.whole(10_000) == "10,000"
+    assert words.plural(1, "picture") == "1 picture"
+    assert words.plural(1_200, "class", "classes") == "1,200 classes"
+    assert words.decimal(0.12345) == "0.123"
+    assert words.decimal(None) == words.decimal(math.inf) == "–"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.423, "0.42 s"),
+        (38.14, "38.1 s"),
+        (59.97, "1 min 00 s"),
+        (252, "4 min 12 s"),
+        (3599.7, "1 h 00 min"),
+        (7_530, "2 h 06 min"),
+        (None, "–"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_500, "1.5 kB"),
+        (184_320_000, "184 MB"),
+        (2.31e9, "2.3 GB"),
+        (5e15, "5000 TB"),
+        (None, "–"),
+    ],
+)
+def test_size(number: float | None, text: str) -> None:
+    assert words.size(number) == text
+
+
+def test_rate_and_moment() -> None:
+    assert words.rate(5309.7) == "5,310 pictures/s"
+    assert words.rate(0.83) == "0.8 pictures/s"
+    assert words.rate(None) == "–"
+    assert words.moment("2026-03-01T14:03:22+01:00") == "2026-03-01 13:03 UTC"
+    assert words.moment("2026-03-01T14:03:22") == "2026-03-01T14:03:22"
+    assert words.moment("last summer") == "last summer"
