@@ -1,25 +1,19 @@
 """Collect finished runs into a CSV file: one row a run, with the command and the environment.
 
-    python benchmarks/collect.py runs/a runs/b > benchmarks/results/fast-bf16-torch2.15-2cores.csv
+python benchmarks/collect.py runs/a runs/b > benchmarks/results/fast-bf16-torch2.15-2cores.csv
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from datetime import datetime
 
 from eyespot.runs import Run
-
-COLUMNS = (
-    "command data recipe seed epochs stopped train_minutes wall_minutes packing_seconds test_top1 test_ci95_low test_ci95_high "
-    "test_n views val_top1 val_n train_top1 test_nll test_ece images_per_second peak_memory_gb precision threads processor torch"
-).split()
 
 
 def row(run: Run) -> dict[str, object]:
     """Return one run's figures."""
-    from datetime import datetime
-
     metrics, known = run.metrics, run.provenance
     test, val, train = (metrics.get(split, {}) for split in ("test", "val", "train"))
     rates = sorted(entry["images_per_second"] for entry in run.history)
@@ -56,10 +50,10 @@ def row(run: Run) -> dict[str, object]:
 
 def main() -> None:
     """Write the CSV to stdout."""
-    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    rows = [row(Run.open(folder)) for folder in sys.argv[1:]]
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    for folder in sys.argv[1:]:
-        writer.writerow(row(Run.open(folder)))
+    writer.writerows(rows)
 
 
 if __name__ == "__main__":

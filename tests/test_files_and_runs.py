@@ -29,7 +29,8 @@ def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose a folder"), (errno.EIO, "check the folder")]
+    ("code", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose a folder"), (errno.EIO, "check the folder")],
 )
 def test_a_failing_disk_is_one_clear_error_and_the_old_file_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
@@ -101,13 +102,17 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_two_writers_cannot_share_a_folder_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (
-        "import sys, time; from pathlib import Path; from eyespot.runs import RunWriter; from eyespot.config import load_config\n"
+        "import sys, time; from pathlib import Path\n"
+        "from eyespot.runs import RunWriter; from eyespot.config import load_config\n"
         f"with RunWriter(Path({str(folder)!r}), load_config('fast')): print('in', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "in\n"
-    with pytest.raises(RunLockedError, match="another process is writing this run"), RunWriter(folder, CONFIG, resume=True):
+    with (
+        pytest.raises(RunLockedError, match="another process is writing this run"),
+        RunWriter(folder, CONFIG, resume=True),
+    ):
         pass
     process.kill()
     process.wait()
@@ -194,6 +199,8 @@ def test_cache_and_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_errors_are_one_line_whatever_they_name() -> None:
     error = RunError("bad\nfile", where="a\x1b[31m.jpg", remedy="mend it")
     assert str(error) == "bad\\x0afile in a\\x1b[31m.jpg: mend it"
-    assert str(MissingExtraError("onnx", "export")) == "package 'onnx' is not installed: pip install \"eyespot[export]\""
+    assert (
+        str(MissingExtraError("onnx", "export")) == "package 'onnx' is not installed: pip install \"eyespot[export]\""
+    )
     assert did_you_mean("resnt18", ["resnet18", "vgg"]) == " Did you mean 'resnet18'?"
     assert did_you_mean("zzz", ["resnet18"]) == ""

@@ -87,7 +87,8 @@ def _all_imports(path: Path) -> set[str]:
 def test_importing_the_package_and_its_command_line_loads_nothing_heavy() -> None:
     code = (
         "import sys, threading, os; before = dict(os.environ); import eyespot, eyespot.cli;"
-        "heavy = {'torch', 'torchvision', 'timm', 'sklearn', 'matplotlib', 'numpy', 'PIL', 'pydantic'} & set(sys.modules);"
+        "heavy = {'torch', 'torchvision', 'timm', 'sklearn', 'matplotlib', 'numpy', 'PIL', 'pydantic'};"
+        "heavy &= set(sys.modules);"
         "assert not heavy, heavy; assert threading.active_count() == 1; assert dict(os.environ) == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -119,7 +120,13 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
 def test_fit_has_no_parameter_for_the_test_split() -> None:
     from eyespot.training import fit
 
-    assert set(fit.TrainData.__dataclass_fields__) == {"train", "val", "train_transform", "eval_transform", "num_classes"}
+    assert set(fit.TrainData.__dataclass_fields__) == {
+        "train",
+        "val",
+        "train_transform",
+        "eval_transform",
+        "num_classes",
+    }
 
 
 def test_nothing_of_a_machine_or_registry_is_named() -> None:

@@ -38,17 +38,20 @@ class InputConfig(_Section):
         description="Side of the square input. `auto`: the pictures' own size up to 64, else their median short side "
         "rounded to a multiple of 8, at most 64.",
     )
-    channels: Literal["auto", 1, 3] = Field("auto", description="1 grey, 3 RGB; `auto`: grey where all pictures are grey.")
+    channels: Literal["auto", 1, 3] = Field(
+        "auto", description="1 grey, 3 RGB; `auto`: grey where all pictures are grey."
+    )
     fit: Literal["squash", "crop", "pad"] = Field(
-        "crop", description="How a picture that is not square becomes square: squash the sides, crop the centre, or pad."
+        "crop",
+        description="How a picture that is not square becomes square: squash the sides, crop the centre, or pad.",
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
         "bilinear", description="Pillow's antialiased resampling filter."
     )
     normalize: Literal["channel", "scalar", "minmax", "half"] = Field(
         "channel",
-        description="`channel`: mean and deviation of each channel of the training split; `scalar`: one mean and deviation "
-        "over all channels (gomez2025); `minmax`: pixels / 255; `half`: mean 0.5, deviation 0.5.",
+        description="`channel`: mean and deviation of each channel of the training split; `scalar`: one mean and "
+        "deviation over all channels (gomez2025); `minmax`: pixels / 255; `half`: mean 0.5, deviation 0.5.",
     )
 
     @model_validator(mode="after")
@@ -61,15 +64,30 @@ class InputConfig(_Section):
 class DataConfig(_Section):
     """How the data are divided, and what happens to what is wrong with them."""
 
-    val_fraction: float = Field(0.1, ge=0.0, lt=1.0, description="Share of the training pictures kept for validation where no val split is given.")
-    test_fraction: float = Field(0.1, ge=0.0, lt=1.0, description="Share kept for test where the data bring no test split.")
+    val_fraction: float = Field(
+        0.1,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the training pictures kept for validation where no val split is given.",
+    )
+    test_fraction: float = Field(
+        0.1, ge=0.0, lt=1.0, description="Share kept for test where the data bring no test split."
+    )
     stratify: bool = Field(True, description="Keep the class shares equal in every split.")
-    split_seed: int = Field(0, ge=0, description="Seed of the split; not the seed of the training, so that runs stay comparable.")
-    on_bad_image: Literal["refuse", "skip"] = Field("refuse", description="`skip` trains without the pictures that cannot be decoded and counts them in the report.")
+    split_seed: int = Field(
+        0, ge=0, description="Seed of the split; not the seed of the training, so that runs stay comparable."
+    )
+    on_bad_image: Literal["refuse", "skip"] = Field(
+        "refuse", description="`skip` trains without the pictures that cannot be decoded and counts them in the report."
+    )
     allow_leak: bool = Field(False, description="Go on although a test picture is also in train (your own data only).")
     workers: int = Field(0, ge=0, description="Processes that decode pictures; 0: one per core.")
-    memory_limit_gb: float = Field(0.0, ge=0.0, description="Packed pixels above this are streamed from the files instead; 0: half of the memory.")
-    final: bool = Field(False, description="Train on train + val with a fixed recipe: no early stop, no selection, no val figures.")
+    memory_limit_gb: float = Field(
+        0.0, ge=0.0, description="Packed pixels above this are streamed from the files instead; 0: half of the memory."
+    )
+    final: bool = Field(
+        False, description="Train on train + val with a fixed recipe: no early stop, no selection, no val figures."
+    )
 
 
 class ModelConfig(_Section):
@@ -85,12 +103,15 @@ class OptimizerConfig(_Section):
     """How gradients become steps."""
 
     name: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = Field(
-        "sgd", description="`muon` orthogonalises the steps of the convolutions and uses SGD with Nesterov momentum for the rest."
+        "sgd",
+        description="`muon` makes the steps of convolutions orthogonal; the rest gets SGD with Nesterov momentum.",
     )
     lr: float = Field(0.01, gt=0.0, description="Peak learning rate; for `muon` that of the orthogonalised filters.")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Momentum of sgd, rmsprop and muon.")
     nesterov: bool = Field(False, description="Nesterov momentum (sgd); muon always uses it.")
-    weight_decay: float = Field(0.0, ge=0.0, description="L2 for sgd, adam, rmsprop; decoupled for adamw. Biases and norms are left out.")
+    weight_decay: float = Field(
+        0.0, ge=0.0, description="L2 for sgd, adam, rmsprop; decoupled for adamw. Biases and norms are left out."
+    )
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Adam: decay of the first moment.")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Adam: decay of the second moment.")
     alpha: float = Field(0.99, ge=0.0, lt=1.0, description="RMSprop: decay of the squared gradient (Keras: 0.9).")
@@ -99,7 +120,12 @@ class OptimizerConfig(_Section):
     head_lr: float = Field(0.17, gt=0.0, description="muon: learning rate of the classifier.")
     sgd_momentum: float = Field(0.85, ge=0.0, lt=1.0, description="muon: momentum of biases and classifier.")
     sgd_weight_decay: float = Field(0.0, ge=0.0, description="muon: lr x decay of biases and classifier, per step.")
-    stem_bias_fraction: float = Field(0.375, ge=0.0, le=1.0, description="muon: the bias of the whitening layer is trained for this share of the steps.")
+    stem_bias_fraction: float = Field(
+        0.375,
+        ge=0.0,
+        le=1.0,
+        description="muon: the bias of the whitening layer is trained for this share of the steps.",
+    )
 
 
 class ScheduleConfig(_Section):
@@ -107,12 +133,24 @@ class ScheduleConfig(_Section):
 
     name: Literal["constant", "cosine", "linear", "one-cycle", "triangular", "step", "plateau"] = Field(
         "cosine",
-        description="`linear`: down to the final fraction; `triangular`: up, then down, in straight lines; `plateau`: cut when val stops improving.",
+        description="`linear`: down to the final fraction; `triangular`: up, then down, in straight lines; "
+        "`plateau`: cut when val stops improving.",
     )
-    warmup_epochs: float = Field(0.0, ge=0.0, description="Straight rise from zero, counted in epochs, before the schedule starts.")
-    final_fraction: float = Field(0.0, ge=0.0, le=1.0, description="Last learning rate as a share of the peak (cosine, linear, one-cycle, triangular).")
-    peak_fraction: float = Field(0.3, gt=0.0, lt=1.0, description="Share of the steps at which one-cycle and triangular peak.")
-    start_fraction: float = Field(0.04, ge=0.0, le=1.0, description="First learning rate of one-cycle and triangular as a share of the peak.")
+    warmup_epochs: float = Field(
+        0.0, ge=0.0, description="Straight rise from zero, counted in epochs, before the schedule starts."
+    )
+    final_fraction: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Last learning rate as a share of the peak (cosine, linear, one-cycle, triangular).",
+    )
+    peak_fraction: float = Field(
+        0.3, gt=0.0, lt=1.0, description="Share of the steps at which one-cycle and triangular peak."
+    )
+    start_fraction: float = Field(
+        0.04, ge=0.0, le=1.0, description="First learning rate of one-cycle and triangular as a share of the peak."
+    )
     step_epochs: list[int] = Field(default_factory=list, description="step: epochs after which the rate is cut.")
     factor: float = Field(0.1, gt=0.0, lt=1.0, description="step and plateau: the rate is multiplied by this.")
     patience_epochs: int = Field(10, ge=0, description="plateau: epochs without improvement before a cut.")
@@ -123,33 +161,53 @@ class TrainingConfig(_Section):
     """How long, how much at once, and when to stop."""
 
     epochs: int = Field(10, ge=1, description="Passes over the training split.")
-    minutes: float = Field(0.0, ge=0.0, description="Cut the epochs to what fits into this many minutes of training, measured at the start; 0: no limit.")
+    minutes: float = Field(
+        0.0,
+        ge=0.0,
+        description="Cut the epochs to what fits into so many minutes of training; 0: no limit. Schedules that come "
+        "down are planned for it, by a measurement at the start.",
+    )
     batch_size: int = Field(128, ge=1, description="Pictures in one optimizer step.")
     drop_last: bool = Field(False, description="Leave out the last short batch of an epoch.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order, augmentation and dropout.")
     precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="`auto`: bf16 where the processor has it natively (AMX, AVX512-BF16, CUDA), else float32. Losses are always float32."
+        "auto",
+        description="`auto`: bf16 where the processor has it natively (AMX, AVX512-BF16, CUDA), else float32. "
+        "Losses are always float32.",
     )
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the target spread evenly over all classes.")
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of the target spread evenly over all classes."
+    )
     mixup_alpha: float = Field(0.0, ge=0.0, description="Mixup: both parameters of the Beta distribution; 0: off.")
     cutmix_alpha: float = Field(0.0, ge=0.0, description="CutMix: both parameters of the Beta distribution; 0: off.")
-    ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="Exponential moving average of the weights, used for evaluation; 0: off.")
+    ema_decay: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Exponential moving average of the weights, used for evaluation; 0: off."
+    )
     clip_norm: float = Field(0.0, ge=0.0, description="Clip the norm of the gradient; 0: off.")
     size_schedule: list[tuple[float, int]] = Field(
         default_factory=list,
-        description="Progressive sizes: pairs [from this share of the steps, side in pixels]; the last steps always see the full size.",
+        description="Progressive sizes: pairs [from this share of the steps, side in pixels]. Val is seen at the "
+        "size of the epoch; let the last pair be the full size.",
     )
-    early_stopping_epochs: int = Field(0, ge=0, description="Stop after this many epochs without improvement on val; 0: off.")
-    monitor: Literal["val/loss", "val/top1"] = Field("val/loss", description="What improvement means for early stopping, plateau and the best weights.")
+    early_stopping_epochs: int = Field(
+        0, ge=0, description="Stop after this many epochs without improvement on val; 0: off."
+    )
+    monitor: Literal["val/loss", "val/top1"] = Field(
+        "val/loss", description="What improvement means for early stopping, plateau and the best weights."
+    )
     restore_best: bool = Field(False, description="End with the weights of the best epoch on val instead of the last.")
-    checkpoint_minutes: float = Field(5.0, gt=0.0, description="Longest time between checkpoints; one is always written at the end of an epoch.")
+    checkpoint_minutes: float = Field(
+        5.0, gt=0.0, description="Longest time between checkpoints; one is always written at the end of an epoch."
+    )
 
 
 class EvaluationConfig(_Section):
     """How the finished model is measured."""
 
     views: Literal["none", "mirror", "mirror-shift"] = Field(
-        "none", description="Test-time views averaged in logit space: 1, 2 (mirror) or 6 (mirror and one-pixel shifts). Named beside every number."
+        "none",
+        description="Test-time views averaged in logit space: 1, 2 (mirror) or 6 (mirror and one-pixel shifts). "
+        "Named beside every number.",
     )
     batch_size: int = Field(500, ge=1, description="Pictures in one forward pass.")
 
@@ -219,13 +277,18 @@ def recipe_text(name: str) -> str:
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read recipe ({error})", where=path, remedy="give a recipe's name or a TOML file") from error
+            raise ConfigError(
+                f"cannot read recipe ({error})", where=path, remedy="give a recipe's name or a TOML file"
+            ) from error
     raise ConfigError(
-        f"unknown recipe {name!r}.{did_you_mean(name, names)}", remedy=f"{len(names)} recipes: {', '.join(names)}; or a TOML file"
+        f"unknown recipe {name!r}.{did_you_mean(name, names)}",
+        remedy=f"{len(names)} recipes: {', '.join(names)}; or a TOML file",
     )
 
 
-def load_config(recipe: str = "fast", overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    recipe: str = "fast", overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> Config:
     """Return a validated configuration.
 
     Args:
@@ -295,7 +358,7 @@ def _explain(error: ValidationError) -> Iterable[str]:
     seen = set()
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]
-        # A union reports one error for each of its members, with the member's name last: the key is what the user wrote.
+        # A union reports one error for each of its members, with the member's name last: the key is the user's.
         key = ".".join(parts[:2])
         if problem["type"] == "extra_forbidden":
             sentence = f"unknown key {key}.{did_you_mean(key, keys) or did_you_mean(parts[-1], keys)}"

@@ -44,7 +44,7 @@ def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf
 
     Args:
         device: `auto` takes a GPU where torch sees one.
-        precision: `auto` takes bf16 only where the hardware multiplies it natively; elsewhere it is emulated and slower.
+        precision: `auto` takes bf16 only where the hardware multiplies it natively; elsewhere it is slower.
 
     Raises:
         UsageError: The device is unknown or not on this machine.
@@ -56,7 +56,9 @@ def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf
         raise UsageError(f"unknown device {device!r}", remedy="use auto, cpu, cuda or mps")
     if kind == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    elif (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+    elif (kind == "cuda" and not torch.cuda.is_available()) or (
+        kind == "mps" and not torch.backends.mps.is_available()
+    ):
         raise UsageError(f"device {device!r} is not on this machine", remedy="use --device cpu or --device auto")
     if precision != "auto":
         return ComputePlan(device, precision, f"{precision} was asked for")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -49,7 +50,9 @@ class Run:
         if not folder.is_dir():
             raise RunError("no such folder", where=path, remedy="give a run folder; eyespot runs lists them")
         if not (folder / "config.toml").is_file():
-            raise RunError("not a run folder (it has no config.toml)", where=path, remedy="give a folder that eyespot train wrote")
+            raise RunError(
+                "not a run folder (it has no config.toml)", where=path, remedy="give a folder that eyespot train wrote"
+            )
         return cls(folder)
 
     @property
@@ -76,7 +79,9 @@ class Run:
         try:
             return [json.loads(line) for line in _read_text(path).splitlines() if line]
         except json.JSONDecodeError as error:
-            raise RunError(f"damaged line ({error})", where=path, remedy="resume the run: it is written again") from error
+            raise RunError(
+                f"damaged line ({error})", where=path, remedy="resume the run: it is written again"
+            ) from error
 
     @property
     def report(self) -> Path:
@@ -121,10 +126,14 @@ class RunWriter:
             self._stack.enter_context(file_lock(self.path / ".lock", timeout_seconds=0))
         except TimeoutError as error:
             raise RunLockedError(
-                "another process is writing this run", where=self.path, remedy="wait for it, or choose another folder with --out"
+                "another process is writing this run",
+                where=self.path,
+                remedy="wait for it, or choose another folder with --out",
             ) from error
         except OSError as error:
-            raise RunError(f"cannot write ({error.strerror})", where=self.path, remedy="choose another with --out") from error
+            raise RunError(
+                f"cannot write ({error.strerror})", where=self.path, remedy="choose another with --out"
+            ) from error
         try:
             self._claim()
         except BaseException:
@@ -132,14 +141,20 @@ class RunWriter:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Unlock the folder."""
         self._stack.close()
 
     def _claim(self) -> None:
         settings = self.path / "config.toml"
         if settings.exists() and not self._resume:
-            raise RunError("this folder already holds a run", where=self.path, remedy="go on with --resume, or choose another with --out")
+            raise RunError(
+                "this folder already holds a run",
+                where=self.path,
+                remedy="go on with --resume, or choose another with --out",
+            )
         remove_temporaries(self.path)
         remove_temporaries(self.path / CHECKPOINTS)
         write_atomic(settings, self.config.to_toml().encode())
@@ -202,7 +217,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor_name(),
@@ -214,6 +229,12 @@ def environment() -> dict[str, Any]:
 def now() -> str:
     """Return the time as UTC in ISO 8601."""
     return datetime.fromtimestamp(time.time(), tz=timezone.utc).isoformat(timespec="seconds")
+
+
+def _command() -> str:
+    """Return the command line so that it can be run again; `python -m eyespot` is called by its shorter name."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["eyespot" if program in {"__main__.py", "eyespot.exe"} else program, *sys.argv[1:]])
 
 
 def _processor_name() -> str:

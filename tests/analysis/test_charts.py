@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -112,7 +113,7 @@ def test_labels_of_lines_that_end_together_do_not_cover_each_other() -> None:
     root = draw(*series)
     places = sorted(float(element.get("y", "")) for element in root.iter("text") if "label" in element.get("class", ""))
     assert len(places) == 3
-    assert all(second - first >= 13.9 for first, second in zip(places, places[1:], strict=False))
+    assert all(second - first >= 13.9 for first, second in itertools.pairwise(places))
     assert places[-1] <= 220 - 34 + 4
 
 

@@ -176,6 +176,6 @@ def test_what_cannot_be_written_is_refused_with_the_next_step(tmp_path: Path, mo
     with pytest.raises(RunError, match="cannot write"):
         write_grid(coloured(1), [""], tmp_path / "missing" / "grid.png", columns=1, title="t")
     monkeypatch.setattr(grids, "_MOST_PIXELS", 1000)
-    with pytest.raises(UsageError, match="show fewer, or write .html"):
+    with pytest.raises(UsageError, match=r"show fewer, or write \.html"):
         write_grid(coloured(1), [""], tmp_path / "grid.png", columns=1, title="t")
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -74,7 +75,10 @@ def test_the_sentence_holds_accuracy_gap_and_the_confused_pair(metrics_of: Split
     assert "Train is 6.5 points above val: 99.5 %" in verdict.sentence
     assert describe_top1(train, "train") in verdict.sentence
     assert describe_top1(test, "val") in verdict.sentence
-    assert "Most confused: 12 of 100 cat taken for dog and 9 of 100 dog taken for cat, on test." in verdict.sentence
+    assert (
+        "Most confused: 12 of 100 'cat' taken for 'dog' and 9 of 100 'dog' taken for 'cat', on test."
+        in verdict.sentence
+    )
     without_names = judge(history_of(falling()), metrics, num_classes=4, epochs_planned=30)
     assert without_names.sentence == verdict.sentence  # taken from per_class
     del test["per_class"]
@@ -140,14 +144,30 @@ def test_overfit_is_seen_in_the_gap(split_of: Split, history_of: History) -> Non
     assert judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings[0].severity == "serious"
 
 
-def test_overfit_is_seen_in_a_val_loss_that_turns(healthy: dict[str, Any], history_of: History) -> None:
+def test_a_val_loss_that_turns_is_the_first_sign_of_overfitting(healthy: dict[str, Any], history_of: History) -> None:
     val = [max(1.8 * math.exp(-i / 4), 0.5 + 0.02 * i) for i in range(30)]
     history = history_of(falling(end=0.01), val, [0.9] * 30)
     verdict = judge(history, healthy, num_classes=10, epochs_planned=30)
     (finding,) = verdict.findings
-    assert finding.kind == "overfit"
-    assert f"at epoch {int(np.argmin(val)) + 1}" in finding.text
-    assert "training.restore_best" in finding.text
+    assert finding.kind == "val-loss-turned"
+    assert re.search(r"from 0\.\d+ around epoch (5|6|7) to 1\.060 at the end", finding.text)
+    assert "the first sign of overfitting" in verdict.sentence
+    overfit = {
+        **healthy,
+        "train": healthy["train"] | {"top1": 1.0},
+        "val": {**healthy["val"], "top1": 0.8, "top1_ci95": [0.78, 0.82]},
+    }
+    text = next(
+        f.text for f in judge(history, overfit, num_classes=10, epochs_planned=30).findings if f.kind == "overfit"
+    )
+    assert "; and val loss rose from" in text
+
+
+def test_a_noisy_val_loss_over_few_pictures_has_not_turned(healthy: dict[str, Any], history_of: History) -> None:
+    noisy = [0.18 + 0.03 * math.sin(7 * i) + max(0, 1.5 - 0.3 * i) for i in range(40)]
+    assert kinds_of(history_of(falling(40, end=0.5), noisy, [0.98] * 40), healthy) == []
+    tiny = [max(0.01, 0.3 - 0.02 * i) + 0.0004 * i for i in range(30)]  # doubles at the end, and means nothing
+    assert kinds_of(history_of(falling(end=0.01), tiny, [0.999] * 30), healthy) == []
 
 
 def test_a_val_loss_that_rises_together_with_train_loss_is_no_overfitting(
@@ -243,7 +263,7 @@ def test_divergence_is_serious_and_named_with_its_epoch(healthy: dict[str, Any],
 
 
 def test_a_rising_train_loss_means_a_high_learning_rate(healthy: dict[str, Any], history_of: History) -> None:
-    loss = falling(24, end=0.8) + [0.9, 1.0, 1.1, 1.2, 1.3, 1.4]
+    loss = [*falling(24, end=0.8), 0.9, 1.0, 1.1, 1.2, 1.3, 1.4]
     assert kinds_of(history_of(loss), healthy) == ["learning-rate-too-high"]
 
 

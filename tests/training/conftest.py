@@ -90,7 +90,12 @@ def prepare(config: Config, packed: PackedDataset | None = None) -> Prepared:
 
 
 def run_fit(
-    folder: Path, config: Config, *, watcher: Watcher | None = None, resume: bool = False, packed: PackedDataset | None = None
+    folder: Path,
+    config: Config,
+    *,
+    watcher: Watcher | None = None,
+    resume: bool = False,
+    packed: PackedDataset | None = None,
 ) -> FitResult:
     """Prepare and fit in a run folder, as `train` does."""
     torch.set_num_threads(1)

@@ -71,7 +71,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ema": {"training__ema_decay": 0.9},
     "bf16": {"training__precision": "bf16"},
     "sgd-plateau-best": {
-        "optimizer__name": "sgd", "schedule__name": "plateau", "schedule__patience_epochs": 1, "training__restore_best": True,
+        "optimizer__name": "sgd", "schedule__name": "plateau", "schedule__patience_epochs": 1,
+        "training__restore_best": True,
     },
     "muon-spot-mix": {
         "model__name": "spot", "model__args": {"widths": [4, 6, 8]}, "optimizer__name": "muon", "optimizer__lr": 0.1,
@@ -142,7 +143,9 @@ def test_nan_stops_the_run_names_step_and_rate_and_keeps_the_last_good_checkpoin
     assert "optimizer.lr" in text
 
 
-def test_a_planted_nan_keeps_the_checkpoint_of_the_epoch_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_nan_keeps_the_checkpoint_of_the_epoch_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = fit_module.F.cross_entropy
 
     def plant(logits: torch.Tensor, targets: torch.Tensor, **keywords: Any) -> torch.Tensor:

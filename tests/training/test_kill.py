@@ -39,8 +39,17 @@ KILLS = 20
 
 
 def train_in_lives(folder: Path, recipe: Path, *, seed: int, lives: int) -> int:
-    command = [sys.executable, str(Path(__file__).with_name("lives.py")), str(folder), str(recipe), str(seed), str(lives)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("lives.py")),
+        str(folder),
+        str(recipe),
+        str(seed),
+        str(lives),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1])
 
@@ -49,7 +58,7 @@ def train_in_lives(folder: Path, recipe: Path, *, seed: int, lives: int) -> int:
 @pytest.mark.slow
 def test_killed_twenty_times_at_random_it_ends_the_same_to_the_bit(tmp_path: Path) -> None:
     recipe = tmp_path / "mortal.toml"
-    recipe.write_text(RECIPE.format(epochs=60))
+    recipe.write_text(RECIPE.format(epochs=30))
     assert train_in_lives(tmp_path / "whole", recipe, seed=0, lives=0) == 0
     assert train_in_lives(tmp_path / "killed", recipe, seed=1, lives=KILLS) == KILLS
     whole, killed = Run.open(tmp_path / "whole"), Run.open(tmp_path / "killed")
@@ -60,7 +69,7 @@ def test_killed_twenty_times_at_random_it_ends_the_same_to_the_bit(tmp_path: Pat
     for name, tensor in one.items():
         assert tensor.tobytes() == two[name].tobytes(), name
     assert without_times(whole.history) == without_times(killed.history)
-    assert len(killed.history) == 60
+    assert len(killed.history) == 30
     for split, expected in read_predictions(whole.path / "predictions.npz").items():
         assert expected.logits.tobytes() == read_predictions(killed.path / "predictions.npz")[split].logits.tobytes()
     assert (whole.path / "split.json").read_bytes() == (killed.path / "split.json").read_bytes()
@@ -69,4 +78,5 @@ def test_killed_twenty_times_at_random_it_ends_the_same_to_the_bit(tmp_path: Pat
     assert not list(killed.path.rglob("*.tmp"))
     for line in (killed.path / "history.jsonl").read_text().splitlines():
         json.loads(line)
-    assert any("resumed after step" in line for line in (killed.path / "log.txt").read_text().splitlines())
+    resumed = [line for line in (killed.path / "log.txt").read_text().splitlines() if "resumed after step" in line]
+    assert len(resumed) > KILLS / 4

@@ -60,7 +60,12 @@ def test_state_survives_a_checkpoint_to_the_bit(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
 def test_steps_equal_torchs_own(name: str) -> None:
-    classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+    classes = {
+        "sgd": torch.optim.SGD,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+    }
     keywords = {"sgd": {"momentum": 0.9}, "rmsprop": {"momentum": 0.9}}.get(name, {})
     one, two = nn.Linear(4, 3), nn.Linear(4, 3)
     two.load_state_dict(one.state_dict())

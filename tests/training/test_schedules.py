@@ -71,7 +71,10 @@ def test_warm_up_rises_to_the_schedule() -> None:
 def test_plateau_cuts_like_keras() -> None:
     settings = ScheduleConfig(name="plateau", factor=0.5, patience_epochs=2, min_lr=0.2)
     state = PlateauState()
-    cuts = [state.update(value, settings, peak_lr=1.0) for value in [1.0, 0.9, 0.95, 0.96, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8]]
+    cuts = [
+        state.update(value, settings, peak_lr=1.0)
+        for value in [1.0, 0.9, 0.95, 0.96, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8]
+    ]
     assert cuts == [False, False, False, True, False, False, True, False, True, False, False]
     assert state.factor == 0.2  # the floor, not 0.125
     assert PlateauState(**state.as_dict()) == state

@@ -178,7 +178,7 @@ def render_report(inputs: ReportInput) -> str:
         "per_class": _per_class(metrics, split, inputs.class_names),
         "mistakes": [_show_mistake(mistake) for mistake in inputs.mistakes],
         "augmented": _augmented(inputs),
-        "augmentation": inputs.augmentation,
+        "augmentation": inputs.augmentation[:1].upper() + inputs.augmentation[1:].rstrip("."),
         "data": _data(inputs.data_card, inputs.class_names),
         "model": inputs.model,
         "config": _config(inputs.config),
@@ -282,7 +282,7 @@ def _curves(inputs: ReportInput) -> list[Markup]:
             loss,
             title=f"Loss{', logarithmic axis' * log_y}",
             x_label="epoch",
-            write_y=lambda value: f"{value:.3g}",
+            write_y=lambda value: f"{value:.4g}",
             log_y=log_y,
             mark_x=mark,
         ),
@@ -406,10 +406,10 @@ def _data(card: DataCard, names: Sequence[str]) -> dict[str, Any]:
     shape, packed = card.get("packed_shape"), card.get("packed_bytes", 0)
     packed_words = ""
     if shape:
-        packed_words = f"{shape[1]} x {shape[0]} px, {words.plural(shape[2], 'channel')}, "
-        packed_words += words.size(packed) if packed else "streamed from the files"
-        packed_words += f"; {card['fit']}" * bool(card.get("fit")) + f", {card.get('interpolation')}" * bool(
-            card.get("interpolation")
+        place = words.size(packed) if packed else "streamed from the files"
+        how = ", ".join(filter(None, (card.get("fit"), card.get("interpolation"))))
+        packed_words = (
+            f"{shape[1]} x {shape[0]} px, {words.plural(shape[2], 'channel')}, {place}{'; ' * bool(how)}{how}"
         )
     facts = [
         ("Data set", card.get("name")),

@@ -25,8 +25,10 @@ _SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
 # 100 % on train, a gap of 5 to 6 points. Ten is beyond that; at twenty-five, most of what was learned is the pictures.
 OVERFIT_GAP = 0.10
 SERIOUS_GAP = 0.25
-# The lowest val loss is the luckiest of many epochs, so the others lie a few per cent above it without any overfitting.
+# Val losses of neighbouring epochs differ by some per cent without any overfitting.
 VAL_LOSS_RISE = 0.10
+# A rise of a loss counts from this share of ln K, the loss of guessing: close to zero every rise is a large share.
+LOSS_RISE_SCALE = 0.02
 # Less than half of the way from guessing to perfect, on the very pictures it was trained on ...
 UNDERFIT_SKILL = 0.5
 # ... while new pictures fare about as well: with a wider gap it is not the fitting that is missing.
@@ -62,6 +64,7 @@ _MEANING = {
     "only-train-measured": "these are the pictures it was trained on, so this says nothing about new ones",
     "no-better-than-one-answer": "always naming the most frequent class would do as well",
     "overfit": "it knows its training pictures much better than new ones",
+    "val-loss-turned": "its val loss turned upwards while train loss fell, the first sign of overfitting",
     "underfit": "it cannot tell even its training pictures apart well",
     "learning-rate-too-high": "the learning rate was too high for it to settle",
     "learning-rate-too-low": "the learning rate was too low to get far",
@@ -222,6 +225,7 @@ class _Run:
         self.num_classes = num_classes
         self.epochs_planned = epochs_planned
         self.epochs = len(history)
+        self.log_classes = math.log(max(num_classes, 2))  # the loss of guessing, in nats
         self.rows = history
         # float64 (E,), nan where an epoch has no such figure
         self.epoch = np.array([row.get("epoch", index + 1) for index, row in enumerate(history)], dtype=np.float64)
@@ -334,35 +338,36 @@ def _only_train(run: _Run) -> Finding | None:
 
 def _overfit(run: _Run) -> Finding | None:
     """Find a wide gap between train and held-out pictures, or a val loss that turned upwards."""
-    seen, severity = [], "warning"
-    train, held = run.split("train"), run.held_out()
-    if train and held:
-        gap = train["top1"] - held[1]["top1"]
-        if gap >= OVERFIT_GAP and held[1]["top1_ci95"][1] < train["top1"]:
-            seen.append(f"train is {words.points(gap)} above {held[0]}: {_both(train, 'train', held[1], held[0])}")
-            severity = "serious" if gap >= SERIOUS_GAP else "warning"
     turned = _val_loss_turned(run)
-    if turned:
-        seen.append(turned)
-    if not seen:
-        return None
-    advice = "Augment more, raise weight decay or dropout, or keep the best epoch with training.restore_best = true."
-    text = f"{'; and '.join(seen)}. {advice}"
-    return Finding("overfit", "serious" if severity == "serious" else "warning", text[0].upper() + text[1:])
+    train, held = run.split("train"), run.held_out()
+    gap = train["top1"] - held[1]["top1"] if train and held else 0.0
+    if not (train and held and gap >= OVERFIT_GAP and held[1]["top1_ci95"][1] < train["top1"]):
+        if not turned:
+            return None
+        text = f"{turned}: overfitting shows there first, as too much certainty. Augment more, or raise weight decay."
+        return Finding("val-loss-turned", "warning", text[0].upper() + text[1:])
+    text = f"Train is {words.points(gap)} above {held[0]}: {_both(train, 'train', held[1], held[0])}"
+    text += f"; and {turned}" if turned else ""
+    text += ". Augment more, raise weight decay or dropout, or keep the best epoch with training.restore_best = true."
+    return Finding("overfit", "serious" if gap >= SERIOUS_GAP else "warning", text)
 
 
 def _val_loss_turned(run: _Run) -> str:
     """Return how far the val loss rose from its best epoch while the train loss went on falling, or nothing."""
     if run.epochs < 4 or not np.isfinite(run.val_loss).all() or not np.isfinite(run.train_loss).all():
         return ""
-    best, tail = int(run.val_loss.argmin()), run.tail()
-    end = float(run.val_loss[-tail:].mean())
-    rise = end / max(float(run.val_loss[best]), 1e-12) - 1
-    if best >= run.epochs - tail - 1 or rise < VAL_LOSS_RISE or run.train_loss[-1] >= 0.98 * run.train_loss[best]:
+    # The lowest of many epochs is mostly luck, with few val pictures above all: a mean over some neighbours is not.
+    width = max(3, run.tail()) if run.epochs >= 9 else 1
+    smooth = np.convolve(run.val_loss, np.full(width, 1 / width), mode="valid")
+    best = int(smooth.argmin())
+    rise, noise = float(smooth[-1] - smooth[best]), float(np.median(np.abs(np.diff(run.val_loss))))
+    needed = max(VAL_LOSS_RISE * smooth[best], LOSS_RISE_SCALE * run.log_classes, noise)
+    epoch = best + width // 2
+    if rise < needed or run.train_loss[-1] >= 0.98 * run.train_loss[epoch]:
         return ""
     return (
-        f"val loss rose from {run.val_loss[best]:.3f} at epoch {run.epoch[best]:g} to {end:.3f} at the end, while train"
-        f" loss fell from {run.train_loss[best]:.3f} to {run.train_loss[-1]:.3f}"
+        f"val loss rose from {smooth[best]:.3f} around epoch {run.epoch[epoch]:g} to {smooth[-1]:.3f} at the end, while"
+        f" train loss fell from {run.train_loss[epoch]:.3f} to {run.train_loss[-1]:.3f}"
     )
 
 
@@ -387,12 +392,11 @@ def _learning_rate_too_high(run: _Run) -> Finding | None:
     loss = run.train_loss[run.epochs // 10 :]  # the first tenth may be warm-up
     if run.epochs < 6 or not np.isfinite(loss).all():
         return None
-    scale = math.log(max(run.num_classes, 2))  # the loss of guessing: makes "a little" mean the same for every K
     best, end = float(loss.min()), float(np.median(loss[-max(2, run.tail()) :]))
-    jumps = np.diff(loss) > np.maximum(OVERSHOOT * loss[:-1], 0.01 * scale)
+    jumps = np.diff(loss) > np.maximum(OVERSHOOT * loss[:-1], LOSS_RISE_SCALE / 2 * run.log_classes)
     if jumps.mean() >= OVERSHOOT_SHARE:
         seen = f"The train loss went up in {int(jumps.sum())} of {len(jumps)} epochs"
-    elif end > (1 + TRAIN_LOSS_RISE) * best and end - best > 0.05 * scale:
+    elif end > (1 + TRAIN_LOSS_RISE) * best and end - best > LOSS_RISE_SCALE * run.log_classes:
         seen = f"The train loss rose from {best:.3f} to {end:.3f}"
     else:
         seen = _val_swings(run)
@@ -544,7 +548,8 @@ def _say_confusion(figures: Mapping[str, Any], split: str, names: Sequence[str])
     if not pairs:
         return ""
     pair = pairs[0]
-    first, second = (names[i] if i < len(names) else f"class {i}" for i in (pair.first, pair.second))
+    # In quotes: classes may be called 3 and 7.
+    first, second = (repr(names[i]) if i < len(names) else f"class {i}" for i in (pair.first, pair.second))
     there = f"{words.whole(pair.first_as_second)} of {words.whole(pair.first_count)} {first} taken for {second}"
     back = f"{words.whole(pair.second_as_first)} of {words.whole(pair.second_count)} {second} taken for {first}"
-    return f"Most confused: {there} and {back}, on {split}."
+    return f"Most confused: {there}{f' and {back}' if pair.second_as_first else ''}, on {split}."

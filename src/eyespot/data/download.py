@@ -298,7 +298,8 @@ class _Job:
                     error.close()
                     location = error.headers.get("Location", "")
                     if error.code not in _REDIRECTS or not location:
-                        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{self.part.size()}":
+                        have = self.part.size()
+                        if error.code == 416 and have and error.headers.get("Content-Range") == f"bytes */{have}":
                             return None
                         raise _refusal(error.code, error.reason, error.headers) from None
                 # A location may hold raw bytes, which http.client takes as they are: latin-1.

@@ -75,8 +75,8 @@ def choose_spec(
 
     Args:
         dataset: What was found.
-        size_px: `auto` takes the size that all pictures share where it is square and at most 64 px; otherwise the median
-            short side, rounded to a multiple of 8, between 16 and 64.
+        size_px: `auto` takes the size that all pictures share where it is square and at most 64 px; otherwise the
+            median short side, rounded to a multiple of 8, between 16 and 64.
         channels: `auto` takes 1 where all are grey.
         fit: As in `resize_pixels`.
         interpolation: As in `resize_pixels`.
@@ -99,7 +99,7 @@ def choose_spec(
 
 
 def describe_size_choice(dataset: Dataset, size_px: int | Literal["auto"] = "auto") -> str:
-    """Return the packed size and the reason for it, such as `32 px, which all 256 sampled pictures have`."""
+    """Return the packed size and the reason for it, such as `32 px, which all sampled pictures have`."""
     if size_px != "auto":
         return f"{size_px} px, as asked for"
     return _auto_size(_sample_headers(dataset.splits["train"]))[1]

@@ -1,9 +1,9 @@
 """spot: eyespot's own network for small pictures.
 
 Source:
-    The network of airbench94 (Keller Jordan, arXiv:2404.00498, and its Muon variant). Changed: any input size from 8 px and
-    any number of channels (a 3x3 whitening for grey pictures), global max-pooling, float32 weights under autocast, and
-    timm's protocol. The recipe `fast` adds to the speed by training on smaller pictures at first.
+    The network of airbench94 (Keller Jordan, arXiv:2404.00498, and its Muon variant). Changed: any input size from 8 px
+    and any number of channels (a 3x3 whitening for grey pictures), global max-pooling, float32 weights under autocast,
+    and timm's protocol. The recipe `fast` adds to the speed by training on smaller pictures at first.
 """
 
 from __future__ import annotations

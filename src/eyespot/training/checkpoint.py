@@ -62,12 +62,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"cannot read ({error.strerror})", where=path, remedy="restore the file") from error
     body, digest, magic = content[:-40], content[-40:-8], content[-8:]
     if len(content) < 48 or magic != _MAGIC or hashlib.sha256(body).digest() != digest:
-        raise CheckpointError("damaged, or not a checkpoint of eyespot", where=path, remedy="delete it and resume from an earlier one")
+        raise CheckpointError(
+            "damaged, or not a checkpoint of eyespot", where=path, remedy="delete it and resume from an earlier one"
+        )
     try:
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
         return Checkpoint(load(body), json.loads(header["__metadata__"]["state"]))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"not readable ({error})", where=path, remedy="it was written by another version: train again") from error
+        raise CheckpointError(
+            f"not readable ({error})", where=path, remedy="it was written by another version: train again"
+        ) from error
 
 
 def step_path(folder: Path, step: int) -> Path:
@@ -96,7 +100,9 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except CheckpointError as error:
             complaints.append(str(error))
     if paths:
-        raise CheckpointError("all checkpoints are damaged", where=folder, remedy="delete the run folder and train again")
+        raise CheckpointError(
+            "all checkpoints are damaged", where=folder, remedy="delete the run folder and train again"
+        )
     return None, complaints
 
 
@@ -117,7 +123,8 @@ def load_module(prefix: str, module: nn.Module, checkpoint: Checkpoint) -> None:
     wrong = set(found) ^ set(expected) or {name for name in found if found[name].shape != expected[name].shape}
     if wrong:
         raise CheckpointError(
-            f"the checkpoint is of another model ({sorted(wrong)[0]!r} does not fit)", remedy="resume with the recipe it was started with"
+            f"the checkpoint is of another model ({sorted(wrong)[0]!r} does not fit)",
+            remedy="resume with the recipe it was started with",
         )
     module.load_state_dict(found)
 

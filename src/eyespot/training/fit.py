@@ -1,7 +1,7 @@
 """The training loop: batches and settings in, trained weights out, with nothing lost on the way.
 
-Every random number is a function of (seed, epoch, step): order, augmentation, mixing and dropout are seeded anew at each
-step. A resumed run therefore draws what the killed one would have drawn, and no random state has to be saved.
+Every random number is a function of (seed, epoch, step): order, augmentation, mixing and dropout are seeded anew at
+each step. A resumed run therefore draws what the killed one would have drawn, and no random state has to be saved.
 `fit` receives train and val; there is no parameter through which the test split could come in.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from types import FrameType
 from typing import Any, Protocol
 
@@ -49,9 +50,12 @@ _CHECK_EVERY_STEPS = {"cpu": 1}
 _CHECK_EVERY_STEPS_ELSEWHERE = 16
 _CHANCE_EPOCHS = 3
 _BEST = "best.ckpt"
+# Schedules that do not depend on when the run ends: with a time limit they go on until it is reached, the others must
+# be planned to come down in time.
+_OPEN_ENDED = {"constant", "step", "plateau"}
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the run is safe
+class Interrupted(Exception):
     """A signal asked the run to stop, and a checkpoint was written.
 
     Attributes:
@@ -193,7 +197,13 @@ class _Loop:
     """One run of the loop: the tensors and numbers that a step reads and writes."""
 
     def __init__(
-        self, model: nn.Module, data: TrainData, config: Config, plan: ComputePlan, writer: RunWriter, observer: Observer
+        self,
+        model: nn.Module,
+        data: TrainData,
+        config: Config,
+        plan: ComputePlan,
+        writer: RunWriter,
+        observer: Observer,
     ) -> None:
         self.model, self.data, self.config, self.plan = model, data, config, plan
         self.writer, self.observer = writer, observer
@@ -298,7 +308,10 @@ class _Loop:
     def _set_learning_rate(self) -> None:
         state = self.state
         common = schedule_factor(
-            state.step, total_steps=state.total_steps, steps_per_epoch=state.steps_per_epoch, settings=self.config.schedule
+            state.step,
+            total_steps=state.total_steps,
+            steps_per_epoch=state.steps_per_epoch,
+            settings=self.config.schedule,
         ) * float(state.plateau["factor"])
         for group in self.optimizer.param_groups:
             factor = common
@@ -311,7 +324,7 @@ class _Loop:
         """Move the averaged weights towards the current ones."""
         if self.ema is None:
             return
-        # Early on a long average would remember the random start: the decay grows with the steps (as in TensorFlow's EMA).
+        # A long average would remember the random start: the decay grows with the steps, as in TensorFlow's EMA.
         decay = min(self.config.training.ema_decay, (1 + self.state.step) / (10 + self.state.step))
         for average, current in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             average.lerp_(current, 1 - decay)
@@ -386,7 +399,7 @@ class _Loop:
         loss_sum, correct, seen = 0.0, 0, 0
         for batch in loader.batches(0):
             with self.plan.autocast():
-                # In a progressive run val is seen at the size of the epoch's last step: the last epochs see the full size.
+                # In a progressive run val is seen at the size of the epoch's last step.
                 logits = model(self._resize(self.data.eval_transform(batch.images)))
             logits = logits.float()
             loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").double().item()
@@ -413,10 +426,10 @@ class _Loop:
             state.plateau = plateau.as_dict()
 
     def _limit_minutes(self) -> None:
-        """Stop after an epoch when the time is used up, although the plan had room: the machine became slower."""
+        """Stop after an epoch when another one would pass the time limit."""
         limit = self.config.training.minutes * 60
         state = self.state
-        if limit and not state.done and state.seconds * (state.epoch + 1) / state.epoch > limit * 1.02:
+        if limit and not state.done and state.seconds * (state.epoch + 1) / state.epoch > limit:
             state.stopped = f"time limit: {self.config.training.minutes:g} minutes"
             self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch} of {state.planned_epochs}")
 
@@ -432,7 +445,8 @@ class _Loop:
             self.observer.on_message(
                 f"still at chance level: {state.history[-1]['train/top1']:.1%} on train after {state.epoch} epochs, "
                 f"guessing gives {chance:.1%}. Likely causes: learning rate too high or too low "
-                f"(optimizer.lr = {self.config.optimizer.lr:g}), labels that do not belong to the pictures, or a network too deep to start."
+                f"(optimizer.lr = {self.config.optimizer.lr:g}), labels that do not belong to the pictures, or a "
+                "network too deep to start."
             )
 
     # ---- checkpoints ----
@@ -480,7 +494,7 @@ class _Loop:
     def _planned_epochs(self) -> int:
         """Return how many epochs to train: those of the recipe, or what fits into the time limit."""
         settings = self.config.training
-        if not settings.minutes:
+        if not settings.minutes or (self.config.schedule.name in _OPEN_ENDED and not settings.size_schedule):
             return settings.epochs
         seconds = self._measure_epoch()
         # A few per cent are left for checkpoints and for a machine that slows down.
@@ -518,8 +532,15 @@ class _Loop:
         full = self.data.eval_transform.spec.size_px
         # The measurement ran at the size of the first entry if that starts at 0.
         entries = [(0.0, full), *self.config.training.size_schedule, (1.0, full)]
-        areas = [((min(size, full) / full) ** 2, end - start) for (start, size), (end, _) in zip(entries, entries[1:], strict=False)]
-        first = next(((min(size, full) / full) ** 2 for share, size in reversed(self.config.training.size_schedule) if share <= 0), 1.0)
+        areas = [((min(size, full) / full) ** 2, end - start) for (start, size), (end, _) in pairwise(entries)]
+        first = next(
+            (
+                (min(size, full) / full) ** 2
+                for share, size in reversed(self.config.training.size_schedule)
+                if share <= 0
+            ),
+            1.0,
+        )
         return sum(area * width for area, width in areas) / first
 
     def final_model(self) -> nn.Module:

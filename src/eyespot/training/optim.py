@@ -48,7 +48,7 @@ def _decay_groups(model: nn.Module, weight_decay: float, lr: float) -> list[dict
 
 
 def _muon_groups(model: nn.Module, settings: OptimizerConfig, batch_size: int) -> list[dict[str, Any]]:
-    """Filters get orthogonalised steps, everything else SGD; the stem's bias is trained for a part of the steps only."""
+    """Filters get orthogonal steps, everything else SGD; the stem's bias is trained for a part of the steps only."""
     classifier = {id(parameter) for parameter in model.get_classifier().parameters()}  # type: ignore[operator]
     filters, biases, head, stem = [], [], [], []
     for name, parameter in model.named_parameters():
@@ -132,7 +132,7 @@ def orthogonalize(matrix: torch.Tensor, *, steps: int = 3) -> torch.Tensor:
 
     Args:
         matrix: float32 or bf16 (M, N).
-        steps: Newton-Schulz iterations; three leave the values within about 0.5 to 1.5, which trains as well as exact ones.
+        steps: Newton-Schulz iterations; three leave the values within about 0.5 to 1.5, which is enough.
 
     Returns:
         Same dtype and shape.

@@ -30,7 +30,11 @@ def schedule_factor(step: int, *, total_steps: int, steps_per_epoch: int, settin
     if settings.name == "linear":
         return last + (1 - last) * (1 - progress)
     if settings.name == "triangular":
-        return first + (1 - first) * progress / peak if progress < peak else last + (1 - last) * (1 - progress) / (1 - peak)
+        return (
+            first + (1 - first) * progress / peak
+            if progress < peak
+            else last + (1 - last) * (1 - progress) / (1 - peak)
+        )
     if settings.name == "one-cycle":
         # Cosine up, cosine down. Source: Smith and Topin, arXiv:1708.07120; the shape of torch's OneCycleLR.
         if progress < peak:
