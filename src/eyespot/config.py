@@ -164,8 +164,8 @@ class TrainingConfig(_Section):
     minutes: float = Field(
         0.0,
         ge=0.0,
-        description="Cut the epochs to what fits into so many minutes of training; 0: no limit. Schedules that come "
-        "down are planned for it, by a measurement at the start.",
+        description="Cut the epochs to what fits into so many minutes of training; 0: no limit. planned by a "
+        "measurement at the start, so that the learning rate is down at the end.",
     )
     batch_size: int = Field(128, ge=1, description="Pictures in one optimizer step.")
     drop_last: bool = Field(False, description="Leave out the last short batch of an epoch.")

@@ -17,6 +17,8 @@
     │   └── RunLockedError       another process is writing this run
     └── MissingExtraError        an optional package is not installed
 
+`Interrupted`, a KeyboardInterrupt, stands beside the tree: a stop that was asked for is no error.
+
 On the command line an error is one line, `error: WHAT in WHERE: REMEDY`, and the exit code above.
 """
 
@@ -117,6 +119,20 @@ class MissingExtraError(EyespotError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"package {package!r} is not installed", remedy=f'pip install "eyespot[{extra}]"')
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for an orderly stop; a training that was under way has written a checkpoint.
+
+    It is a `KeyboardInterrupt`, which is what Ctrl-C means in a notebook, and `except Exception` does not swallow it.
+
+    Attributes:
+        signal: The number: 2 for Ctrl-C, 15 for SIGTERM.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.signal = number
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

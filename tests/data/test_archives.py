@@ -158,7 +158,8 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("name", COMPRESSIONS)
 def test_each_compression_comes_out_whole(tmp_path: Path, name: str) -> None:
-    archive = write(tmp_path, name, COMPRESSIONS[name](tar_bytes(GOOD)))
+    content = COMPRESSIONS[name](tar_bytes(GOOD))
+    archive = write(tmp_path, name, content)
     seen: list[tuple[int, int]] = []
     report = extract_archive(archive, tmp_path / "deep" / "out", progress=lambda *args: seen.append(args))
     assert files_under(tmp_path / "deep" / "out") == GOOD_FILES
@@ -167,7 +168,7 @@ def test_each_compression_comes_out_whole(tmp_path: Path, name: str) -> None:
     size = archive.stat().st_size
     assert seen[-1] == (size, size)
     assert seen == sorted(seen)
-    assert archive.read_bytes() == COMPRESSIONS[name](tar_bytes(GOOD))
+    assert archive.read_bytes() == content
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -595,6 +595,13 @@ class TestPaths:
         with pytest.raises(UsageError, match="unknown data"):
             open_dataset(tmp_path / "gone" / "photos")
 
+    def test_what_is_wrong_in_an_archive_names_the_archive(self, data: Path, tmp_path: Path) -> None:
+        archive = zip_folder(tmp_path / "photos.zip", write_folders(tmp_path / "made", ("left",), splits=()))
+        with pytest.raises(DataError, match="only one class, 'left'") as caught:
+            open_dataset(archive)
+        assert str(archive) in str(caught.value)
+        assert caught.value.remedy
+
     def test_an_archive_that_is_none(self, data: Path, tmp_path: Path) -> None:
         (tmp_path / "photos.zip").write_bytes(b"no zip")
         with pytest.raises(ArchiveError):

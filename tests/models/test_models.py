@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eyespot.errors import ModelError
 from eyespot.models.alexnet_mini import AlexNetMini
 from eyespot.models.convnet3 import ConvNet3
+from eyespot.models.dropout import Dropout
 from eyespot.models.protocol import ImageClassifier
 from eyespot.models.registry import build_model, model_entry, model_names
 from eyespot.models.resnet_small import ResNet18Small
@@ -264,13 +265,11 @@ def test_dropout_rates_are_probabilities(name, rates):
 )
 def test_dropout_rates_arrive_in_order(name, rates, expected):
     model = build(name, dropout=rates)
-    assert [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)] == expected
+    assert [layer.p for layer in model.modules() if isinstance(layer, Dropout)] == expected
 
 
 def test_default_dropout_rates():
-    rates = {
-        name: [layer.p for layer in build(name).modules() if isinstance(layer, nn.Dropout)] for name in FLATTEN_NETS
-    }
+    rates = {name: [layer.p for layer in build(name).modules() if isinstance(layer, Dropout)] for name in FLATTEN_NETS}
     assert rates == {
         "convnet3": [0.3, 0.3, 0.4, 0.3],
         "vgg16-mini": [0.2, 0.3, 0.4, 0.5],

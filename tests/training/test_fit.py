@@ -218,6 +218,17 @@ def test_minutes_plan_the_epochs_before_the_first_step(tmp_path: Path, monkeypat
     assert any("5 of 100 epochs" in text for text in watcher.messages)
 
 
+def test_a_run_cut_short_brings_its_learning_rate_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_module._Loop, "_measure_epoch", lambda self: 0.5)
+    config = tiny_config(training__minutes=0.1, training__epochs=100, schedule__name="constant", optimizer__lr=1e-3)
+    watcher = Watcher()
+    rows = run_fit(tmp_path, config, watcher=watcher).state.history
+    assert [row["lr"] for row in rows[:8]] == [1e-3] * 8
+    assert rows[-1]["lr"] == pytest.approx(1e-3 / (3 * 6))  # the last of the 3 x 6 steps of the cooldown
+    assert len(rows) == 11
+    assert any("in the last 3" in text for text in watcher.messages)
+
+
 def test_measuring_an_epoch_changes_nothing(tmp_path: Path) -> None:
     plain = run_fit(tmp_path / "plain", tiny_config())
     timed = run_fit(tmp_path / "timed", tiny_config(training__minutes=60))

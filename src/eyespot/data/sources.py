@@ -12,7 +12,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
@@ -115,7 +116,8 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
         return _open_folder(path, name, str(path))
     if stat.S_ISREG(mode) and name.lower().endswith(ARCHIVE_SUFFIXES):
         folder, notes = _unpack(path, progress)
-        return _from_archive(_open_folder(folder, name, str(path)), path, notes)
+        with _naming(path):
+            return _from_archive(_open_folder(folder, name, str(path)), path, notes)
     if stat.S_ISREG(mode) and name.lower().endswith(TABLE_SUFFIXES):
         return read_csv(path)
     allowed = ", ".join((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES))
@@ -201,6 +203,15 @@ def _open_folder(folder: Path, name: str, origin: str) -> Dataset:
     return dataclasses.replace(read_folder(folder, name=name), origin=origin)
 
 
+@contextmanager
+def _naming(archive: Path) -> Iterator[None]:
+    """Make errors name the archive that the user knows, besides the folder in the cache that nobody has heard of."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(error.what, where=f"{archive} (unpacked: {error.where})", remedy=error.remedy) from error
+
+
 def _from_archive(dataset: Dataset, archive: Path, notes: tuple[str, ...]) -> Dataset:
     layout = f"archive of {dataset.layout}"
     return dataclasses.replace(dataset, origin=str(archive), layout=layout, notes=(*dataset.notes, *notes))
@@ -233,7 +244,8 @@ def _open_published(published: Published, progress: Progress | None) -> Dataset:
     folder, notes = _unpack(found.path, progress)
     # Whatever the archive calls its folders, it was found by its own name.
     inside = find_in(folder, published, only_pixels=True) or Found("folders", folder)
-    return _from_archive(_read(published, inside), found.path, notes)
+    with _naming(found.path):
+        return _from_archive(_read(published, inside), found.path, notes)
 
 
 def _download(published: Published, progress: Progress | None) -> None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from eyespot.models.dropout import Dropout
 from eyespot.models.keras_defaults import keras_init, keras_linear_like, keras_norm
 from eyespot.models.protocol import check_dropout, check_images, check_num_classes, check_request
 
@@ -76,10 +77,10 @@ class AlexNetMini(nn.Module):
                 flatten=nn.Flatten(),
                 dense1=nn.Linear(256 * map_px * map_px, HIDDEN),
                 relu1=nn.ReLU(),
-                drop1=nn.Dropout(dropout),
+                drop1=Dropout(dropout),
                 dense2=nn.Linear(HIDDEN, HIDDEN),
                 relu2=nn.ReLU(),
-                drop2=nn.Dropout(dropout),
+                drop2=Dropout(dropout),
             )
         )
         self.classifier = nn.Linear(HIDDEN, num_classes)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from eyespot.models.dropout import Dropout
 from eyespot.models.keras_defaults import keras_init, keras_linear_like
 from eyespot.models.protocol import check_dropout, check_images, check_num_classes, check_request
 
@@ -63,14 +64,14 @@ class ConvNet3(nn.Module):
             layers[f"conv{number}"] = nn.Conv2d(channels, width, 3, padding=1)
             layers[f"relu{number}"] = nn.ReLU()
             layers[f"pool{number}"] = nn.MaxPool2d(2)
-            layers[f"drop{number}"] = nn.Dropout(rate)
+            layers[f"drop{number}"] = Dropout(rate)
             channels = width
         self.features = nn.Sequential(layers)
         map_px = size_px // 2 // 2 // 2
         self.flatten = nn.Flatten()
         self.hidden = nn.Linear(channels * map_px * map_px, HIDDEN)
         self.hidden_relu = nn.ReLU()
-        self.hidden_drop = nn.Dropout(drop_hidden)
+        self.hidden_drop = Dropout(drop_hidden)
         self.classifier = nn.Linear(HIDDEN, num_classes)
         keras_init(self)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from eyespot.errors import ModelError
+from eyespot.models.dropout import Dropout
 
 FLATTEN_HEAD_LIMIT = 1_000_000
 _FLOAT32_BYTES = 4
@@ -24,7 +25,7 @@ _GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _MAP_LAYERS = (nn.Conv2d, nn.BatchNorm2d, *_POOLS, *_GLOBAL_POOLS)
 _WEIGHT_LAYERS = (nn.Conv2d, nn.Linear)
 # Layers that leave two linear layers around them equal to a single one: affine, or nothing, in eval mode.
-_AFFINE_LAYERS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity, nn.Flatten, nn.BatchNorm1d)
+_AFFINE_LAYERS = (nn.Dropout, Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity, nn.Flatten, nn.BatchNorm1d)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from eyespot.models.dropout import Dropout
 from eyespot.models.keras_defaults import keras_init, keras_linear_like, keras_norm
 from eyespot.models.protocol import check_dropout, check_images, check_num_classes, check_request
 
@@ -61,7 +62,7 @@ class VGGMini(nn.Module):
                 layers[f"norm{block}_{number}"] = keras_norm(width)
                 channels = width
             layers[f"pool{block}"] = nn.MaxPool2d(2)
-            layers[f"drop{block}"] = nn.Dropout(rate)
+            layers[f"drop{block}"] = Dropout(rate)
             map_px //= 2
         self.num_classes = num_classes
         self.in_channels = in_channels

@@ -27,7 +27,7 @@ from eyespot.config import Config
 from eyespot.data.loaders import Batch, Loader
 from eyespot.data.transforms import EvalTransform, TrainTransform, mix_batch
 from eyespot.device import ComputePlan, is_memory_error
-from eyespot.errors import CheckpointError, DivergedError, MemoryLimitError
+from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
 from eyespot.runs import CHECKPOINTS, RunWriter
 from eyespot.seeds import derive_seed
 from eyespot.training.checkpoint import (
@@ -50,21 +50,10 @@ _CHECK_EVERY_STEPS = {"cpu": 1}
 _CHECK_EVERY_STEPS_ELSEWHERE = 16
 _CHANCE_EPOCHS = 3
 _BEST = "best.ckpt"
-# Schedules that do not depend on when the run ends: with a time limit they go on until it is reached, the others must
-# be planned to come down in time.
+# Schedules that do not know when the run ends. Cut short by a time limit they would stop at a high rate, where the
+# weights still jump about: the last part of the time is used to bring it down (arXiv:2405.18392).
 _OPEN_ENDED = {"constant", "step", "plateau"}
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop, and a checkpoint was written.
-
-    Attributes:
-        signal: Its number: 2 for Ctrl-C, 15 for SIGTERM.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
+_COOLDOWN_SHARE = 0.3
 
 
 class Observer(Protocol):
@@ -87,6 +76,7 @@ class TrainState:
     Attributes:
         planned_epochs: Epochs that this run will have; fixed before the first step.
         steps_per_epoch: Optimizer steps in each.
+        cooldown_epochs: At the end of a run that a time limit cut short: epochs in which the rate falls to zero.
         epoch: Finished epochs.
         step_in_epoch: Steps taken in the epoch under way.
         step: Steps taken in all.
@@ -104,6 +94,7 @@ class TrainState:
 
     planned_epochs: int
     steps_per_epoch: int
+    cooldown_epochs: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
@@ -213,6 +204,7 @@ class _Loop:
         self.check_every = _CHECK_EVERY_STEPS.get(plan.device, _CHECK_EVERY_STEPS_ELSEWHERE)
         # Sums stay on the device until somebody looks: float64, so that adding them up is exact enough to compare runs.
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if plan.device == "mps" else plan.device)
+        self.received: list[int] = []
         self.state = self._restore()
 
     # ---- the loop ----
@@ -220,6 +212,7 @@ class _Loop:
     def run(self, received: list[int]) -> None:
         """Train until the planned epochs are done or something stops it early."""
         settings = self.config.training
+        self.received = received
         last_checkpoint = time.monotonic()
         while not self.state.done:
             started = time.monotonic()
@@ -241,7 +234,7 @@ class _Loop:
             self._finish_epoch()
             self._save()
             last_checkpoint = time.monotonic()
-            if received and not self.state.done:
+            if received:
                 raise Interrupted(received[0])
 
     def _step(self, batch: Batch) -> None:
@@ -313,6 +306,8 @@ class _Loop:
             steps_per_epoch=state.steps_per_epoch,
             settings=self.config.schedule,
         ) * float(state.plateau["factor"])
+        if state.cooldown_epochs:
+            common *= min(1.0, (state.total_steps - state.step) / (state.cooldown_epochs * state.steps_per_epoch))
         for group in self.optimizer.param_groups:
             factor = common
             if UNTIL in group:
@@ -405,6 +400,10 @@ class _Loop:
             loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").double().item()
             correct += int((logits.argmax(1) == batch.labels).sum())
             seen += len(batch.labels)
+            if self.received:
+                # The last step of the epoch is taken: resumed, the epoch ends with this measurement.
+                self._save()
+                raise Interrupted(self.received[0])
         return loss_sum / seen, correct / seen
 
     def _judge(self, row: dict[str, Any]) -> None:
@@ -469,7 +468,8 @@ class _Loop:
             self.observer.on_message(f"passed over a checkpoint: {complaint}")
         steps = self.data.train.steps_per_epoch
         if checkpoint is None:
-            return TrainState(planned_epochs=self._planned_epochs(), steps_per_epoch=steps)
+            epochs, cooldown = self._plan_epochs()
+            return TrainState(planned_epochs=epochs, steps_per_epoch=steps, cooldown_epochs=cooldown)
         try:
             state = TrainState(**checkpoint.state["train"])
         except (KeyError, TypeError) as error:
@@ -488,22 +488,31 @@ class _Loop:
         self.writer.restore_history(state.history)
         if checkpoint.state.get("threads") != torch.get_num_threads():
             self.observer.on_message("resumed with another number of threads: the result can differ in the last bits")
-        self.observer.on_message(f"resumed after step {state.step} (epoch {state.epoch + 1} of {state.planned_epochs})")
+        if state.done:
+            self.observer.on_message("training was complete; measuring again")
+        else:
+            self.observer.on_message(
+                f"resumed after step {state.step} (epoch {state.epoch + 1} of {state.planned_epochs})"
+            )
         return state
 
-    def _planned_epochs(self) -> int:
-        """Return how many epochs to train: those of the recipe, or what fits into the time limit."""
+    def _plan_epochs(self) -> tuple[int, int]:
+        """Return how many epochs to train, those of the recipe or what fits into the time limit, and the cooldown."""
         settings = self.config.training
-        if not settings.minutes or (self.config.schedule.name in _OPEN_ENDED and not settings.size_schedule):
-            return settings.epochs
+        if not settings.minutes:
+            return settings.epochs, 0
         seconds = self._measure_epoch()
         # A few per cent are left for checkpoints and for a machine that slows down.
         fits = max(1, math.floor(settings.minutes * 60 * 0.97 / seconds))
-        if fits < settings.epochs:
-            self.observer.on_message(
-                f"{settings.minutes:g} minutes are enough for {fits} of {settings.epochs} epochs ({seconds:.1f} s each)"
-            )
-        return min(fits, settings.epochs)
+        if fits >= settings.epochs:
+            return settings.epochs, 0
+        text = f"{settings.minutes:g} minutes are enough for {fits} of {settings.epochs} epochs ({seconds:.1f} s each)"
+        cooldown = 0
+        if self.config.schedule.name in _OPEN_ENDED:
+            cooldown = max(1, round(_COOLDOWN_SHARE * fits))
+            text += f"; in the last {cooldown} the learning rate goes down to zero"
+        self.observer.on_message(text)
+        return fits, cooldown
 
     def _measure_epoch(self) -> float:
         """Return the seconds that a full-size epoch takes, measured on copies that are thrown away."""
@@ -519,7 +528,7 @@ class _Loop:
             self._step(batch)
             self.sums.tolist()  # waits for a GPU
             times.append(time.monotonic() - started)
-            if len(times) >= 12 or (len(times) >= 4 and time.monotonic() - begun > 10):
+            if len(times) >= 50 or (len(times) >= 4 and time.monotonic() - begun > 5):
                 break
         self.model, self.optimizer, self.ema = real
         self.sums.zero_()

@@ -1,0 +1,167 @@
+"""The first steps that all verbs share: open what the user names as DATA, and have it scanned and packed.
+
+Before this: a verb of `verbs` or `data_verbs`. After this: `splits`, `prepare` and the rest of the way of the data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from eyespot.config import Config, load_config
+from eyespot.runs import RunWriter
+
+if TYPE_CHECKING:
+    from eyespot.analysis.cautions import DataCard
+    from eyespot.data.dataset import Dataset, PackedDataset, SplitName
+    from eyespot.data.splits import Splits
+    from eyespot.training.fit import TrainState
+
+Settings = Sequence[str] | Mapping[str, Any]
+
+_FEW_PICTURES = 10_000
+_EXAMPLES = 10
+# Below this, that something was packed is no news.
+_NEWS_SECONDS = 0.5
+
+
+class Observer(Protocol):
+    """What watches a verb at work: the terminal, a notebook, a test."""
+
+    def on_message(self, text: str) -> None:
+        """Called with a sentence that the user should read."""
+
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+        """Called while pictures or bytes are counted up; `total` is None where nobody knows it."""
+
+    def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
+        """Called after each training step."""
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        """Called with each finished epoch's row of the history."""
+
+    def attach(self, writer: RunWriter) -> None:
+        """Called when the run folder is there: what is said from now on belongs in its log."""
+
+
+def load_recipe(recipe: str | Path, settings: Settings) -> Config:
+    """Return a recipe with changes, given as for --set or as a mapping.
+
+    Raises:
+        ConfigError: An unknown recipe, or settings that do not validate.
+    """
+    if isinstance(settings, Mapping):
+        return load_config(str(recipe), changes=settings)
+    return load_config(str(recipe), [settings] if isinstance(settings, str) else settings)
+
+
+def choose_recipe(dataset: Dataset) -> tuple[str, str]:
+    """Return the recipe for a data set when the user names none, and why.
+
+    Returns:
+        Name, and the reason in a sentence.
+    """
+    pictures = len(dataset.splits["train"])
+    if dataset.published and dataset.name == "digits":
+        return "digits", "tiny grey symbols, which must not be mirrored"
+    if pictures < _FEW_PICTURES:
+        return "small", f"{pictures:,} training pictures are few, so small batches and many epochs"
+    return "fast", f"{pictures:,} training pictures, from scratch"
+
+
+def lasting_name(data: str | Path) -> str:
+    """Return DATA so that it means the same from another folder: names stay names, paths become absolute."""
+    from eyespot.data.sources import dataset_names
+
+    if isinstance(data, str) and (data in dataset_names() or not data.strip() or "://" in data):
+        return data
+    return os.path.abspath(os.path.expanduser(data))
+
+
+def open_data(data: str | Path, watcher: Observer) -> Dataset:
+    """Return the data set that the user names; see `open_dataset`."""
+    from eyespot.data.sources import open_dataset
+
+    return open_dataset(
+        data, progress=lambda done, total: watcher.on_count(f"reading {data}", done, total, unit="bytes")
+    )
+
+
+def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedDataset:
+    """Return a data set packed as a recipe says; what will not fit is said before the work begins."""
+    from eyespot.data.packing import choose_spec, estimate_pack, pack_dataset
+
+    settings = config.input
+    limit = int(config.data.memory_limit_gb * 1e9) or None
+    spec = choose_spec(
+        dataset,
+        size_px=settings.size_px,
+        channels=settings.channels,
+        fit=settings.fit,
+        interpolation=settings.interpolation,
+    )
+    if any(items.paths is not None for items in dataset.splits.values()):
+        watcher.on_message(f"{spec.reason}; {estimate_pack(dataset, spec, memory_limit_bytes=limit).reason}")
+    packed = pack_dataset(
+        dataset,
+        size_px=spec.size_px,
+        fit=spec.fit,
+        interpolation=spec.interpolation,
+        channels=spec.channels,
+        on_bad_image=config.data.on_bad_image,
+        workers=config.data.workers or None,
+        memory_limit_bytes=limit,
+        progress=lambda done, total: watcher.on_count("packing pictures", done, total),
+    )
+    if packed.seconds > _NEWS_SECONDS:
+        watcher.on_message(f"packed {sum(map(len, packed.splits.values())):,} pictures in {packed.seconds:.1f} s")
+    return packed
+
+
+def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
+    """Return what the scan found as JSON values, for the report and for `eyespot check --json`.
+
+    Args:
+        packed: Scanned pictures.
+        splits: The division of a run; without it the splits that the data bring are counted.
+    """
+    dataset, report = packed.dataset, packed.report
+    counts: Mapping[str, Mapping[str, int]] = report.counts
+    if splits is not None:
+        names: tuple[SplitName, ...] = ("train", "val", "test")
+        counts = {
+            split: _class_counts(splits.labels(packed, split), dataset.class_names)
+            for split in names
+            if splits.count(split)
+        }
+    return {
+        "name": dataset.name,
+        "origin": dataset.origin,
+        "layout": dataset.layout,
+        "published": dataset.published,
+        "notes": [*dataset.notes, *(splits.notes if splits is not None else ())],
+        "counts": {split: dict(classes) for split, classes in counts.items()},
+        "bad": [(image.id, image.reason) for image in report.bad],
+        "skipped": len(report.bad),
+        "duplicates": len(report.duplicates),
+        "duplicate_examples": [list(group.ids) for group in report.duplicates[:_EXAMPLES]],
+        "leaks": len(report.leaks),
+        "leak_examples": [list(group.ids) for group in report.leaks[:_EXAMPLES]],
+        "conflicts": sum(group.conflicts for group in report.duplicates),
+        "sizes": [(width, height, count) for (width, height), count in report.sizes.items()],
+        "modes": dict(report.modes),
+        "enlarged": report.small,
+        "fingerprint": packed.fingerprint,
+        "packed_shape": (packed.size_px, packed.size_px, packed.channels),
+        "packed_bytes": sum(split.pixels.nbytes for split in packed.splits.values() if split.pixels is not None),
+        "fit": packed.fit,
+        "interpolation": packed.interpolation,
+    }
+
+
+def _class_counts(labels: Any, names: Sequence[str]) -> dict[str, int]:
+    import numpy as np
+
+    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
