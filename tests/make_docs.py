@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 import typer
@@ -130,62 +130,74 @@ def render_models() -> str:
 # ----------------------------------------------------------------------------------------------------------- commands
 
 
-def command_tree() -> list[tuple[str, Any]]:
-    """Return (words, command) of every command, such as ("data list", ...), in the program's order."""
-    return list(_walk(typer.main.get_command(app), ""))
+def command_tree() -> list[tuple[str, Callable[..., Any]]]:
+    """Return (words, function) of every command, such as ("data list", ...), in the program's order.
+
+    The functions are asked and not what typer makes of them: that differs from one version of typer to the next.
+    """
+    return list(_walk(app, ""))
 
 
-def _walk(group: Any, words: str) -> Iterable[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        path = f"{words} {name}".strip()
-        if hasattr(command, "commands"):
-            yield from _walk(command, path)
-        elif not command.hidden:
-            yield path, command
+def _walk(group: typer.Typer, words: str) -> Iterable[tuple[str, Callable[..., Any]]]:
+    for command in group.registered_commands:
+        assert command.callback is not None
+        if not command.hidden:
+            yield f"{words} {command.name or command.callback.__name__.replace('_', '-')}".strip(), command.callback
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        yield from _walk(inner.typer_instance, f"{words} {inner.name}".strip())
 
 
 def render_commands() -> str:
     """Return every command with its arguments, options and example."""
-    return "\n\n".join(_command(words, command) for words, command in command_tree())
+    return "\n\n".join(_command(words, function) for words, function in command_tree())
 
 
-def _command(words: str, command: Any) -> str:
-    text, example = _split_example(inspect.cleandoc(command.help or ""))
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    options = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
-    usage = " ".join(["eyespot", words, *(_usage(argument) for argument in arguments), "[OPTIONS]"])
-    blocks = [f"### eyespot {words}", text, f"```text\n{usage}\n```"]
-    rows = [(f"`{argument.metavar or argument.name}`", argument.help or "", "") for argument in arguments]
-    rows += [(_option(option), option.help or "", _default(option)) for option in options]
-    blocks.append(_table(("argument or option", "what it does", "default"), rows))
+def _command(words: str, function: Callable[..., Any]) -> str:
+    text, example = _split_example(inspect.getdoc(function) or "")
+    usage, arguments, options = ["eyespot", words], [], []
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        kind, info = get_args(hints[parameter.name])[:2]
+        if isinstance(info, typer.models.ArgumentInfo):
+            required = parameter.default is parameter.empty
+            metavar = str(info.metavar or parameter.name.upper())
+            usage.append(metavar if required or metavar.startswith("[") else f"[{metavar}]")
+            arguments.append((f"`{metavar}`", info.help or "", _default(parameter.default)))
+        elif not info.hidden:
+            options.append((_option(parameter.name, kind, info), info.help or "", _default(parameter.default)))
+    blocks = [f"### eyespot {words}", text, f"```text\n{' '.join([*usage, '[OPTIONS]'] if options else usage)}\n```"]
+    blocks += [_table(("argument or option", "what it does", "default"), arguments + options)] * bool(
+        arguments + options
+    )
     if example:
         blocks.append(f"```sh\n{example}\n```")
     return "\n\n".join(blocks)
+
+
+def _option(name: str, kind: Any, info: typer.models.OptionInfo) -> str:
+    """Return an option's names and the word for its value."""
+    # In `Annotated[..., Option("--set")]` typer keeps the first name where a default would stand.
+    given = (*([info.default] if isinstance(info.default, str) else []), *(info.param_decls or ()))
+    names = ", ".join(f"`{word}`" for word in given or (f"--{name.replace('_', '-')}",))
+    kinds = {kind, *get_args(kind)} - {type(None)}
+    if bool in kinds:
+        return names
+    words = info.metavar or ("N" if int in kinds else "X" if float in kinds else "VALUE")
+    return f"{names} `{words}`"
+
+
+def _default(value: Any) -> str:
+    """Return a default; nothing for flags and where leaving it out means something of its own."""
+    if isinstance(value, Path):
+        return f"`{value.as_posix()}`"
+    return f"`{value}`" if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
 
 
 def _split_example(text: str) -> tuple[str, str]:
     """Return a docstring without its example, and the example."""
     before, _, example = text.partition("Example:")
     return before.strip(), "\n".join(line.strip() for line in example.strip().splitlines())
-
-
-def _usage(argument: Any) -> str:
-    words = str(argument.metavar or argument.name.upper())
-    return words if argument.required or words.startswith("[") else f"[{words}]"
-
-
-def _option(option: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    if option.is_flag:
-        return names
-    words = option.metavar or {"integer": "N", "integer range": "N", "float": "X"}.get(option.type.name, "VALUE")
-    return f"{names} `{words}`"
-
-
-def _default(option: Any) -> str:
-    """Return an option's default; nothing for flags and where leaving it out means something of its own."""
-    value = option.default
-    return f"`{value}`" if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
 
 
 # ------------------------------------------------------------------------------------------------- data, errors, Python
@@ -224,8 +236,8 @@ _METHODS = {
 def render_api() -> str:
     """Return the signatures and docstrings of what `eyespot` exports."""
     blocks = []
-    for name in eyespot.__all__:
-        value = getattr(eyespot, name)
+    values = {name: getattr(eyespot, name) for name in eyespot.__all__}
+    for name, value in sorted(values.items(), key=lambda item: not inspect.isfunction(item[1])):
         if inspect.isfunction(value):
             blocks.append(f"### eyespot.{name}\n\n{_help(name, value)}")
         elif name in _METHODS:
@@ -255,12 +267,16 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
             parts.append("*")
             starred = True
         text = f"{parameter.name}: {parameter.annotation}"
-        parts.append(text if parameter.default is parameter.empty else f"{text} = {parameter.default!r}")
+        parts.append(text if parameter.default is parameter.empty else f"{text} = {_literal(parameter.default)}")
     result = function.__annotations__["return"]
     line = f"{name}({', '.join(parts)}) -> {result}"
     if len(line) <= 100:
         return line
     return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + f") -> {result}"
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _indented(text: str) -> str:

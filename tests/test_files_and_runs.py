@@ -30,7 +30,11 @@ def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "remedy"),
-    [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose a folder"), (errno.EIO, "check the folder")],
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "name another folder"),
+        (errno.EIO, "check the path and the disk"),
+    ],
 )
 def test_a_failing_disk_is_one_clear_error_and_the_old_file_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
@@ -65,6 +69,18 @@ def test_append_line(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == ["one", "two \\udcff"]
     with pytest.raises(RunError, match="cannot write"):
         files.append_line(tmp_path / "missing" / "log", "x")
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_no_half_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    files.append_line(path, "whole")
+    real = os.write
+    monkeypatch.setattr(files.os, "write", lambda fd, data: real(fd, data[:3]))
+    with pytest.raises(RunError, match="disk is full"):
+        files.append_line(path, "another line")
+    assert path.read_text() == "whole\n"
 
 
 def test_a_run_folder_is_written_and_read(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 from eyespot.errors import RunError
 
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}  # Windows has no EDQUOT
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder.
@@ -30,7 +33,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise RunError(f"cannot write ({_reason(error)})", where=path, remedy=_remedy(error)) from error
+        raise _run_error(error, path) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,22 +51,30 @@ def append_line(path: Path, line: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             data = (line + "\n").encode("utf-8", "backslashreplace")
-            written = os.write(descriptor, data)
-            if written != len(data):
-                raise OSError(errno.ENOSPC, "only a part of the line was written")
+            size = os.fstat(descriptor).st_size
+            if os.write(descriptor, data) != len(data):
+                os.ftruncate(descriptor, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise RunError(f"cannot write ({_reason(error)})", where=path, remedy=_remedy(error)) from error
+        raise _run_error(error, path) from error
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in the folder durable; systems that cannot sync a folder (Windows) need no such call."""
-    if os.name == "nt":
+    """Make the names in a folder durable, where the system can do that.
+
+    Args:
+        folder: The folder in which something was just renamed.
+    """
+    if os.name == "nt":  # pragma: no cover  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # pragma: no cover  # some network file systems refuse; the rename itself has succeeded
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -75,13 +86,19 @@ def remove_temporaries(folder: Path) -> None:
             leftover.unlink()
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+def _run_error(error: OSError, path: Path) -> RunError:
+    reason, remedy = describe_disk_error(error)
+    return RunError(f"cannot write ({reason})", where=path, remedy=f"{remedy}; eyespot train --resume goes on")
 
 
-def _remedy(error: OSError) -> str:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return "free some space, then go on with --resume"
-    if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-        return "choose a folder that can be written with --out"
-    return "check the folder, then go on with --resume"
+def describe_disk_error(error: OSError) -> tuple[str, str]:
+    """Return what went wrong with a disk and the next step, as two phrases.
+
+    Args:
+        error: What opening, writing or renaming raised.
+    """
+    if error.errno in _FULL:
+        return "the disk is full", "free some space, or name a folder on a larger disk"
+    if error.errno in _FORBIDDEN:
+        return f"no right to write ({error.strerror})", "change its permissions, or name another folder"
+    return error.strerror or str(error), "check the path and the disk"

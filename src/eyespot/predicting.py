@@ -1,20 +1,30 @@
-"""`eyespot predict`: pictures named on the command line in, answers on stdout, complaints on stderr."""
+"""`eyespot predict`: pictures named on the command line in, answers on stdout, complaints on stderr.
+
+Pictures are answered a few at a time, so that a folder of a million needs no more memory than one of a hundred, and the
+first answers are there before the last picture is read.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from eyespot.errors import DataError, EyespotError
 from eyespot.evaluation.predictor import Picture, Prediction, find_pictures, load_predictor
-from eyespot.terminal import print_json
+from eyespot.terminal import Terminal, print_json, printable
+
+Form = Literal["text", "json", "csv"]
+Answer = tuple[str, Prediction]
+"""The name of a picture as it was given, and what it shows."""
+
+_CHUNK = 256
 
 
-def print_predictions(
-    run: Path, pictures: Sequence[str], *, top: int, form: Literal["text", "json", "csv"], device: str = "auto"
-) -> int:
+def print_predictions(run: Path, pictures: Sequence[str], *, top: int, form: Form, device: str = "auto") -> int:
     """Print an answer for each picture and return how many could not be answered.
 
     Args:
@@ -26,54 +36,77 @@ def print_predictions(
 
     Raises:
         RunError: There is no model in `run`.
-        DataError: A folder holds no pictures.
     """
     predictor = load_predictor(run, device=device)
-    names, sources = _collect(pictures)
-    answers = predictor.predict(sources, top_k=top)
-    rows = list(zip(names, answers, strict=True))
-    {"text": _print_text, "json": _print_json, "csv": _print_csv}[form](rows)
-    failed = [(name, answer) for name, answer in rows if answer.error is not None]
-    for name, answer in failed:
-        print(f"error: {answer.error} in {_printable(name)}: repair or leave out the file", file=sys.stderr)
-    return len(failed)
+    ranks = min(top, predictor.info.num_classes)
+    found, failures = _collect(pictures)
+    failed = len(failures)
+    documents: list[dict[str, Any]] = []
+    if form == "csv":
+        columns = [f"{column}{rank}" for rank in range(1, ranks + 1) for column in ("label", "prob")]
+        _print_csv_row(["picture", *columns, "error"])
+    # A bar between the answers would be in their way.
+    with Terminal(quiet=form != "json" and _is_terminal(sys.stdout)) as terminal:
+        for start in range(0, len(found), _CHUNK):
+            answers = _answer(predictor.predict, found[start : start + _CHUNK], top)
+            for name, answer in answers:
+                if form == "json":
+                    documents.append({**answer.as_dict(), "source": name})
+                elif form == "csv":
+                    _print_csv_row(_csv_cells(name, answer, ranks))
+                elif answer.error is None:
+                    told = "  ".join(f"{score.name} {score.prob:.1%}" for score in answer.top)
+                    print(f"{printable(name)}: {told}")
+                if answer.error is not None:
+                    failed += 1
+                    terminal.close_bar()
+                    _complain(DataError(answer.error, where=name, remedy="repair it or leave it out"))
+            sys.stdout and sys.stdout.flush()
+            terminal.on_count("predicting", start + len(answers), len(found))
+    if form == "json":
+        print_json(documents)
+    for failure in failures:
+        _complain(failure)
+    return failed
 
 
-def _collect(pictures: Sequence[str]) -> tuple[list[str], list[Picture]]:
-    """Return a name and a source for each picture; folders are searched."""
-    names: list[str] = []
-    sources: list[Picture] = []
+def _answer(predict: Any, pictures: Sequence[tuple[str, Picture | None]], top: int) -> list[Answer]:
+    """Return the answers for some pictures; None stands for the picture on stdin."""
+    sources = [sys.stdin.buffer.read() if picture is None else picture for _, picture in pictures]
+    names = [name for name, _ in pictures]
+    return list(zip(names, predict(sources, top_k=top), strict=True))
+
+
+def _collect(pictures: Sequence[str]) -> tuple[list[tuple[str, Picture | None]], list[EyespotError]]:
+    """Return a name and a source for each picture, None for stdin, and the folders that have none."""
+    found: list[tuple[str, Picture | None]] = []
+    failures: list[EyespotError] = []
     for given in pictures:
         if given == "-":
-            names.append("-")
-            sources.append(sys.stdin.buffer.read())
+            found.append(("-", None))
             continue
-        for path in find_pictures(given):
-            names.append(str(path))
-            sources.append(path)
-    return names, sources
+        try:
+            found += [(str(path), path) for path in find_pictures(given)]
+        except DataError as error:
+            failures.append(error)
+    return found, failures
 
 
-def _print_text(rows: Sequence[tuple[str, Prediction]]) -> None:
-    for name, answer in rows:
-        if answer.error is None:
-            told = "  ".join(f"{score.name} {score.prob:.1%}" for score in answer.top)
-            print(f"{_printable(name)}: {told}")
+def _complain(error: EyespotError) -> None:
+    print(f"error: {error}", file=sys.stderr)
 
 
-def _print_json(rows: Sequence[tuple[str, Prediction]]) -> None:
-    print_json([{**answer.as_dict(), "source": _printable(name)} for name, answer in rows])
+def _csv_cells(name: str, answer: Prediction, ranks: int) -> list[str]:
+    cells = [cell for score in answer.top for cell in (score.name, f"{score.prob:.6f}")]
+    return [name, *cells, *[""] * (2 * ranks - len(cells)), answer.error or ""]
 
 
-def _print_csv(rows: Sequence[tuple[str, Prediction]]) -> None:
-    ranks = max((len(answer.top) for _, answer in rows), default=0)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["picture", *(f"{column}{rank}" for rank in range(1, ranks + 1) for column in ("label", "prob")), "error"])
-    for name, answer in rows:
-        cells = [cell for score in answer.top for cell in (score.name, f"{score.prob:.6f}")]
-        writer.writerow([_printable(name), *cells, *[""] * (2 * ranks - len(cells)), answer.error or ""])
+def _print_csv_row(cells: Sequence[str]) -> None:
+    """Print one row; broken bytes of a file name become escapes, all else is quoted as CSV does it."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(cells)
+    print(buffer.getvalue().encode("utf-8", "backslashreplace").decode())
 
 
-def _printable(name: str) -> str:
-    """Return a file name without what would move the cursor or break the line; undecodable bytes are shown as such."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()

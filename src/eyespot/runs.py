@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -182,6 +183,20 @@ class RunWriter:
         write_json(self.path / "provenance.json", {**known, **entries})
 
 
+def remove_untrained(folder: Path) -> None:
+    """Remove what a new run wrote before its first checkpoint; files that are not ours, and their folder, stay.
+
+    A start that fails because of its data or settings must not stand in the way of the next one.
+    """
+    if any((folder / CHECKPOINTS).glob("*.ckpt")):
+        return
+    with contextlib.suppress(OSError):
+        for name in ("config.toml", "provenance.json", "split.json", "log.txt", ".lock"):
+            (folder / name).unlink(missing_ok=True)
+        (folder / CHECKPOINTS).rmdir()
+        folder.rmdir()
+
+
 def new_run_folder(recipe: str, data: str) -> Path:
     """Return a folder name that is free: `runs/fast-cifar10-20260101-120000`."""
     safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{Path(recipe).stem}-{Path(data).name}")
@@ -277,4 +292,5 @@ __all__ = [
     "latest_unfinished_run",
     "new_run_folder",
     "now",
+    "remove_untrained",
 ]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from eyespot.analysis import words
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.caches import cache_folder
+from eyespot.data_verbs import look_at_cache
 from eyespot.errors import EyespotError, RunError
 from eyespot.runs import Run
-from eyespot.terminal import print_json
+from eyespot.terminal import add_row, plain_table, print_json, print_table, printable
+
+if TYPE_CHECKING:
+    from eyespot.analysis.cautions import DataCard
+
+_MOST_CLASSES = 50
+_MOST_SIZES = 5
 
 
 def show_models(*, json: bool) -> None:
@@ -39,10 +43,10 @@ def show_models(*, json: bool) -> None:
     if json:
         print_json(rows)
         return
-    table = _table("model", "parameters>", "size>", "smallest>", "what it is", "source")
+    table = plain_table("model", "parameters>", "size>", "smallest>", "what it is", "source")
     for row in rows:
-        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['size_px']} px", f"{row['min_size_px']} px", row["title"], row["source"])
-    Console().print(table)
+        add_row(table, row["name"], f"{row['parameters']:,}", f"{row['size_px']} px", f"{row['min_size_px']} px", row["title"], row["source"])
+    print_table(table)
     print("parameters with batch-norm statistics, for 10 classes of RGB pictures at that size; layers: eyespot models NAME")
 
 
@@ -59,10 +63,9 @@ def show_model(name: str, *, size: int | None, classes: int, channels: int, json
     if json:
         print_json({"name": name, "title": entry.title, "source": entry.source, **found.as_dict()})
         return
-    table = _table("layer", "kind", "output", "map", "parameters>", "statistics>", "trainable>", "MMAC>")
+    table = plain_table("layer", "kind", "output", "map", "parameters>", "statistics>", "trainable>", "MMAC>")
     for row in found.rows:
-        table.add_row(
-            row.name,
+        add_row(table, row.name,
             row.kind,
             " x ".join(map(str, row.output_shape)),
             " x ".join(map(str, row.map_px)) if row.map_px else "",
@@ -72,7 +75,7 @@ def show_model(name: str, *, size: int | None, classes: int, channels: int, json
             f"{row.macs / 1e6:,.2f}" if row.macs else "",
         )
     Console().print(f"{name}: {entry.title}", highlight=False)
-    Console().print(table)
+    print_table(table)
     count = found.count
     print(
         f"{count.total:,} in all ({count.mib_float32:.2f} MiB in float32): {count.trainable:,} trainable, "
@@ -92,12 +95,11 @@ def show_runs(folder: Path, *, json: bool) -> None:
     if json:
         print_json(rows)
         return
-    table = _table("run", "recipe", "data", "epochs>", "training>", "result")
+    table = plain_table("run", "recipe", "data", "epochs>", "training>", "result")
     for row in rows:
-        table.add_row(
-            row["run"], row["recipe"], row["data"], str(row["epochs"]), words.duration(row["train_seconds"]), row["result"]
+        add_row(table, row["run"], row["recipe"], row["data"], str(row["epochs"]), words.duration(row["train_seconds"]), row["result"]
         )
-    Console().print(table)
+    print_table(table)
 
 
 def _run_row(folder: Path) -> dict[str, Any]:
@@ -128,40 +130,38 @@ def show_datasets(*, json: bool) -> None:
     if json:
         print_json(rows)
         return
-    table = _table("data set", "pictures>", "size", "classes>", "found", "source")
+    table = plain_table("data set", "pictures>", "size", "classes>", "found", "source")
     for row in rows:
-        table.add_row(row["name"], f"{row['pictures']:,}", row["size"], str(row["classes"]), row["found"], row["source"])
-    Console().print(table)
+        add_row(table, row["name"], f"{row['pictures']:,}", row["size"], str(row["classes"]), row["found"], row["source"])
+    print_table(table)
 
 
-def show_cache(*, clear: bool, json: bool) -> None:
+def show_cache(*, rooms: Sequence[str], clear: bool, json: bool) -> None:
     """Print what the cache holds, or clear it."""
+    found = look_at_cache(rooms, clear=clear)
     root = cache_folder("packed").parent
-    rooms = []
-    for room in ("downloads", "unpacked", "packed", "features"):
-        folder = cache_folder(room)
-        files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-        rooms.append({"room": room, "files": len(files), "bytes": sum(path.stat().st_size for path in files)})
-        if clear and folder.is_dir():
-            shutil.rmtree(folder)
     if json:
-        print_json({"folder": str(root), "cleared": clear, "rooms": rooms})
+        rows = [{"room": r.name, "files": r.files, "bytes": r.bytes, "kept": r.kept} for r in found]
+        print_json({"folder": str(root), "cleared": clear, "rooms": rows})
         return
     print(f"{root}{' (cleared)' if clear else ''}")
-    for row in rooms:
-        print(f"{row['room']:<12} {row['files']:>9,} files  {words.size(float(row['bytes'])):>10}")
+    for room in found:
+        print(f"{room.name:<12} {room.files:>9,} files  {words.size(room.bytes):>10}")
+    for room in found:
+        for name in room.kept:
+            print(f"kept, in use or not eyespot's: {printable(str(room.folder / name))}")
 
 
 def print_data_card(card: dict[str, Any], decisions: list[str]) -> None:
     """Print what a scan found, and what must be decided before training."""
     print(f"{card['name']}: {card['layout']}, from {card['origin']}")
     splits = list(card["counts"])
-    table = _table("class", *(f"{split}>" for split in splits))
+    table = plain_table("class", *(f"{split}>" for split in splits))
     names = list(dict.fromkeys(name for counts in card["counts"].values() for name in counts))
     for name in names[:50]:
-        table.add_row(name, *(f"{card['counts'][split].get(name, 0):,}" for split in splits))
-    table.add_row("all", *(f"{sum(card['counts'][split].values()):,}" for split in splits), style="bold")
-    Console().print(table)
+        add_row(table, name, *(f"{card['counts'][split].get(name, 0):,}" for split in splits))
+    add_row(table, "all", *(f"{sum(card['counts'][split].values()):,}" for split in splits), style="bold")
+    print_table(table)
     if len(names) > 50:
         print(f"... and {len(names) - 50} more classes")
     sizes = ", ".join(f"{width} x {height} ({count:,})" for width, height, count in card["sizes"][:5])
@@ -179,9 +179,3 @@ def print_data_card(card: dict[str, Any], decisions: list[str]) -> None:
         print("nothing has to be decided before training")
 
 
-def _table(*columns: str) -> Table:
-    """Return a plain table; a column name that ends in `>` is set flush right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
-    return table

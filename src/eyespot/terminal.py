@@ -5,21 +5,30 @@ Results that a program may want go to stdout; progress and notes do not mix with
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
 
+from eyespot.analysis import words
 from eyespot.runs import RunWriter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from eyespot.training.fit import TrainState
 
-_ESTIMATE_AFTER_SECONDS = 4.0
+# The first steps are slower than the others: an estimate needs some steps and some seconds.
+_ESTIMATE_AFTER_SECONDS = 3.0
+_PLAIN_AFTER_SECONDS = 5.0
 _PLAIN_EVERY_SECONDS = 30.0
+_TRAINING = "training"
 
 
 class Terminal:
@@ -31,130 +40,212 @@ class Terminal:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._live = self.console.is_terminal and not quiet
         self._writer: RunWriter | None = None
         self._early: list[str] = []
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._started = 0.0
-        self._first_step = 0
-        self._estimated = False
-        self._last_plain = 0.0
+        self._bar: _Bar | None = None
+        self._pace: _Pace | None = None
+
+    @property
+    def run_folder(self) -> Path | None:
+        """Return the folder of the run that is being watched; None before there is one."""
+        return self._writer.path if self._writer is not None else None
 
     def __enter__(self) -> Terminal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close_bar()
 
     # ---- words ----
 
+    def say(self, text: str) -> None:
+        """Show a sentence."""
+        self.console.print(printable(text), markup=False, emoji=False)
+
     def on_message(self, text: str) -> None:
         """Show a sentence and log it."""
-        self.console.print(text, markup=False)
+        if self._bar is not None and self._bar.label != _TRAINING:
+            self.close_bar()  # what was counted is over, full or not
+        self.say(text)
         if self._writer is None:
             self._early.append(text)
         else:
-            self._writer.log(text)
+            self._writer.log(printable(text))
 
     def attach(self, writer: RunWriter) -> None:
         """Log to this run from now on, beginning with what was shown before the run folder was there."""
-        self._writer = writer
+        self._writer, self._pace = writer, None
         for text in self._early:
-            writer.log(text)
+            writer.log(printable(text))
         self._early.clear()
 
-    # ---- work that counts pictures ----
+    # ---- work that counts pictures or bytes ----
 
-    def on_count(self, label: str, done: int, total: int) -> None:
-        """Show how far a count has come; the bar ends by itself when it is full."""
-        if self.console.is_terminal:
-            if self._progress is None:
-                self._open_bar(label, total)
-            self._update(done, "")
-            if done >= total:
-                self.close_bar()
-        elif time.monotonic() - self._last_plain > _PLAIN_EVERY_SECONDS:
-            self._last_plain = time.monotonic()
-            self.console.print(f"{label}: {done:,} of {total:,}", markup=False)
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+        """Show how far a count has come; the bar ends when it is full, or when something else begins."""
+        bar = self._open_bar(label, total)
+        bar.update(done, _describe_count(done, total, unit, bar.seconds))
+        if total is not None and done >= total:
+            self.close_bar()
 
     # ---- training ----
 
     def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
-        """Move the bar of the epoch, and say within the first seconds how long the whole run will take."""
-        now = time.monotonic()
-        if not self._started:
-            self._started, self._first_step = now, state.step
-        if not self._estimated and now - self._started > _ESTIMATE_AFTER_SECONDS:
-            self._estimate(state, now)
-        if not self.console.is_terminal:
-            return
-        if self._progress is None:
-            self._open_bar(f"epoch {state.epoch + 1}/{state.planned_epochs}", state.steps_per_epoch)
-        words = "" if loss is None or top1 is None else f"loss {loss:.3f}  top-1 {top1:.1%}"
-        rate = state.seen / state.epoch_seconds if state.epoch_seconds else 0.0
-        left = self._seconds_left(state, now)
-        self._update(state.step_in_epoch, f"{words}  {rate:,.0f} pictures/s  {clock(left)} left")
+        """Move the bar of the training, and say within the first seconds how long the whole of it will take."""
+        if self._pace is None:
+            self._pace = _Pace(state.step)
+        left = self._pace.seconds_left(state)
+        if left is not None and not self._pace.told:
+            self._pace.told = True
+            epochs = words.plural(state.planned_epochs - state.epoch, "epoch")
+            self.on_message(f"estimate: about {words.duration(left)} for {epochs}")
+        parts = [f"epoch {state.epoch + 1}/{state.planned_epochs}"]
+        if loss is not None and top1 is not None:
+            parts.append(f"loss {loss:.3f}  top-1 {words.percent(top1)}")
+        if state.epoch_seconds:
+            parts.append(words.rate(state.seen / state.epoch_seconds))
+        if left is not None:
+            parts.append(f"{words.duration(left)} left")
+        self._open_bar(_TRAINING, state.total_steps).update(state.step, "  ".join(parts))
+        if state.step >= state.total_steps:
+            self.close_bar()
 
     def on_epoch(self, row: dict[str, Any]) -> None:
         """Show and log the row of a finished epoch."""
-        self.close_bar()
-        parts = [f"epoch {row['epoch']:>3}", f"train loss {row['train/loss']:.3f} top-1 {row['train/top1']:.1%}"]
+        parts = [f"epoch {row['epoch']:>3}", f"train loss {row['train/loss']:.3f} {_accuracy(row['train/top1'])}"]
         if "val/loss" in row:
-            parts.append(f"val loss {row['val/loss']:.3f} top-1 {row['val/top1']:.1%}")
-        parts += [f"lr {row['lr']:.3g}", f"{row['images_per_second']:,.0f} pictures/s", clock(row["seconds"])]
+            parts.append(f"val loss {row['val/loss']:.3f} {_accuracy(row['val/top1'])}")
+        parts += [f"lr {row['lr']:.3g}", words.rate(row["images_per_second"]), words.duration(row["seconds"])]
         self.on_message("  ".join(parts))
-
-    def _estimate(self, state: TrainState, now: float) -> None:
-        self._estimated = True
-        if state.step == self._first_step:
-            return
-        left = self._seconds_left(state, now)
-        self.on_message(f"estimate: about {clock(left)} for {state.planned_epochs - state.epoch} epochs")
-
-    def _seconds_left(self, state: TrainState, now: float) -> float:
-        """Return the time for the steps that are left, at the pace of the steps that this process took."""
-        taken = max(state.step - self._first_step, 1)
-        return (now - self._started) / taken * (state.total_steps - state.step)
 
     # ---- the bar ----
 
-    def _open_bar(self, label: str, total: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[words]}"),
-            *([] if label.startswith("epoch") else [TimeRemainingColumn()]),
-            console=self.console,
-            transient=True,
-            expand=True,
-        )
-        self._progress.start()
-        self._task = self._progress.add_task(label, total=total, words="")
-
-    def _update(self, done: int, words: str) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, words=words)
+    def _open_bar(self, label: str, total: int | None) -> _Bar:
+        if self._bar is None or self._bar.label != label:
+            self.close_bar()
+            self._bar = _Bar(self, label, total, live=self._live)
+        return self._bar
 
     def close_bar(self) -> None:
         """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Bar:
+    """One count on its way: a live bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, terminal: Terminal, label: str, total: int | None, *, live: bool) -> None:
+        self.label = label
+        self._terminal = terminal
+        self._started = time.monotonic()
+        self._next_line = self._started + _PLAIN_AFTER_SECONDS
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        if live:
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[words]}", markup=False),
+                console=terminal.console,
+                transient=True,
+                expand=True,
+            )
+            self._task = self._progress.add_task(printable(label), total=total, words="")
+            self._progress.start()
+
+    @property
+    def seconds(self) -> float:
+        """Return the time since the count began."""
+        return time.monotonic() - self._started
+
+    def update(self, done: int, told: str) -> None:
+        """Show how far it is."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, words=told)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
+            self._terminal.say(f"{self.label}: {told}")
+
+    def close(self) -> None:
+        """Take it off the screen."""
         if self._progress is not None:
             self._progress.stop()
-            self._progress = self._task = None
 
 
-def clock(seconds: float) -> str:
-    """Return `42 s`, `3 min 05 s` or `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+class _Pace:
+    """How fast this process trains: what the time left is computed from.
+
+    Attributes:
+        told: Whether the estimate was said.
+    """
+
+    def __init__(self, first_step: int) -> None:
+        self._first_step = first_step
+        self._started = time.monotonic()
+        self.told = False
+
+    def seconds_left(self, state: TrainState) -> float | None:
+        """Return the time for the steps that are left, at the pace of the steps so far; None while it is too early."""
+        seconds = time.monotonic() - self._started
+        taken = state.step - self._first_step
+        if not taken or (seconds < _ESTIMATE_AFTER_SECONDS and not self.told):
+            return None
+        return seconds / taken * (state.total_steps - state.step)
+
+
+def _accuracy(top1: float) -> str:
+    return f"top-1 {words.percent(top1):>6}"
+
+
+def _describe_count(done: int, total: int | None, unit: str, seconds: float) -> str:
+    """Return `1,200 of 60,000 pictures  5,310 pictures/s  11.1 s left`."""
+    count = words.size if unit == "bytes" else words.whole
+    per_second = done / seconds if seconds > 0 else 0.0
+    text = count(done) if total is None else f"{count(done)} of {count(total)}"
+    parts = [text if unit == "bytes" else f"{text} {unit}"]
+    if done and seconds > 1:
+        parts.append(f"{words.size(per_second)}/s" if unit == "bytes" else words.rate(per_second))
+        if total is not None:
+            parts.append(f"{words.duration((total - done) / per_second)} left")
+    return "  ".join(parts)
+
+
+def printable(text: str) -> str:
+    """Return text on one line that cannot move the cursor: file names may hold line breaks, escapes, broken bytes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
-    import json
+    """Print one JSON document on stdout, in ASCII where stdout cannot carry it otherwise."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # an old locale, or a file name with broken bytes
+        text = json.dumps(value, indent=1)
+    print(text)
 
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+def plain_table(*columns: str) -> Table:
+    """Return a plain table; a column name that ends in `>` is set flush right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return table
+
+
+def add_row(table: Table, *cells: str, style: str | None = None) -> None:
+    """Add a row of plain text: square brackets in names are no markup."""
+    table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout; in a pipe no line is folded, so that `grep` finds whole rows."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000)
+    console.print(table, soft_wrap=False)

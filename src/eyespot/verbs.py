@@ -6,16 +6,38 @@ The test split is opened after training, once, and every look at it is counted i
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import os
+from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from eyespot.config import Config, load_config
-from eyespot.device import ComputePlan, cpu_features, peak_memory_bytes, plan_compute, prepare_process
-from eyespot.errors import DataError, RunError, UsageError
-from eyespot.runs import BUNDLE, Run, RunWriter, environment, latest_unfinished_run, new_run_folder, now
+from eyespot.analysis.verdict import describe_top1, headline_split
+from eyespot.config import Config
+from eyespot.device import ComputePlan, cpu_features, is_memory_error, peak_memory_bytes, plan_compute, prepare_process
+from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError, UsageError, did_you_mean
+from eyespot.opening import (
+    Observer,
+    Settings,
+    choose_recipe,
+    data_card,
+    lasting_name,
+    load_recipe,
+    open_data,
+    pack_data,
+)
+from eyespot.runs import (
+    BUNDLE,
+    Run,
+    RunWriter,
+    environment,
+    latest_unfinished_run,
+    new_run_folder,
+    now,
+    remove_untrained,
+)
+from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
@@ -27,55 +49,10 @@ if TYPE_CHECKING:
     from eyespot.training.fit import FitResult, TrainState
     from eyespot.training.prepare import Prepared
 
-Settings = Sequence[str] | Mapping[str, Any]
+SPLITS = ("train", "val", "test")
 
-_FEW_PICTURES = 10_000
 _AUGMENTED_SAMPLE = 24
-_EXAMPLES = 10
-
-
-class Observer(Protocol):
-    """What watches a verb at work: the terminal, a notebook, a test."""
-
-    def on_message(self, text: str) -> None:
-        """Called with a sentence that the user should read."""
-
-    def on_count(self, label: str, done: int, total: int) -> None:
-        """Called while pictures are counted up, such as in packing."""
-
-    def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
-        """Called after each training step."""
-
-    def on_epoch(self, row: dict[str, Any]) -> None:
-        """Called with each finished epoch's row of the history."""
-
-    def attach(self, writer: RunWriter) -> None:
-        """Called when the run folder is there: what is said from now on belongs in its log."""
-
-
-class Silent:
-    """Watches and says nothing, but keeps messages for the run's log."""
-
-    def __init__(self) -> None:
-        self._writer: RunWriter | None = None
-
-    def on_message(self, text: str) -> None:
-        """Log the sentence once there is a log."""
-        if self._writer is not None:
-            self._writer.log(text)
-
-    def on_count(self, label: str, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
-        """Say nothing."""
-
-    def on_epoch(self, row: dict[str, Any]) -> None:
-        """Say nothing."""
-
-    def attach(self, writer: RunWriter) -> None:
-        """Log to this run."""
-        self._writer = writer
+_OTHER_DATA_BATCH = 500
 
 
 # ---------------------------------------------------------------------------------------------------------------- train
@@ -100,7 +77,8 @@ def train(
         out: The run folder; `runs/RECIPE-DATA-TIME` when left out.
         device: `auto`, `cpu`, `cuda` or `mps`.
         resume: Go on with the run in `out`, or with the newest unfinished one, from its last checkpoint.
-        observer: Told about everything on the way; silent when left out.
+        observer: Told about everything on the way; `eyespot.terminal.Terminal()` shows what the command line shows.
+            When left out nothing is shown; the run's log is written all the same.
 
     Returns:
         The finished run.
@@ -108,168 +86,149 @@ def train(
     Raises:
         UsageError: Unknown data, recipe, model, setting or device.
         DataError: Data that cannot be trained on as they are; `LeakError` where test pictures are also in train.
+        ModelError: The network does not take pictures of this size.
         TrainingError: The loss became NaN, or memory ran out.
         RunError: The run folder cannot be used.
+        Interrupted: A signal asked for a stop; go on with `resume`.
     """
-    watcher = observer or Silent()
+    watcher = observer or Terminal(quiet=True)
+    plan_compute(device)  # a wrong device is found before a picture is read
     if resume:
-        folder = Path(out).expanduser().resolve() if out else latest_unfinished_run()
-        run = Run.open(folder)
-        request = _resumed_request(run, data, recipe, settings)
+        run = Run.open(out) if out is not None else Run(latest_unfinished_run())
+        _check_resumable(run, data, recipe, settings)
         if run.finished:
             watcher.on_message("this run is finished: nothing to resume")
             return run
-        dataset = _open(request.data, watcher)
+        known = str(run.provenance["data"])
+        request = _Request(known, open_data(known, watcher), run.config, run.path)
     else:
-        source = str(data) if data is not None else "cifar10"
-        if recipe is not None:
-            config = _load(str(recipe), settings)
-            dataset = _open(source, watcher)
-        else:
-            dataset = _open(source, watcher)
-            chosen, reason = choose_recipe(dataset)
-            watcher.on_message(f"recipe {chosen}: {reason}")
-            config = _load(chosen, settings)
-        folder = Path(out).expanduser().resolve() if out else new_run_folder(config.name, source)
-        request = _Request(source, config)
-    _check_before_packing(request.config, dataset)
+        request = _new_request(data, recipe, settings, out, watcher)
+    _check_before_packing(request)
     prepare_process()
     plan = plan_compute(device, request.config.training.precision)
-    with RunWriter(folder, request.config, resume=resume) as writer:
-        watcher.attach(writer)
-        return _train(request, dataset, plan, writer, watcher)
+    try:
+        with RunWriter(request.folder, request.config, resume=resume) as writer:
+            watcher.attach(writer)
+            return _train(request, plan, writer, watcher)
+    except (RunError, KeyboardInterrupt):
+        raise  # free some space, or come back later: --resume goes on
+    except EyespotError:
+        if not resume:
+            remove_untrained(request.folder)
+        raise
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What to train on, and how."""
+    """What to train on, how, and where to write it.
+
+    Attributes:
+        data: DATA as provenance keeps it, the same from any folder.
+        dataset: What was found there.
+        config: The recipe.
+        folder: The run folder, absolute.
+    """
 
     data: str
+    dataset: Dataset
     config: Config
+    folder: Path
 
 
-def _load(recipe: str, settings: Settings) -> Config:
-    if isinstance(settings, Mapping):
-        return load_config(recipe, changes=settings)
-    return load_config(recipe, settings)
+def _new_request(
+    data: str | Path | None, recipe: str | Path | None, settings: Settings, out: str | Path | None, watcher: Observer
+) -> _Request:
+    """Return what a new run is asked to do; what is wrong with the settings is found before the data are read."""
+    config = load_recipe(recipe if recipe is not None else "fast", settings)
+    source = "cifar10" if data is None else data
+    dataset = open_data(source, watcher)
+    if recipe is None:
+        chosen, reason = choose_recipe(dataset)
+        watcher.on_message(f"recipe {chosen}: {reason}")
+        config = load_recipe(chosen, settings)
+    folder = Path(out).expanduser().resolve() if out is not None else new_run_folder(config.name, str(source))
+    return _Request(lasting_name(source), dataset, config, folder)
 
 
-def _resumed_request(run: Run, data: object, recipe: object, settings: Settings) -> _Request:
-    """Return what a run was started with; a resumed run keeps it to the last setting."""
+def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings: Settings) -> None:
+    """Refuse to change a run on its way: a resumed run keeps what it was started with, to the last setting."""
     known = run.provenance
     if "data" not in known:
-        raise RunError("the run ended before it knew its data", where=run.path, remedy="delete the folder and train again")
-    if (data is not None and _absolute(str(data)) != known["data"]) or recipe is not None or len(settings):
+        raise RunError(
+            "the run ended before it knew its data", where=run.path, remedy="delete the folder and train again"
+        )
+    other_data = data is not None and lasting_name(data) != known["data"]
+    if other_data or recipe is not None or len(settings):
         raise UsageError(
             "a resumed run keeps its data, recipe and settings", where=run.path, remedy="give only --resume and --out"
         )
-    return _Request(str(known["data"]), run.config)
 
 
-def _absolute(data: str) -> str:
-    """Return DATA so that it means the same from another folder; names stay names."""
-    from eyespot.data.sources import dataset_names
-
-    return data if data in dataset_names() else str(Path(data).expanduser().resolve())
-
-
-def choose_recipe(dataset: Dataset) -> tuple[str, str]:
-    """Return the recipe for a data set when the user names none, and why.
-
-    Returns:
-        Name, and the reason in a sentence.
-    """
-    pictures = len(dataset.splits["train"])
-    if dataset.published and dataset.name == "digits":
-        return "digits", "tiny grey symbols, which must not be mirrored"
-    if pictures < _FEW_PICTURES:
-        return "small", f"{pictures:,} training pictures are few, so small batches and many epochs"
-    return "fast", f"{pictures:,} training pictures, from scratch"
-
-
-def _open(data: str, watcher: Observer) -> Dataset:
-    from eyespot.data.sources import open_dataset
-
-    return open_dataset(data, progress=lambda done, total: watcher.on_count(f"reading {data}", done, total or done))
-
-
-def _check_before_packing(config: Config, dataset: Dataset) -> None:
+def _check_before_packing(request: _Request) -> None:
     """Find what can be found wrong before a picture is decoded.
 
     Raises:
-        UsageError: Unknown model or argument.
+        UsageError: Unknown model or argument; a run folder among the pictures.
         DataError: Class names that a bundle cannot carry.
     """
     from eyespot.evaluation.bundle import check_class_names
     from eyespot.models.registry import check_args
 
-    check_args(config.model.name, config.model.args)
-    check_class_names(dataset.class_names)
+    check_args(request.config.model.name, request.config.model.args)
+    check_class_names(request.dataset.class_names)
+    pictures = Path(request.dataset.origin)
+    if pictures.is_dir() and request.folder.is_relative_to(pictures.resolve()):
+        raise UsageError(
+            "the run folder would lie among the pictures", where=request.folder, remedy="choose another with --out"
+        )
 
 
-def _train(request: _Request, dataset: Dataset, plan: ComputePlan, writer: RunWriter, watcher: Observer) -> Run:
+def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Observer) -> Run:
     """Walk the whole way of the data in a locked run folder."""
-    import torch
-
     from eyespot.data.checks import enforce
     from eyespot.training.fit import fit
     from eyespot.training.prepare import prepare_training
 
-    config = request.config
-    watcher.on_message(f"{dataset.name}: {dataset.layout}, {dataset.num_classes} classes, from {dataset.origin}")
+    config, dataset = request.config, request.dataset
+    if "started" not in Run(writer.path).provenance:
+        writer.write_provenance({"data": request.data, "started": now(), "seed": config.training.seed})
+    classes = f"{dataset.num_classes} classes"
+    watcher.on_message(f"{dataset.name}: {dataset.layout}, {classes}, from {dataset.origin}")
     for note in dataset.notes:
         watcher.on_message(f"note: {note}")
-    packed = _pack(dataset, config, watcher)
-    for sentence in enforce(packed.report, dataset, on_bad_image=config.data.on_bad_image, allow_leak=config.data.allow_leak):
+    packed = pack_data(dataset, config, watcher)
+    for sentence in enforce(
+        packed.report, dataset, on_bad_image=config.data.on_bad_image, allow_leak=config.data.allow_leak
+    ):
         watcher.on_message(f"note: {sentence}")
     splits = _divide(packed, config, writer)
     for note in splits.notes:
         watcher.on_message(f"note: {note}")
-    counted = ", ".join(f"{splits.count(split):,} {split}" for split in ("train", "val", "test") if splits.count(split))
-    watcher.on_message(f"{counted}; {packed.size_px} x {packed.size_px} px, {packed.channels} channels; {plan.device}, {plan.precision} ({plan.reason})")
-    if "started" not in Run(writer.path).provenance:
-        writer.write_provenance({"data": _absolute(request.data), "started": now(), "seed": config.training.seed})
-    writer.write_provenance(
-        {
-            **environment(),
-            "device": plan.device,
-            "precision": plan.precision,
-            "precision_reason": plan.reason,
-            "cpu_features": cpu_features(),
-            "threads": torch.get_num_threads(),
-            "dataset": dataset.name,
-            "dataset_origin": dataset.origin,
-            "dataset_layout": dataset.layout,
-            "dataset_fingerprint": packed.fingerprint,
-            "split_hash": splits.hash(),
-            "packing_seconds": packed.seconds,
-        }
-    )
-    prepared = prepare_training(packed, splits, config, plan)
-    parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
-    watcher.on_message(f"{config.model.name}: {parameters:,} parameters; augmentation: {prepared.data.train_transform.describe()}")
-    result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=watcher)
-    return _finish(packed, splits, prepared, result, plan, writer, watcher)
+    counts = ", ".join(f"{splits.count(split):,} {split}" for split in _names(splits))
+    shape = f"{packed.size_px} x {packed.size_px} px, {'grey' if packed.channels == 1 else 'RGB'}"
+    watcher.on_message(f"{counts}; {shape}; {plan.device}, {plan.precision} ({plan.reason})")
+    _write_provenance(writer, packed, splits, plan)
+    try:
+        prepared = prepare_training(packed, splits, config, plan)
+        parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
+        watcher.on_message(f"{config.model.name}: {parameters:,} parameters")
+        watcher.on_message(f"augmentation: {prepared.data.train_transform.describe()}")
+        with prepared.data.train, prepared.data.val or nullcontext():
+            result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=watcher)
+            return _finish(packed, splits, prepared, result, plan, writer, watcher)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        raise MemoryLimitError(
+            f"no memory left at batch size {config.training.batch_size}",
+            remedy=f"try --set training.batch_size={max(config.training.batch_size // 2, 1)}",
+        ) from error
 
 
-def _pack(dataset: Dataset, config: Config, watcher: Observer) -> PackedDataset:
-    from eyespot.data.packing import pack_dataset
-
-    limit = config.data.memory_limit_gb
-    packed = pack_dataset(
-        dataset,
-        size_px=config.input.size_px,
-        fit=config.input.fit,
-        interpolation=config.input.interpolation,
-        channels=config.input.channels,
-        on_bad_image=config.data.on_bad_image,
-        workers=config.data.workers or None,
-        memory_limit_bytes=int(limit * 1e9) if limit else None,
-        progress=lambda done, total: watcher.on_count("packing pictures", done, total),
-    )
-    if packed.seconds:
-        watcher.on_message(f"packed {sum(map(len, packed.splits.values())):,} pictures in {packed.seconds:.1f} s")
-    return packed
+def _names(splits: Splits) -> list[SplitName]:
+    """Return the splits that have pictures."""
+    names: tuple[SplitName, ...] = ("train", "val", "test")
+    return [name for name in names if splits.count(name)]
 
 
 def _divide(packed: PackedDataset, config: Config, writer: RunWriter) -> Splits:
@@ -291,6 +250,28 @@ def _divide(packed: PackedDataset, config: Config, writer: RunWriter) -> Splits:
     return splits
 
 
+def _write_provenance(writer: RunWriter, packed: PackedDataset, splits: Splits, plan: ComputePlan) -> None:
+    """Write what the result may depend on."""
+    import torch
+
+    writer.write_provenance(
+        {
+            **environment(),
+            "device": plan.device,
+            "precision": plan.precision,
+            "precision_reason": plan.reason,
+            "cpu_features": cpu_features(),
+            "threads": torch.get_num_threads(),
+            "dataset": packed.dataset.name,
+            "dataset_origin": packed.dataset.origin,
+            "dataset_layout": packed.dataset.layout,
+            "dataset_fingerprint": packed.fingerprint,
+            "split_hash": splits.hash(),
+            "packing_seconds": packed.seconds,
+        }
+    )
+
+
 # --------------------------------------------------------------------------------------------- after the last step
 
 
@@ -304,60 +285,77 @@ def _finish(
     watcher: Observer,
 ) -> Run:
     """Measure the trained model, then write predictions, metrics, bundle and report."""
-    from eyespot.data.loaders import make_loader
     from eyespot.evaluation.bundle import SplitMetrics, save_bundle
-    from eyespot.evaluation.evaluate import evaluate as measure_split
     from eyespot.evaluation.evaluate import write_predictions
     from eyespot.evaluation.predictor import Predictor
 
-    config = writer.config
-    state = result.state
+    config, state = writer.config, result.state
     info = _bundle_info(packed, prepared, state, config)
     predictor = Predictor(result.model, info, plan)
-    metrics: dict[str, Any] = {}
-    predictions = {}
-    names: list[SplitName] = [name for name in ("val", "test", "train") if splits.count(name)]
-    for split in names:
-        with make_loader(
-            packed,
-            splits,
-            split,
-            batch_size=config.evaluation.batch_size,
-            shuffle=False,
-            seed=config.training.seed,
-            drop_last=False,
-            device=plan.device,
-            workers=config.data.workers,
-        ) as loader:
-            evaluation = measure_split(
-                predictor,
-                loader,
-                views=config.evaluation.views,
-                progress=lambda done, total, split=split: watcher.on_count(f"evaluating {split}", done, total),
-            )
-        metrics[split] = evaluation.metrics
-        predictions[split] = (evaluation.logits, evaluation.labels, splits.ids(packed, split))
+    names = _names(splits)
+    measured = {
+        split: _measure(predictor, packed, splits, split, watcher, batch_size=config.evaluation.batch_size)
+        for split in names
+    }
+    metrics: dict[str, Any] = {split: evaluation.metrics for split, evaluation in measured.items()}
     metrics["train_seconds"] = state.seconds
     metrics["epochs"] = state.epoch
     metrics["stopped"] = state.stopped
     metrics["best_epoch"] = state.best_epoch if config.training.restore_best else state.epoch
-    metrics["test_reads"] = Run(writer.path).metrics.get("test_reads", 0) + ("test" in metrics)
+    metrics["test_reads"] = Run(writer.path).metrics.get("test_reads", 0) + ("test" in measured)
+    predictions = {
+        split: (evaluation.logits, evaluation.labels, splits.ids(packed, split))
+        for split, evaluation in measured.items()
+    }
     write_predictions(writer.path / "predictions.npz", predictions)
-    info = info.model_copy(
-        update={"metrics": {split: SplitMetrics.model_validate(_subset(metrics[split], SplitMetrics.model_fields)) for split in names}}
-    )
-    save_bundle(writer.path / BUNDLE, result.model, info)
+    shipped = {
+        split: SplitMetrics(**{key: evaluation.metrics[key] for key in SplitMetrics.model_fields})
+        for split, evaluation in measured.items()
+    }
+    save_bundle(writer.path / BUNDLE, result.model, info.model_copy(update={"metrics": shipped}))
     writer.write_metrics(metrics)
     writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})
     _write_report(writer, packed, splits, prepared, predictions)
     writer.write_provenance({"finished": now()})
     for split in names:
-        watcher.on_message(describe_split(metrics[split], split))
+        watcher.on_message(describe_top1(metrics[split], split))
     return Run(writer.path)
 
 
-def _subset(values: Mapping[str, Any], keys: Any) -> dict[str, Any]:
-    return {key: values[key] for key in keys}
+def _measure(
+    predictor: Predictor,
+    packed: PackedDataset,
+    splits: Splits,
+    split: SplitName,
+    watcher: Observer,
+    *,
+    batch_size: int,
+    views: str | None = None,
+    label_map: Any = None,
+) -> Evaluation:
+    """Run a model once over a split; see `evaluation.evaluate`."""
+    from eyespot.data.loaders import make_loader
+    from eyespot.evaluation.evaluate import evaluate as run_once
+    from eyespot.evaluation.views import check_views
+
+    with make_loader(
+        packed,
+        splits,
+        split,
+        batch_size=batch_size,
+        shuffle=False,
+        seed=0,
+        drop_last=False,
+        device=predictor.plan.device,
+        workers=0,
+    ) as loader:
+        return run_once(
+            predictor,
+            loader,
+            views=check_views(views) if views is not None else predictor.info.views,
+            label_map=label_map,
+            progress=lambda done, total: watcher.on_count(f"measuring {split}", done, total),
+        )
 
 
 def _bundle_info(packed: PackedDataset, prepared: Prepared, state: TrainState, config: Config) -> BundleInfo:
@@ -380,60 +378,12 @@ def _bundle_info(packed: PackedDataset, prepared: Prepared, state: TrainState, c
     )
 
 
-def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
-    """Return what the scan found as JSON values, for the report and for `eyespot check --json`."""
-    dataset, report = packed.dataset, packed.report
-    counts: Mapping[str, Mapping[str, int]] = report.counts
-    if splits is not None:
-        names: tuple[SplitName, ...] = ("train", "val", "test")
-        counts = {
-            split: _class_counts(splits.labels(packed, split), dataset.class_names)
-            for split in names
-            if splits.count(split)
-        }
-    return {
-        "name": dataset.name,
-        "origin": dataset.origin,
-        "layout": dataset.layout,
-        "published": dataset.published,
-        "notes": [*dataset.notes, *(splits.notes if splits is not None else ())],
-        "counts": {split: dict(classes) for split, classes in counts.items()},
-        "bad": [(image.id, image.reason) for image in report.bad],
-        "skipped": len(report.bad),
-        "duplicates": len(report.duplicates),
-        "duplicate_examples": [list(group.ids) for group in report.duplicates[:_EXAMPLES]],
-        "leaks": len(report.leaks),
-        "leak_examples": [list(group.ids) for group in report.leaks[:_EXAMPLES]],
-        "conflicts": sum(group.conflicts for group in report.duplicates),
-        "sizes": [(width, height, count) for (width, height), count in report.sizes.items()],
-        "modes": dict(report.modes),
-        "enlarged": report.small,
-        "fingerprint": packed.fingerprint,
-        "packed_shape": (packed.size_px, packed.size_px, packed.channels),
-        "packed_bytes": sum(split.pixels.nbytes for split in packed.splits.values() if split.pixels is not None),
-        "fit": packed.fit,
-        "interpolation": packed.interpolation,
-    }
-
-
-def _report_card(packed: PackedDataset, splits: Splits, prepared: Prepared) -> DataCard:
-    card = data_card(packed, splits)
-    card["preparation"] = prepared.data.eval_transform.describe()
-    return card
-
-
-def _class_counts(labels: Any, names: Sequence[str]) -> dict[str, int]:
-    import numpy as np
-
-    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
-
-
 def _write_report(
     writer: RunWriter,
     packed: PackedDataset,
     splits: Splits,
     prepared: Prepared,
-    predictions: Mapping[SplitName, tuple[Any, Any, Sequence[str]]],
+    predictions: Mapping[SplitName, tuple[Any, Any, Any]],
 ) -> None:
     """Write report.html from what the run folder holds and a few pictures."""
     from eyespot.analysis.report import ReportInput, collect_mistakes, write_report
@@ -441,8 +391,11 @@ def _write_report(
     from eyespot.training.prepare import read_positions
 
     run = Run(writer.path)
-    shown: SplitName = "test" if "test" in predictions else "val" if "val" in predictions else "train"
+    shown = cast("SplitName", headline_split(run.metrics))
+    class_names = packed.dataset.class_names
     augmented, labels = _augmented_sample(prepared)
+    card = data_card(packed, splits)
+    card["preparation"] = prepared.data.eval_transform.describe()
     write_report(
         ReportInput(
             run_name=run.path.name,
@@ -450,10 +403,10 @@ def _write_report(
             provenance=run.provenance,
             history=run.history,
             metrics=run.metrics,
-            class_names=packed.dataset.class_names,
-            data_card=_report_card(packed, splits, prepared),
+            class_names=class_names,
+            data_card=card,
             mistakes=collect_mistakes(
-                *predictions[shown], packed.dataset.class_names, lambda places: read_positions(packed, splits, shown, places)
+                *predictions[shown], class_names, lambda places: read_positions(packed, splits, shown, places)
             ),
             augmented=augmented,
             augmented_labels=labels,
@@ -498,47 +451,58 @@ def evaluate(
             splits is measured as a whole.
         split: `val`, `test` or `train` of those data.
         views: `none`, `mirror` or `mirror-shift`; those of the recipe when left out.
-        on_bad_image: `refuse` (the default) or `skip`.
-        device: `auto`, `cpu`, `cuda` or `mps`.
+        on_bad_image: `refuse` (the default) or `skip`, for other data; a run's own data are what it was trained with.
+        device: `auto`, `cpu`, `cuda` or `mps`; a `Predictor` has its own.
         observer: Told about what happens.
 
     Raises:
-        DataError: The split is empty or has classes that the model does not know.
+        DataError: The split is empty, has classes that the model does not know, or is what it was trained on.
         RunError: The folder is not a run or bundle.
-        UsageError: Unknown split or views.
+        UsageError: Unknown split or views, or no data.
     """
-    from eyespot.evaluation.evaluate import evaluate as measure_split
     from eyespot.evaluation.predictor import load_predictor
+    from eyespot.evaluation.views import check_views
 
-    watcher = observer or Silent()
-    if split not in ("train", "val", "test"):
-        raise UsageError(f"unknown split {split!r}", remedy="use train, val or test")
+    watcher = observer or Terminal(quiet=True)
+    name = _checked_split(split)
     if on_bad_image not in (None, "refuse", "skip"):
-        raise UsageError(f"unknown --on-bad-image {on_bad_image!r}", remedy="use refuse or skip")
+        raise UsageError(f"unknown policy {on_bad_image!r} for bad pictures", remedy="use refuse or skip")
+    if views is not None:
+        check_views(views)
+    folder = None if _is_predictor(run) else Path(cast("str | Path", run)).expanduser()
+    if data is None and (folder is None or not (folder / "split.json").exists()):
+        if folder is not None:
+            load_predictor(folder, device=device)  # a folder that is neither run nor bundle gets its own error
+        raise UsageError("a model without its run folder has no data of its own", where=folder, remedy="name the data")
     prepare_process()
-    predictor = load_predictor(run, device=device) if isinstance(run, (str, Path)) else run
-    name = cast("SplitName", split)
-    folder = Path(run) if isinstance(run, (str, Path)) else None
-    own = data is None
-    label_map = None
-    if own:
-        if folder is None or not (folder / "split.json").exists():
-            raise UsageError("a bundle has no data of its own", where=run, remedy="name them with --data")
-        packed, splits = _own_data(Run.open(folder), watcher)
+    predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
+    home = Run.open(folder) if folder is not None and (folder / "config.toml").exists() else None
+    label_map, batch_size = None, _OTHER_DATA_BATCH
+    if data is None:
+        assert home is not None
+        packed, splits = _own_data(home, watcher)
+        batch_size = home.config.evaluation.batch_size
     else:
-        packed, splits, label_map = _other_data(str(data), predictor, name, on_bad_image or "refuse", watcher)
-    loader = _evaluation_loader(packed, splits, name, predictor)
-    with loader:
-        result = measure_split(
-            predictor,
-            loader,
-            views=views if views is not None else predictor.info.views,  # type: ignore[arg-type]
-            label_map=label_map,
-            progress=lambda done, total: watcher.on_count(f"evaluating {split}", done, total),
-        )
-    if own and folder is not None and split == "test":
-        _count_test_read(Run.open(folder))
+        packed, splits, label_map = _other_data(data, predictor, name, on_bad_image or "refuse", watcher)
+    if not splits.count(name):
+        known = ", ".join(_names(splits))
+        raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
+    result = _measure(
+        predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map
+    )
+    if home is not None and name == "test" and packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
+        _count_test_read(home)
     return result
+
+
+def _is_predictor(run: object) -> bool:
+    return not isinstance(run, (str, os.PathLike))
+
+
+def _checked_split(split: str) -> SplitName:
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}.{did_you_mean(split, SPLITS)}", remedy=f"use {', '.join(SPLITS)}")
+    return cast("SplitName", split)
 
 
 def _own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
@@ -548,12 +512,12 @@ def _own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
     known = run.provenance
     if "data" not in known:
         raise RunError("the run does not say its data", where=run.path, remedy="name them with --data")
-    packed = _pack(_open(str(known["data"]), watcher), run.config, watcher)
+    packed = pack_data(open_data(str(known["data"]), watcher), run.config, watcher)
     return packed, Splits.load(run.path / "split.json", packed)
 
 
 def _other_data(
-    data: str, predictor: Predictor, split: SplitName, on_bad_image: str, watcher: Observer
+    data: str | Path, predictor: Predictor, split: SplitName, on_bad_image: str, watcher: Observer
 ) -> tuple[PackedDataset, Splits, Any]:
     """Return other data prepared as the model's input asks, and the model's label for each of their labels."""
     import numpy as np
@@ -563,7 +527,7 @@ def _other_data(
     from eyespot.data.splits import Splits
     from eyespot.evaluation.evaluate import match_classes
 
-    dataset = _open(data, watcher)
+    dataset = open_data(data, watcher)
     label_map = match_classes(predictor, dataset)
     spec = predictor.info.input
     policy: Literal["refuse", "skip"] = "skip" if on_bad_image == "skip" else "refuse"
@@ -574,8 +538,6 @@ def _other_data(
         interpolation=spec.interpolation,
         channels=1 if spec.channels == 1 else 3,
         on_bad_image=policy,
-        workers=None,
-        memory_limit_bytes=None,
         progress=lambda done, total: watcher.on_count("packing pictures", done, total),
     )
     for sentence in require_usable(packed.report, dataset, on_bad_image=policy):
@@ -584,22 +546,17 @@ def _other_data(
     if split not in packed.splits:
         if split != "test" or set(packed.splits) != {"train"}:
             raise DataError(f"no {split} split", where=data, remedy=f"there is {', '.join(packed.splits)}")
+        if packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
+            raise DataError(
+                "the model was trained on most of these pictures",
+                where=data,
+                remedy="give others, or leave the data out to measure the test split that was set aside",
+            )
         source = "train"
         watcher.on_message(f"note: {data} has no splits: all of its pictures are measured as test")
     rows = np.arange(len(packed.splits[source]), dtype=np.int64)
-    # Training pictures are needed nowhere here; `Splits` names them for completeness only.
+    # Training pictures are needed nowhere here: the split to measure is the only one.
     return packed, Splits(packed.fingerprint, {split: {source: rows}}), label_map
-
-
-def _evaluation_loader(packed: PackedDataset, splits: Splits, split: SplitName, predictor: Predictor) -> Any:
-    from eyespot.data.loaders import make_loader
-
-    if not splits.count(split):
-        known = ", ".join(name for name in splits.indices if splits.count(name))
-        raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
-    return make_loader(
-        packed, splits, split, batch_size=500, shuffle=False, seed=0, drop_last=False, device=predictor.plan.device, workers=0
-    )
 
 
 def _count_test_read(run: Run) -> None:
@@ -608,98 +565,57 @@ def _count_test_read(run: Run) -> None:
 
     metrics = run.metrics
     if metrics:
-        metrics["test_reads"] = metrics.get("test_reads", 0) + 1
-        write_json(run.path / "metrics.json", metrics)
+        write_json(run.path / "metrics.json", {**metrics, "test_reads": metrics.get("test_reads", 0) + 1})
 
 
 def check(data: str | Path, *, observer: Observer | None = None) -> tuple[DataCard, list[str]]:
     """Scan a data set without training.
 
-    Returns:
-        The data card as JSON values, and a sentence for each thing that must be decided before training.
-    """
-    from eyespot.data.checks import enforce
-
-    watcher = observer or Silent()
-    dataset = _open(str(data), watcher)
-    config = load_config("fast", changes={"data.on_bad_image": "skip"})
-    packed = _pack(dataset, config, watcher)
-    decisions = []
-    for changes in ({"on_bad_image": "refuse", "allow_leak": True}, {"on_bad_image": "skip", "allow_leak": False}):
-        try:
-            enforce(packed.report, dataset, **changes)  # type: ignore[arg-type]
-        except DataError as error:
-            decisions.append(str(error))
-    return data_card(packed), decisions
-
-
-def pack(data: str | Path, *, settings: Settings = (), observer: Observer | None = None) -> PackedDataset:
-    """Scan, decode and pack a data set now, so that training on it starts at once."""
-    watcher = observer or Silent()
-    dataset = _open(str(data), watcher)
-    return _pack(dataset, _load(choose_recipe(dataset)[0], settings), watcher)
-
-
-def show(
-    data: str | Path,
-    *,
-    kind: str = "per-class",
-    count: int = 10,
-    split: str = "train",
-    seed: int = 0,
-    out: str | Path | None = None,
-    observer: Observer | None = None,
-) -> Path:
-    """Write a grid of pictures and return its path.
-
     Args:
         data: As for `train`.
-        kind: `per-class`, `random` or `first`.
-        count: How many pictures (of each class).
-        split: From which split.
-        seed: Of the choice.
-        out: PNG or HTML file; `NAME.png` in the current folder when left out.
         observer: Told about what happens.
+
+    Returns:
+        The data card as JSON values, and a sentence for each thing that must be decided before training.
+
+    Raises:
+        UsageError: Unknown data.
+        DataError: Data that are no data set at all, such as an empty folder.
     """
-    from eyespot.analysis.grids import pick_first, pick_per_class, pick_random, write_grid
-    from eyespot.training.prepare import read_pixels
+    from eyespot.data.checks import enforce
+    from eyespot.data.splits import make_splits
 
-    watcher = observer or Silent()
-    dataset = _open(str(data), watcher)
-    if split not in dataset.splits:
-        raise DataError(f"no {split} split", where=dataset.name, remedy=f"there is {', '.join(dataset.splits)}")
-    packed = _pack(dataset, load_config("fast", changes={"data.on_bad_image": "skip"}), watcher)
-    name = cast("SplitName", split)
-    labels = packed.splits[name].labels
-    names = dataset.class_names
-    if kind == "per-class":
-        indices = pick_per_class(labels, count, seed=seed)
-    elif kind == "random":
-        indices = pick_random(len(labels), count, seed=seed)
-    else:
-        indices = pick_first(len(labels), count)
-    path = Path(out) if out is not None else Path(f"{Path(dataset.name).name}.png")
-    chosen = [names[label] for label in labels[indices]]
-    by_class = kind == "per-class"
-    write_grid(
-        read_pixels(packed, name, indices),
-        [""] * len(chosen) if by_class else chosen,
-        path,
-        columns=min(count, 12) if by_class else min(len(chosen), 8),
-        title=f"{dataset.name}, {split}: {len(indices):,} of {len(labels):,} pictures ({kind.replace('-', ' ')})",
-        row_names=chosen if by_class else None,
-    )
-    return path.resolve()
-
-
-def describe_split(metrics_of_split: Mapping[str, Any], split: str) -> str:
-    """Return an accuracy with its interval, split, n and views, in words."""
-    from eyespot.analysis.verdict import describe_top1
-
-    return describe_top1(metrics_of_split, split)
+    watcher = observer or Terminal(quiet=True)
+    dataset = open_data(data, watcher)
+    settings = {"data.on_bad_image": "skip"}
+    config = load_recipe(choose_recipe(dataset)[0], settings)
+    packed = pack_data(dataset, config, watcher)
+    card, decisions, notes = data_card(packed), [], [*dataset.notes]
+    policies: tuple[tuple[Literal["refuse", "skip"], bool], ...] = (("refuse", True), ("skip", False))
+    for on_bad_image, allow_leak in policies:
+        try:
+            found = enforce(packed.report, dataset, on_bad_image=on_bad_image, allow_leak=allow_leak)
+        except DataError as error:
+            decisions.append(str(error))
+        else:
+            notes += [sentence for sentence in found if not packed.report.bad and sentence not in notes]
+    try:
+        splits = make_splits(
+            packed,
+            val_fraction=config.data.val_fraction,
+            test_fraction=config.data.test_fraction,
+            stratify=config.data.stratify,
+            seed=config.data.split_seed,
+            final=False,
+        )
+        notes += splits.notes
+    except DataError as error:
+        decisions.append(str(error))
+    card["notes"] = notes
+    return card, decisions
 
 
 def summary_line(metrics: Mapping[str, Any]) -> str:
-    """Return the figure that stands for a run."""
-    split = next((name for name in ("test", "val", "train") if name in metrics), None)
-    return describe_split(metrics[split], split) if split else json.dumps(dict(metrics))
+    """Return the figure that stands for a run: accuracy with interval, split, n and views."""
+    split = headline_split(metrics)
+    return describe_top1(metrics[split], split) if split else "nothing was measured"

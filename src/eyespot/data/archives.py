@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from eyespot.data.tar_stream import TarReader
-from eyespot.disk import describe_disk_error, fsync_folder
 from eyespot.errors import ArchiveError, DataError, MissingExtraError
+from eyespot.files import describe_disk_error, fsync_folder
 from eyespot.locks import file_lock
 
 ARCHIVE_SUFFIXES = (

@@ -166,7 +166,8 @@ class PackedDataset:
         dataset: Where it came from.
         splits: The same splits as `dataset.splits`, without the bad files.
         report: What the scan found.
-        fingerprint: Hex digest over class names, splits, labels and content hashes: equal for equal content, wherever it lies.
+        fingerprint: Hex digest over class names, splits, labels and content hashes: equal for equal content in equal
+            order, wherever it lies.
         size_px: Side S of the packed pictures.
         channels: C, 1 or 3.
         fit: How a picture that is not S x S becomes S x S.

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import quote, urljoin, urlsplit
 
-from eyespot.disk import describe_disk_error, fsync_folder
 from eyespot.errors import DownloadError, UsageError
+from eyespot.files import describe_disk_error, fsync_folder
 from eyespot.locks import file_lock
 
 _CHUNK = 1 << 18

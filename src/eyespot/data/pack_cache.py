@@ -59,8 +59,8 @@ from eyespot.data.decode_pool import (
 )
 from eyespot.data.decoding import content_hash, resize_pixels, to_channels
 from eyespot.data.pack_spec import PackSpec, is_ready
-from eyespot.disk import fsync_folder
 from eyespot.errors import DataError
+from eyespot.files import fsync_folder
 from eyespot.locks import file_lock
 
 _FORMAT_VERSION = 1

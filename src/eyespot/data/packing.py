@@ -15,8 +15,8 @@ from eyespot.data.dataset import Dataset, PackedDataset
 from eyespot.data.decoding import Fit, Interpolation
 from eyespot.data.pack_cache import CacheEntry, fingerprint, remove_leftovers
 from eyespot.data.pack_spec import PackEstimate, PackSpec, choose_spec, describe_size_choice, estimate_pack
-from eyespot.disk import describe_disk_error
 from eyespot.errors import DataError
+from eyespot.files import describe_disk_error
 from eyespot.locks import file_lock
 
 __all__ = [

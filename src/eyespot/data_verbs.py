@@ -1,0 +1,216 @@
+"""What `eyespot data` does with data sets: pack them, show them, and clear what was derived from them.
+
+Before this: the command line. After this: `packing`, `grids`, and the cache folders.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from eyespot.caches import cache_folder
+from eyespot.errors import DataError, UsageError, did_you_mean
+from eyespot.locks import file_lock
+from eyespot.opening import Observer, Settings, choose_recipe, load_recipe, open_data, pack_data
+from eyespot.terminal import Terminal
+
+if TYPE_CHECKING:
+    from eyespot.data.dataset import PackedDataset, SplitName
+
+ROOMS = ("downloads", "unpacked", "packed", "features")
+"""Kinds of derived data, each a folder in the cache."""
+
+_DERIVED = re.compile(r"\.?(?P<base>.+-[0-9a-f]{16,64})(\.lock|\.tmp|\.report\.json|\.tmp-\d+-[0-9a-f]{8})?")
+
+
+def pack(data: str | Path, *, settings: Settings = (), observer: Observer | None = None) -> PackedDataset:
+    """Scan, decode and pack a data set now, so that training on it starts at once.
+
+    Args:
+        data: As for `train`.
+        settings: Changes to the recipe that `train` would choose, such as `input.size_px=64`.
+        observer: Told about what happens.
+
+    Raises:
+        UsageError: Unknown data or settings.
+        DataError: The data cannot be used as they are.
+    """
+    watcher = observer or Terminal(quiet=True)
+    load_recipe("fast", settings)  # wrong settings are found before the data are read
+    dataset = open_data(data, watcher)
+    return pack_data(dataset, load_recipe(choose_recipe(dataset)[0], settings), watcher)
+
+
+def show(
+    data: str | Path,
+    *,
+    kind: Literal["per-class", "random", "first"] = "per-class",
+    count: int = 10,
+    split: SplitName = "train",
+    seed: int = 0,
+    out: str | Path | None = None,
+    observer: Observer | None = None,
+) -> Path:
+    """Write a grid of pictures and return its path.
+
+    Args:
+        data: As for `train`.
+        kind: Random pictures of each class, random pictures, or the first ones.
+        count: How many (of each class).
+        split: From which split.
+        seed: Of the choice.
+        out: PNG or HTML file; `NAME-SPLIT.png` in the current folder when left out.
+        observer: Told about what happens.
+
+    Raises:
+        UsageError: Unknown data, or a file that is neither PNG nor HTML.
+        DataError: There is no such split.
+    """
+    from eyespot.analysis.grids import pick_first, pick_per_class, pick_random, write_grid
+    from eyespot.training.prepare import read_pixels
+
+    watcher = observer or Terminal(quiet=True)
+    path = None if out is None else Path(out).expanduser()
+    if path is not None and path.suffix.lower() not in (".png", ".html", ".htm"):
+        raise UsageError(f"cannot write pictures as {path.suffix or path.name!r}", where=path, remedy="use .png or .html")
+    dataset = open_data(data, watcher)
+    if split not in dataset.splits:
+        raise DataError(f"no {split} split", where=dataset.name, remedy=f"there is {', '.join(dataset.splits)}")
+    recipe = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip"})
+    packed = pack_data(dataset, recipe, watcher)
+    labels = packed.splits[split].labels
+    if kind == "per-class":
+        indices = pick_per_class(labels, count, seed=seed)
+    elif kind == "random":
+        indices = pick_random(len(labels), count, seed=seed)
+    else:
+        indices = pick_first(len(labels), count)
+    names = [dataset.class_names[label] for label in labels[indices]]
+    by_class = kind == "per-class"
+    path = path or Path(f"{Path(dataset.name).stem or 'pictures'}-{split}.png")
+    write_grid(
+        read_pixels(packed, split, indices),
+        [""] * len(names) if by_class else names,
+        path,
+        columns=min(count, 12) if by_class else min(len(names), 8),
+        title=f"{dataset.name}, {split}: {len(indices):,} of {len(labels):,} pictures ({kind.replace('-', ' ')})",
+        row_names=names if by_class else None,
+    )
+    return path.resolve()
+
+
+# ------------------------------------------------------------------------------------------------------------ the cache
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one room of the cache holds.
+
+    Attributes:
+        name: One of `ROOMS`.
+        folder: Where it is.
+        files: How many files eyespot keeps there, before it was cleared.
+        bytes: Their size.
+        kept: Names of entries that were not deleted: in use, or not written by eyespot.
+    """
+
+    name: str
+    folder: Path
+    files: int
+    bytes: int
+    kept: tuple[str, ...] = ()
+
+
+def look_at_cache(rooms: Sequence[str] = (), *, clear: bool = False) -> list[Room]:
+    """Return what the cache holds, and clear it if asked.
+
+    Only what bears a name that eyespot gives is counted and deleted, and nothing that another process is making:
+    EYESPOT_CACHE may name a folder that holds other things, too.
+
+    Args:
+        rooms: Some of `ROOMS`; all when left out.
+        clear: Delete it; it will be made again when it is needed.
+
+    Raises:
+        UsageError: An unknown room.
+        DataError: Something cannot be deleted.
+    """
+    for name in rooms:
+        if name not in ROOMS:
+            raise UsageError(
+                f"unknown room {name!r} of the cache.{did_you_mean(name, ROOMS)}", remedy=f"use {', '.join(ROOMS)}"
+            )
+    return [_look_at_room(name, clear=clear) for name in rooms or ROOMS]
+
+
+def _look_at_room(name: str, *, clear: bool) -> Room:
+    folder = cache_folder(name)
+    if not folder.is_dir():
+        return Room(name, folder, 0, 0)
+    base_of = _download_base if name == "downloads" else _derived_base
+    ours: dict[str, list[Path]] = {}  # base name -> everything that belongs to one derived thing
+    kept = []
+    for entry in sorted(folder.iterdir()):
+        base = base_of(entry.name)
+        if base is None or entry.is_symlink():
+            kept.append(entry.name)
+        else:
+            ours.setdefault(base, []).append(entry)
+    files = [path for entries in ours.values() for entry in entries for path in _files(entry)]
+    size = sum(path.lstat().st_size for path in files)
+    if clear:
+        kept += [base for base, entries in ours.items() if not _delete(folder / f"{base}.lock", entries)]
+    return Room(name, folder, len(files), size, tuple(kept) if clear else ())
+
+
+def _derived_base(name: str) -> str | None:
+    """Return the name of the derived thing that an entry belongs to, or None for what eyespot did not write."""
+    match = _DERIVED.fullmatch(name)
+    return match["base"] if match else None
+
+
+def _download_base(name: str) -> str | None:
+    """Return the published file or data set that an entry of the downloads belongs to, or None."""
+    from eyespot.data.published import PUBLISHED
+
+    known = {file.name for published in PUBLISHED.values() for file in published.files} | set(PUBLISHED)
+    base = name
+    for ending in (".json", ".part", ".lock"):
+        base = base.removesuffix(ending)
+    return base if base in known else None
+
+
+def _files(entry: Path) -> list[Path]:
+    """Return the files of an entry; links count as files and are never followed."""
+    if entry.is_symlink() or not entry.is_dir():
+        return [entry]
+    return [path for path in entry.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
+def _delete(lock: Path, entries: Sequence[Path]) -> bool:
+    """Delete what belongs to one derived thing, and return False where a process is making it."""
+    inner = [path for entry in entries if entry.is_dir() for path in entry.glob("*.lock")]
+    try:
+        for path in [lock, *inner]:
+            with file_lock(path, timeout_seconds=0):
+                pass
+        with file_lock(lock, timeout_seconds=0):
+            for entry in entries:
+                if entry != lock:
+                    _remover(entry)(entry)
+        lock.unlink(missing_ok=True)
+    except TimeoutError:
+        return False
+    except OSError as error:
+        raise DataError(
+            f"cannot delete ({error.strerror or error})", where=error.filename, remedy="check its permissions"
+        ) from error
+    return True
+
+
+def _remover(entry: Path) -> Callable[[Path], None]:
+    return shutil.rmtree if entry.is_dir() else Path.unlink
