@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from eyespot.runs import Run
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -24,3 +30,38 @@ def real_data() -> Path:
         if folder and any(Path(folder).glob("cifar10*")):
             return Path(folder)
     pytest.skip("no real pictures: set EYESPOT_DATA to a folder with cifar10*.tar.xz")
+
+
+def draw_pictures(folder: Path, classes: tuple[str, ...], count: int, *, size: int = 12, seed: int = 0) -> Path:
+    """Write class folders of noisy pictures, each class of a colour of its own, that a small network learns at once."""
+    dice = np.random.default_rng(seed)
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = dice.integers(0, 60, (size, size, 3))
+            pixels[..., number % 3] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index:03}.png")
+    return folder
+
+
+TINY = {
+    "model.args": {"widths": [4, 6, 8]},
+    "training.epochs": 2,
+    "training.batch_size": 16,
+    "training.precision": "float32",
+}
+"""Settings with which a recipe is done in a second."""
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of three classes with sixteen pictures each; not to be changed."""
+    return draw_pictures(tmp_path_factory.mktemp("data") / "pictures", ("cat", "dog", "eel"), 16)
+
+
+@pytest.fixture(scope="session")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a finished run on `pictures`; to be copied before it is changed."""
+    import eyespot
+
+    return eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path_factory.mktemp("runs") / "trained")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 import typer
@@ -150,7 +150,10 @@ def _walk(group: typer.Typer, words: str) -> Iterable[tuple[str, Callable[..., A
 
 def render_commands() -> str:
     """Return every command with its arguments, options and example."""
-    return "\n\n".join(_command(words, function) for words, function in command_tree())
+    assert app.registered_callback is not None
+    assert app.registered_callback.callback is not None
+    root = ("", app.registered_callback.callback)
+    return "\n\n".join(_command(words, function) for words, function in (root, *command_tree()))
 
 
 def _command(words: str, function: Callable[..., Any]) -> str:
@@ -158,7 +161,7 @@ def _command(words: str, function: Callable[..., Any]) -> str:
     usage, arguments, options = ["eyespot", words], [], []
     hints = get_type_hints(function, include_extras=True)
     for parameter in inspect.signature(function).parameters.values():
-        kind, info = get_args(hints[parameter.name])[:2]
+        kind, info = _annotation(hints[parameter.name])
         if isinstance(info, typer.models.ArgumentInfo):
             required = parameter.default is parameter.empty
             metavar = str(info.metavar or parameter.name.upper())
@@ -166,13 +169,27 @@ def _command(words: str, function: Callable[..., Any]) -> str:
             arguments.append((f"`{metavar}`", info.help or "", _default(parameter.default)))
         elif not info.hidden:
             options.append((_option(parameter.name, kind, info), info.help or "", _default(parameter.default)))
-    blocks = [f"### eyespot {words}", text, f"```text\n{' '.join([*usage, '[OPTIONS]'] if options else usage)}\n```"]
+    if not words:
+        usage = ["eyespot", "COMMAND", "..."]
+    blocks = [
+        f"### eyespot {words}".strip(),
+        text,
+        f"```text\n{' '.join([*usage, '[OPTIONS]'] if options else usage)}\n```",
+    ]
     blocks += [_table(("argument or option", "what it does", "default"), arguments + options)] * bool(
         arguments + options
     )
     if example:
         blocks.append(f"```sh\n{example}\n```")
     return "\n\n".join(blocks)
+
+
+def _annotation(hint: Any) -> tuple[Any, Any]:
+    """Return the type and typer's description of `Annotated[TYPE, description]`."""
+    if get_origin(hint) is not Annotated:  # Python 3.10 makes `Optional[Annotated[...]]` of a default of None
+        (hint,) = [part for part in get_args(hint) if get_origin(part) is Annotated]
+    kind, info = get_args(hint)
+    return kind, info
 
 
 def _option(name: str, kind: Any, info: typer.models.OptionInfo) -> str:

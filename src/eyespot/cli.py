@@ -5,18 +5,27 @@ Nothing heavy is imported before a command needs it, so that `eyespot --help` an
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
+import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from eyespot import __version__
-from eyespot.errors import EyespotError
+from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
 
-# Typer carries its own copy of click's exceptions in some versions; these two are found in any of them.
-_USAGE_ERROR = typer.BadParameter.__base__
+if TYPE_CHECKING:
+    from eyespot.terminal import Terminal
+
+# Typer carries its own copy of click's exceptions in some versions; this one is found in any of them.
+_USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
 _EXIT_CLOSED_PIPE = 141
 
 app = typer.Typer(
@@ -31,13 +40,21 @@ data_app = typer.Typer(help="List, look at, fetch and pack data sets.", no_args_
 app.add_typer(data_app, name="data")
 
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file."
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder (or a bundle).")]
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")]
-BadImageOption = Annotated[str | None, typer.Option("--on-bad-image", metavar="refuse|skip", help="What to do about files that cannot be decoded.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
+]
+BadImageOption = Annotated[
+    str | None,
+    typer.Option("--on-bad-image", metavar="refuse|skip", help="What to do about files that cannot be decoded."),
+]
 
 
 def _version(show: bool) -> None:
@@ -48,25 +65,44 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with an error; may stand anywhere in the line.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Train, compare, explain and ship image classifiers."""
 
 
 @app.command()
 def train(
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for check; cifar10 when left out.")] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="A name of `eyespot recipes` or a TOML file; chosen by the data when left out.")] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="As for check; cifar10 when left out.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="A name of `eyespot recipes` or a TOML file; chosen by the data when left out."
+        ),
+    ] = None,
     set_: SetOption = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run folder; runs/RECIPE-DATA-TIME when left out.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run folder; runs/RECIPE-DATA-TIME when left out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of weights, order and augmentation.")] = None,
     device: DeviceOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest unfinished one.")] = False,
-    final: Annotated[bool, typer.Option("--final", help="Train on train + val with a fixed recipe; no val figures.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="Cut the epochs to what fits into this much training time.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest unfinished one.")
+    ] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="Train on train + val with a fixed recipe; no val figures.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Cut the epochs to what fits into this much training time.")
+    ] = None,
     on_bad_image: BadImageOption = None,
-    allow_leak: Annotated[bool, typer.Option("--allow-leak", help="Go on although a test picture is also in train.")] = False,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Go on although a test picture is also in train.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train a classifier, measure it and write its report.
@@ -74,35 +110,56 @@ def train(
     Example: eyespot train photos/ --out runs/photos
     """
     from eyespot.terminal import Terminal, print_json
-    from eyespot.verbs import summary_line, train as run_training
+    from eyespot.verbs import summary_line
+    from eyespot.verbs import train as run_training
 
-    changes: dict[str, Any] = {}
-    for key, value in (
-        ("training.seed", seed),
-        ("data.final", final or None),
-        ("training.minutes", minutes),
-        ("data.on_bad_image", on_bad_image),
-        ("data.allow_leak", allow_leak or None),
-    ):
-        if value is not None:
-            changes[key] = value
-    with Terminal() as terminal:
+    changes = {
+        "training.seed": seed,
+        "data.final": final or None,
+        "training.minutes": minutes,
+        "data.on_bad_image": on_bad_image,
+        "data.allow_leak": allow_leak or None,
+    }
+    settings = [*(set_ or []), *_as_settings(changes)]
+    with Terminal() as terminal, _says_how_to_resume(terminal):
         run = run_training(
-            data, recipe=recipe, settings=[*(set_ or []), *(f"{k}={_toml(v)}" for k, v in changes.items())], out=out, device=device, resume=resume, observer=terminal
+            data, recipe=recipe, settings=settings, out=out, device=device, resume=resume, observer=terminal
         )
-        terminal.console.print(f"report: {run.report}", markup=False, soft_wrap=True)
+    metrics = run.metrics
+    terminal.say(f"report: {run.report}")
     if json:
-        print_json({"run": str(run.path), "report": str(run.report), "metrics": run.metrics})
+        print_json({"run": str(run.path), "report": str(run.report), "metrics": metrics})
     else:
-        typer.echo(summary_line(run.metrics))
+        typer.echo(summary_line(metrics))
+
+
+@contextmanager
+def _says_how_to_resume(terminal: Terminal) -> Iterator[None]:
+    """Tell, when a run is stopped on purpose, how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.close_bar()
+        if terminal.run_folder is not None:
+            folder = shlex.quote(str(terminal.run_folder))
+            terminal.on_message(f"stopped; go on with: eyespot train --resume --out {folder}")
+        raise
 
 
 @app.command()
 def evaluate(
     run: RunArgument,
-    data: Annotated[str | None, typer.Option(metavar="DATA", help="Other pictures with the same class names; the run's own data when left out.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Other pictures with the same class names; the run's own data when left out."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(metavar="val|test|train", help="Which split to measure.")] = "test",
-    views: Annotated[str | None, typer.Option(metavar="none|mirror|mirror-shift", help="Test-time views; those of the recipe when left out.")] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(metavar="none|mirror|mirror-shift", help="Test-time views; those of the recipe when left out."),
+    ] = None,
     on_bad_image: BadImageOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -111,21 +168,26 @@ def evaluate(
 
     Example: eyespot evaluate runs/photos --data more-photos/ --split test
     """
+    from eyespot.analysis.verdict import describe_top1
     from eyespot.terminal import Terminal, print_json
-    from eyespot.verbs import describe_split, evaluate as run_evaluation
+    from eyespot.verbs import evaluate as run_evaluation
 
     with Terminal(quiet=json) as terminal:
-        result = run_evaluation(run, data=data, split=split, views=views, on_bad_image=on_bad_image, device=device, observer=terminal)
+        result = run_evaluation(
+            run, data=data, split=split, views=views, on_bad_image=on_bad_image, device=device, observer=terminal
+        )
     if json:
-        print_json(result.metrics)
+        print_json({"run": str(run), "data": data, "split": split, **result.metrics})
     else:
-        typer.echo(describe_split(result.metrics, split))
+        typer.echo(describe_top1(result.metrics, split))
 
 
 @app.command()
 def predict(
     run: RunArgument,
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE|FOLDER|-...", help="Files, folders, or - for one picture on stdin.")],
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="PICTURE|FOLDER|-...", help="Files, folders, or - for one picture on stdin.")
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 1,
     json: JsonOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV: picture,label,probability,...")] = False,
@@ -138,9 +200,9 @@ def predict(
     from eyespot.predicting import print_predictions
 
     if json and csv:
-        raise typer.BadParameter("--json and --csv exclude each other")
-    failed = print_predictions(run, pictures, top=top, form="json" if json else "csv" if csv else "text", device=device)
-    if failed:
+        raise UsageError("--json and --csv exclude each other", where="the command line", remedy="give one of them")
+    form: Literal["text", "json", "csv"] = "json" if json else "csv" if csv else "text"
+    if print_predictions(run, pictures, top=top, form=form, device=device):
         raise typer.Exit(1)
 
 
@@ -170,7 +232,7 @@ def check(
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this model's layers.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model's layers.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     channels: Annotated[int, typer.Option(min=1, help="1 for grey, 3 for RGB.")] = 3,
@@ -190,7 +252,7 @@ def models(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.")] = None,
     json: JsonOption = False,
 ) -> None:
     """List the recipes that come with eyespot, or print one.
@@ -216,7 +278,7 @@ def recipes(
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to look.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look.")] = Path("runs"),
     json: JsonOption = False,
 ) -> None:
     """List the runs in a folder.
@@ -247,36 +309,50 @@ def data_show(
     first: Annotated[int | None, typer.Option(min=1, help="The first so many pictures.")] = None,
     split: Annotated[str, typer.Option(metavar="train|val|test", help="From which split.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.png|FILE.html", help="Where to write the grid; DATA.png when left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png|FILE.html", help="Where to write the grid; DATA.png when left out.")
+    ] = None,
 ) -> None:
     """Write a grid of pictures as PNG or HTML.
 
     Example: eyespot data show cifar10 --per-class 10 --out grid.png
     """
+    from eyespot.data_verbs import show
     from eyespot.terminal import Terminal
-    from eyespot.verbs import show
 
-    given = [choice for choice in (("per-class", per_class), ("random", random), ("first", first)) if choice[1] is not None]
+    choices: dict[Literal["per-class", "random", "first"], int | None]
+    choices = {"per-class": per_class, "random": random, "first": first}
+    given = [(kind, count) for kind, count in choices.items() if count is not None]
     if len(given) > 1:
-        raise typer.BadParameter("give one of --per-class, --random and --first")
+        raise UsageError(
+            "more than one of --per-class, --random and --first", where="the command line", remedy="give one of them"
+        )
     kind, count = given[0] if given else ("per-class", 10)
     with Terminal() as terminal:
-        path = show(data, kind=kind, count=count or 10, split=split, seed=seed, out=out, observer=terminal)
+        path = show(data, kind=kind, count=count, split=split, seed=seed, out=out, observer=terminal)
     typer.echo(str(path))
 
 
 @data_app.command("prefetch")
-def data_prefetch(data: Annotated[str, typer.Argument(metavar="NAME", help="A name of `eyespot data list`.")]) -> None:
+def data_prefetch(
+    data: Annotated[str, typer.Argument(metavar="NAME", help="A name of `eyespot data list`.")],
+    json: JsonOption = False,
+) -> None:
     """Download a named data set now, so that training needs no network.
 
     Example: eyespot data prefetch cifar100
     """
-    from eyespot.data.sources import open_dataset
-    from eyespot.terminal import Terminal
+    from eyespot.data.sources import prefetch
+    from eyespot.terminal import Terminal, print_json
 
-    with Terminal() as terminal:
-        dataset = open_dataset(data, progress=lambda done, total: terminal.on_count(f"downloading {data}", done, total or done))
-    typer.echo(dataset.origin)
+    with Terminal(quiet=json) as terminal:
+        dataset = prefetch(
+            data, progress=lambda done, total: terminal.on_count(f"reading {data}", done, total, unit="bytes")
+        )
+    if json:
+        print_json({"name": dataset.name, "found": dataset.origin, "layout": dataset.layout})
+    else:
+        typer.echo(f"{dataset.name}: {dataset.layout}, from {dataset.origin}")
 
 
 @data_app.command("pack")
@@ -284,46 +360,50 @@ def data_pack(
     data: DataArgument,
     set_: SetOption = None,
     on_bad_image: BadImageOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Scan, decode and pack a data set now, so that training starts at once.
 
     Example: eyespot data pack photos/ --set input.size_px=64
     """
+    from eyespot.data_verbs import pack
+    from eyespot.tables import print_pack
     from eyespot.terminal import Terminal
-    from eyespot.verbs import pack
 
-    settings = [*(set_ or []), *([f"data.on_bad_image={_toml(on_bad_image)}"] if on_bad_image else [])]
-    with Terminal() as terminal:
-        packed = pack(data, settings=settings, observer=terminal)
-    pictures = sum(len(split) for split in packed.splits.values())
-    took = f"packed in {packed.seconds:.1f} s" if packed.seconds else "was packed already"
-    typer.echo(f"{pictures:,} pictures of {packed.size_px} x {packed.size_px} x {packed.channels}, {took}; fingerprint {packed.fingerprint[:16]}")
+    with Terminal(quiet=json) as terminal:
+        packed = pack(
+            data, settings=[*(set_ or []), *_as_settings({"data.on_bad_image": on_bad_image})], observer=terminal
+        )
+    print_pack(packed, json=json)
 
 
 @data_app.command("cache")
 def data_cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Delete everything that eyespot derived: it will be made again.")] = False,
+    rooms: Annotated[
+        list[str] | None, typer.Argument(metavar="[ROOM]...", help="downloads, unpacked, packed, features; all.")
+    ] = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete what eyespot downloaded or derived; it will be made again.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Say what the cache holds, or clear it.
 
-    Example: eyespot data cache --clear
+    Example: eyespot data cache packed --clear
     """
     from eyespot.tables import show_cache
 
-    show_cache(clear=clear, json=json)
+    show_cache(rooms=rooms or (), clear=clear, json=json)
 
 
-def _toml(value: Any) -> str:
-    """Write a plain value as TOML, for --set."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+def _as_settings(changes: dict[str, Any]) -> list[str]:
+    """Return options that were given as --set would have them; JSON values of these kinds are TOML values."""
+    from json import dumps
+
+    return [f"{key}={dumps(value)}" for key, value in changes.items() if value is not None]
 
 
-def _fail(error: EyespotError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return error.exit_code
+# ------------------------------------------------------------------------------------------------------- the way out
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -331,50 +411,87 @@ def main(arguments: list[str] | None = None) -> None:
 
     2 for wrong use, 1 for a failure, 130 and 143 for Ctrl-C and SIGTERM.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(arguments))
+    for stream in (sys.stdout, sys.stderr):
+        # In an old locale a name in another alphabet is printed as escapes instead of ending the command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            os._exit(128 + number)  # a forked child of a library has nothing to tidy up
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
-    debug = "--debug" in arguments
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    words = [word for place, word in enumerate(arguments) if word != "--debug" or place > end]
     try:
-        result = typer.main.get_command(app).main(args=arguments, prog_name="eyespot", standalone_mode=False)
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except EyespotError as error:
-        if debug:
+        return _call(words)
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = _explain(error)
+        if debug and code in (1, 2):
             raise
-        return _fail(error)
+        if line:
+            with suppress(OSError):  # stderr may be what is full or closed
+                print(line, file=sys.stderr)
+        return code
+
+
+def _call(words: list[str]) -> int:
+    """Parse the words, call the command, and return the exit code; every failure is an exception."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("eyespot", words) as context:
+            command.invoke(context)
+        code = 0
     except typer.Exit as stop:
-        return stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`): not an error of ours, and Python must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _EXIT_CLOSED_PIPE
-    except Exception as error:
-        if debug:
+        code = stop.exit_code
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # Python would try again at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise
-        return _unexpected(error)
+    return code
 
 
-def _unexpected(error: Exception) -> int:
-    """Return the exit code for what is not one of our errors, after one line about it."""
-    if _USAGE_ERROR is not None and isinstance(error, _USAGE_ERROR):
-        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "eyespot"
-        print(f"error: {message} in the command line: {command} --help", file=sys.stderr)
-        return 2
-    if type(error).__name__ == "Interrupted":
-        return 128 + int(error.signal)  # type: ignore[attr-defined]
-    if isinstance(error, MemoryError):
-        print("error: no memory left: close other programs, or try a smaller training.batch_size", file=sys.stderr)
-        return 1
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit code and the one line for whatever ended a command."""
+    if isinstance(error, EyespotError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + getattr(error, "signal", signal.SIGINT), ""
+    if isinstance(error, _USAGE_ERROR):
+        return 2, _explain_usage(error)
+    if isinstance(error, BrokenPipeError):
+        return _EXIT_CLOSED_PIPE, ""  # the reader has gone (`| head`): nobody's fault
     if isinstance(error, OSError):
-        print(f"error: {error.strerror or error} in {error.filename or 'the file system'}: check the path and the disk", file=sys.stderr)
-        return 1
-    print(f"error: unexpected {type(error).__name__} ({error}) in eyespot: run again with --debug and report it", file=sys.stderr)
-    return 1
+        where = error.filename or ("stdout" if error.errno in (errno.ENOSPC, errno.EBADF) else "the file system")
+        return (
+            1,
+            f"error: {EyespotError(error.strerror or str(error), where=where, remedy='check the path and the disk')}",
+        )
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        limit = MemoryLimitError("no memory left", remedy="close other programs, or try a smaller training.batch_size")
+        return 1, f"error: {limit}"
+    what = f"unexpected {type(error).__name__} ({error})"
+    return 1, f"error: {EyespotError(what, where='eyespot', remedy='run it again with --debug and report it')}"
+
+
+def _explain_usage(error: Exception) -> str:
+    """Return the line for a command line that cannot be parsed: typer's words in eyespot's form."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "eyespot"
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        print(context.get_help() + "\n", file=sys.stderr)
+        what = "no command"
+    else:
+        what = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    return f"error: {UsageError(what, where='the command line', remedy=f'{command} --help')}"

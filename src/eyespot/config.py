@@ -164,8 +164,8 @@ class TrainingConfig(_Section):
     minutes: float = Field(
         0.0,
         ge=0.0,
-        description="Cut the epochs to what fits into so many minutes of training; 0: no limit. planned by a "
-        "measurement at the start, so that the learning rate is down at the end.",
+        description="Cut the epochs to what fits into so many minutes of training; 0: no limit. In either kind of "
+        "schedule the learning rate is down at the end.",
     )
     batch_size: int = Field(128, ge=1, description="Pictures in one optimizer step.")
     drop_last: bool = Field(False, description="Leave out the last short batch of an epoch.")
@@ -354,7 +354,7 @@ def config_keys() -> list[str]:
 
 def _explain(error: ValidationError) -> Iterable[str]:
     """Yield one sentence in human words for each thing that does not validate."""
-    keys = config_keys()
+    keys = [*Config.model_fields, *config_keys()]
     seen = set()
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]

@@ -15,11 +15,20 @@ from typing import TYPE_CHECKING, Literal
 from eyespot.caches import cache_folder
 from eyespot.errors import DataError, UsageError, did_you_mean
 from eyespot.locks import file_lock
-from eyespot.opening import Observer, Settings, choose_recipe, load_recipe, open_data, pack_data
+from eyespot.opening import (
+    Observer,
+    Settings,
+    check_settings,
+    checked_split,
+    choose_recipe,
+    load_recipe,
+    open_data,
+    pack_data,
+)
 from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
-    from eyespot.data.dataset import PackedDataset, SplitName
+    from eyespot.data.dataset import PackedDataset
 
 ROOMS = ("downloads", "unpacked", "packed", "features")
 """Kinds of derived data, each a folder in the cache."""
@@ -40,7 +49,7 @@ def pack(data: str | Path, *, settings: Settings = (), observer: Observer | None
         DataError: The data cannot be used as they are.
     """
     watcher = observer or Terminal(quiet=True)
-    load_recipe("fast", settings)  # wrong settings are found before the data are read
+    check_settings(settings)
     dataset = open_data(data, watcher)
     return pack_data(dataset, load_recipe(choose_recipe(dataset)[0], settings), watcher)
 
@@ -50,7 +59,7 @@ def show(
     *,
     kind: Literal["per-class", "random", "first"] = "per-class",
     count: int = 10,
-    split: SplitName = "train",
+    split: str = "train",
     seed: int = 0,
     out: str | Path | None = None,
     observer: Observer | None = None,
@@ -74,15 +83,18 @@ def show(
     from eyespot.training.prepare import read_pixels
 
     watcher = observer or Terminal(quiet=True)
+    name = checked_split(split)
     path = None if out is None else Path(out).expanduser()
     if path is not None and path.suffix.lower() not in (".png", ".html", ".htm"):
-        raise UsageError(f"cannot write pictures as {path.suffix or path.name!r}", where=path, remedy="use .png or .html")
+        raise UsageError(
+            f"cannot write pictures as {path.suffix or path.name!r}", where=path, remedy="use .png or .html"
+        )
     dataset = open_data(data, watcher)
-    if split not in dataset.splits:
+    if name not in dataset.splits:
         raise DataError(f"no {split} split", where=dataset.name, remedy=f"there is {', '.join(dataset.splits)}")
     recipe = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip"})
     packed = pack_data(dataset, recipe, watcher)
-    labels = packed.splits[split].labels
+    labels = packed.splits[name].labels
     if kind == "per-class":
         indices = pick_per_class(labels, count, seed=seed)
     elif kind == "random":
@@ -93,7 +105,7 @@ def show(
     by_class = kind == "per-class"
     path = path or Path(f"{Path(dataset.name).stem or 'pictures'}-{split}.png")
     write_grid(
-        read_pixels(packed, split, indices),
+        read_pixels(packed, name, indices),
         [""] * len(names) if by_class else names,
         path,
         columns=min(count, 12) if by_class else min(len(names), 8),

@@ -124,8 +124,13 @@ def peak_memory_bytes() -> int | None:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Return whether memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
+    """Return whether memory ran out.
+
+    Torch's CPU allocator says so in a plain RuntimeError, the system in an OSError, and safetensors panics.
+    """
     import torch
 
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error).lower() for word in words)
+    words = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or type(error).__name__ == "PanicException":
+        return True
+    return any(word in str(error).lower() for word in words)

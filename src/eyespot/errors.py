@@ -40,10 +40,10 @@ class EyespotError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = None, remedy: str = "") -> None:
-        self.what = what
+        self.what = what.removesuffix(".")
         self.where = None if where is None else str(where)
         self.remedy = remedy
-        super().__init__(what, self.where, remedy)
+        super().__init__(self.what, self.where, remedy)
 
     def __str__(self) -> str:
         """Return `WHAT in WHERE: REMEDY` on one line, whatever was in its parts."""

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eyespot.config import Config, load_config
+from eyespot.config import Config, parse_config, recipe_text
+from eyespot.errors import UsageError, did_you_mean
 from eyespot.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Settings = Sequence[str] | Mapping[str, Any]
 
+_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 _FEW_PICTURES = 10_000
 _EXAMPLES = 10
 # Below this, that something was packed is no news.
@@ -46,15 +48,40 @@ class Observer(Protocol):
         """Called when the run folder is there: what is said from now on belongs in its log."""
 
 
+def checked_split(split: str) -> SplitName:
+    """Return the name of a split, or refuse it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    for name in _SPLITS:
+        if split == name:
+            return name
+    raise UsageError(f"unknown split {split!r}.{did_you_mean(split, _SPLITS)}", remedy=f"use {', '.join(_SPLITS)}")
+
+
 def load_recipe(recipe: str | Path, settings: Settings) -> Config:
     """Return a recipe with changes, given as for --set or as a mapping.
 
     Raises:
         ConfigError: An unknown recipe, or settings that do not validate.
     """
+    return _parse(recipe_text(str(recipe)), str(recipe), settings)
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that no recipe would take, before the data are read and choose the recipe.
+
+    Raises:
+        ConfigError: Settings that do not validate, all at once.
+    """
+    _parse(recipe_text("fast"), "the settings", settings)
+
+
+def _parse(text: str, where: str, settings: Settings) -> Config:
     if isinstance(settings, Mapping):
-        return load_config(str(recipe), changes=settings)
-    return load_config(str(recipe), [settings] if isinstance(settings, str) else settings)
+        return parse_config(text, where=where, changes=settings)
+    return parse_config(text, where=where, overrides=[settings] if isinstance(settings, str) else settings)
 
 
 def choose_recipe(dataset: Dataset) -> tuple[str, str]:
@@ -102,8 +129,18 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
         fit=settings.fit,
         interpolation=settings.interpolation,
     )
-    if any(items.paths is not None for items in dataset.splits.values()):
-        watcher.on_message(f"{spec.reason}; {estimate_pack(dataset, spec, memory_limit_bytes=limit).reason}")
+    estimate = estimate_pack(dataset, spec, memory_limit_bytes=limit)
+    told = not estimate.fits
+    if told:
+        watcher.on_message(f"{spec.reason}; {estimate.reason}")
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if not told and done < total:  # not taken from the cache
+            told = True
+            watcher.on_message(f"{spec.reason}; {estimate.reason}")
+        watcher.on_count("packing pictures", done, total)
+
     packed = pack_dataset(
         dataset,
         size_px=spec.size_px,
@@ -113,7 +150,7 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
         on_bad_image=config.data.on_bad_image,
         workers=config.data.workers or None,
         memory_limit_bytes=limit,
-        progress=lambda done, total: watcher.on_count("packing pictures", done, total),
+        progress=tell,
     )
     if packed.seconds > _NEWS_SECONDS:
         watcher.on_message(f"packed {sum(map(len, packed.splits.values())):,} pictures in {packed.seconds:.1f} s")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from eyespot.analysis import words
 from eyespot.errors import DataError, EyespotError
-from eyespot.evaluation.predictor import Picture, Prediction, find_pictures, load_predictor
-from eyespot.terminal import Terminal, print_json, printable
+from eyespot.evaluation.predictor import Picture, Prediction, Predictor, find_pictures, load_predictor
+from eyespot.terminal import Terminal, flush_output, print_json, printable
 
 Form = Literal["text", "json", "csv"]
 Answer = tuple[str, Prediction]
@@ -48,20 +49,20 @@ def print_predictions(run: Path, pictures: Sequence[str], *, top: int, form: For
     # A bar between the answers would be in their way.
     with Terminal(quiet=form != "json" and _is_terminal(sys.stdout)) as terminal:
         for start in range(0, len(found), _CHUNK):
-            answers = _answer(predictor.predict, found[start : start + _CHUNK], top)
+            answers = _answer(predictor, found[start : start + _CHUNK], top)
             for name, answer in answers:
                 if form == "json":
                     documents.append({**answer.as_dict(), "source": name})
                 elif form == "csv":
                     _print_csv_row(_csv_cells(name, answer, ranks))
                 elif answer.error is None:
-                    told = "  ".join(f"{score.name} {score.prob:.1%}" for score in answer.top)
+                    told = "  ".join(f"{score.name} {words.percent(score.prob)}" for score in answer.top)
                     print(f"{printable(name)}: {told}")
                 if answer.error is not None:
                     failed += 1
                     terminal.close_bar()
-                    _complain(DataError(answer.error, where=name, remedy="repair it or leave it out"))
-            sys.stdout and sys.stdout.flush()
+                    _complain(DataError(f"{name} {answer.error}", remedy="repair it or leave it out"))
+            flush_output()
             terminal.on_count("predicting", start + len(answers), len(found))
     if form == "json":
         print_json(documents)
@@ -70,23 +71,23 @@ def print_predictions(run: Path, pictures: Sequence[str], *, top: int, form: For
     return failed
 
 
-def _answer(predict: Any, pictures: Sequence[tuple[str, Picture | None]], top: int) -> list[Answer]:
-    """Return the answers for some pictures; None stands for the picture on stdin."""
-    sources = [sys.stdin.buffer.read() if picture is None else picture for _, picture in pictures]
-    names = [name for name, _ in pictures]
-    return list(zip(names, predict(sources, top_k=top), strict=True))
+def _answer(predictor: Predictor, pictures: Sequence[Path | None], top: int) -> list[Answer]:
+    """Return a name and an answer for each picture; None stands for the one on stdin."""
+    sources: list[Picture] = [sys.stdin.buffer.read() if path is None else path for path in pictures]
+    names = ["-" if path is None else str(path) for path in pictures]
+    return list(zip(names, predictor.predict(sources, top_k=top), strict=True))
 
 
-def _collect(pictures: Sequence[str]) -> tuple[list[tuple[str, Picture | None]], list[EyespotError]]:
-    """Return a name and a source for each picture, None for stdin, and the folders that have none."""
-    found: list[tuple[str, Picture | None]] = []
+def _collect(pictures: Sequence[str]) -> tuple[list[Path | None], list[EyespotError]]:
+    """Return the pictures, None for stdin, and the folders that hold none or cannot be listed."""
+    found: list[Path | None] = []
     failures: list[EyespotError] = []
     for given in pictures:
         if given == "-":
-            found.append(("-", None))
+            found.append(None)
             continue
         try:
-            found += [(str(path), path) for path in find_pictures(given)]
+            found += find_pictures(given)
         except DataError as error:
             failures.append(error)
     return found, failures

@@ -16,6 +16,7 @@ from eyespot.terminal import add_row, plain_table, print_json, print_table, prin
 
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
+    from eyespot.data.dataset import PackedDataset
 
 _MOST_CLASSES = 50
 _MOST_SIZES = 5
@@ -45,9 +46,20 @@ def show_models(*, json: bool) -> None:
         return
     table = plain_table("model", "parameters>", "size>", "smallest>", "what it is", "source")
     for row in rows:
-        add_row(table, row["name"], f"{row['parameters']:,}", f"{row['size_px']} px", f"{row['min_size_px']} px", row["title"], row["source"])
+        add_row(
+            table,
+            row["name"],
+            f"{row['parameters']:,}",
+            f"{row['size_px']} px",
+            f"{row['min_size_px']} px",
+            row["title"],
+            row["source"],
+        )
     print_table(table)
-    print("parameters with batch-norm statistics, for 10 classes of RGB pictures at that size; layers: eyespot models NAME")
+    print(
+        "parameters with batch-norm statistics, for 10 classes of RGB pictures of that size\n"
+        "layers and arguments: eyespot models NAME"
+    )
 
 
 def show_model(name: str, *, size: int | None, classes: int, channels: int, json: bool) -> None:
@@ -65,7 +77,9 @@ def show_model(name: str, *, size: int | None, classes: int, channels: int, json
         return
     table = plain_table("layer", "kind", "output", "map", "parameters>", "statistics>", "trainable>", "MMAC>")
     for row in found.rows:
-        add_row(table, row.name,
+        add_row(
+            table,
+            row.name,
             row.kind,
             " x ".join(map(str, row.output_shape)),
             " x ".join(map(str, row.map_px)) if row.map_px else "",
@@ -74,14 +88,15 @@ def show_model(name: str, *, size: int | None, classes: int, channels: int, json
             f"{row.trainable:,}" if row.trainable else "",
             f"{row.macs / 1e6:,.2f}" if row.macs else "",
         )
-    Console().print(f"{name}: {entry.title}", highlight=False)
+    print(f"{name}: {entry.title}")
     print_table(table)
     count = found.count
     print(
         f"{count.total:,} in all ({count.mib_float32:.2f} MiB in float32): {count.trainable:,} trainable, "
-        f"{count.frozen:,} frozen, {count.statistics:,} statistics; {found.macs / 1e6:,.1f} million multiply-adds a picture"
+        f"{count.frozen:,} frozen, {count.statistics:,} statistics; {found.macs / 1e6:,.1f} M multiply-adds a picture"
     )
-    print(f"smallest picture: {entry.min_size_px} px; arguments: {', '.join(f'{k} = {v}' for k, v in entry.args.items()) or 'none'}")
+    arguments = ", ".join(f"{key} = {value}" for key, value in entry.args.items())
+    print(f"smallest picture: {entry.min_size_px} px; arguments: {arguments or 'none'}")
     print(f"source: {entry.source}")
     for warning in found.warnings:
         print(f"warning: {warning}")
@@ -89,35 +104,42 @@ def show_model(name: str, *, size: int | None, classes: int, channels: int, json
 
 def show_runs(folder: Path, *, json: bool) -> None:
     """Print the runs in a folder, the newest last."""
+    folder = folder.expanduser()
     if not folder.is_dir():
         raise RunError("no such folder", where=folder, remedy="name the folder that holds the run folders")
-    rows = [_run_row(path.parent) for path in sorted(folder.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)]
+    found = sorted(folder.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
+    rows = [_run_row(path.parent) for path in found]
     if json:
         print_json(rows)
         return
+    if not rows:
+        print(f"no runs in {printable(str(folder))}: eyespot train writes one")
+        return
     table = plain_table("run", "recipe", "data", "epochs>", "training>", "result")
     for row in rows:
-        add_row(table, row["run"], row["recipe"], row["data"], str(row["epochs"]), words.duration(row["train_seconds"]), row["result"]
-        )
+        took = words.duration(row["train_seconds"])
+        add_row(table, row["run"], row["recipe"], row["data"], str(row["epochs"]), took, row["result"])
     print_table(table)
 
 
 def _run_row(folder: Path) -> dict[str, Any]:
     """Return one line of the list; a damaged run says so instead of hiding the others."""
-    row: dict[str, Any] = {"run": folder.name, "recipe": "", "data": "", "epochs": "", "train_seconds": None, "top1": None}
+    row: dict[str, Any] = {"run": folder.name, "recipe": "", "data": "", "epochs": 0, "train_seconds": None}
+    row |= {"top1": None, "split": None, "finished": False}
     try:
         run = Run.open(folder)
-        metrics = run.metrics
-        split = headline_split(metrics)
+        metrics, split = run.metrics, headline_split(run.metrics)
         row |= {
             "recipe": run.config.name,
             "data": run.provenance.get("dataset", ""),
             "epochs": len(run.history),
             "train_seconds": metrics.get("train_seconds"),
-            "top1": metrics[split]["top1"] if split else None,
-            "result": describe_top1(metrics[split], split) if split else "not finished: eyespot train --resume --out ...",
+            "finished": run.finished,
+            "result": f"not finished: eyespot train --resume --out {folder}",
         }
-    except EyespotError as error:
+        if split is not None:
+            row |= {"top1": metrics[split]["top1"], "split": split, "result": describe_top1(metrics[split], split)}
+    except (EyespotError, KeyError, TypeError) as error:
         row["result"] = f"damaged: {error}"
     return row
 
@@ -132,8 +154,24 @@ def show_datasets(*, json: bool) -> None:
         return
     table = plain_table("data set", "pictures>", "size", "classes>", "found", "source")
     for row in rows:
-        add_row(table, row["name"], f"{row['pictures']:,}", row["size"], str(row["classes"]), row["found"], row["source"])
+        add_row(
+            table, row["name"], f"{row['pictures']:,}", row["size"], str(row["classes"]), row["found"], row["source"]
+        )
     print_table(table)
+
+
+def print_pack(packed: PackedDataset, *, json: bool) -> None:
+    """Print what a data set was packed to."""
+    pictures = sum(len(split) for split in packed.splits.values())
+    streamed = any(split.pixels is None for split in packed.splits.values())
+    if json:
+        facts = {"pictures": pictures, "size_px": packed.size_px, "channels": packed.channels, "streamed": streamed}
+        print_json({**facts, "seconds": packed.seconds, "fingerprint": packed.fingerprint})
+        return
+    how = "scanned, to be streamed from the files" if streamed else "packed"
+    took = f"{how} in {words.duration(packed.seconds)}" if packed.seconds else f"{how} already"
+    shape = f"{packed.size_px} x {packed.size_px} x {packed.channels}"
+    print(f"{words.plural(pictures, 'picture')} of {shape}, {took}; fingerprint {packed.fingerprint}")
 
 
 def show_cache(*, rooms: Sequence[str], clear: bool, json: bool) -> None:
@@ -152,30 +190,28 @@ def show_cache(*, rooms: Sequence[str], clear: bool, json: bool) -> None:
             print(f"kept, in use or not eyespot's: {printable(str(room.folder / name))}")
 
 
-def print_data_card(card: dict[str, Any], decisions: list[str]) -> None:
+def print_data_card(card: DataCard, decisions: Sequence[str]) -> None:
     """Print what a scan found, and what must be decided before training."""
-    print(f"{card['name']}: {card['layout']}, from {card['origin']}")
-    splits = list(card["counts"])
-    table = plain_table("class", *(f"{split}>" for split in splits))
-    names = list(dict.fromkeys(name for counts in card["counts"].values() for name in counts))
-    for name in names[:50]:
-        add_row(table, name, *(f"{card['counts'][split].get(name, 0):,}" for split in splits))
-    add_row(table, "all", *(f"{sum(card['counts'][split].values()):,}" for split in splits), style="bold")
+    print(printable(f"{card['name']}: {card['layout']}, from {card['origin']}"))
+    counts = card["counts"]
+    names = list(dict.fromkeys(name for of_split in counts.values() for name in of_split))
+    table = plain_table("class", *(f"{split}>" for split in counts))
+    for name in names[:_MOST_CLASSES]:
+        add_row(table, name, *(words.whole(of_split.get(name, 0)) for of_split in counts.values()))
+    if len(names) > _MOST_CLASSES:
+        add_row(table, f"... and {words.whole(len(names) - _MOST_CLASSES)} more classes")
+    add_row(table, "all", *(words.whole(sum(of_split.values())) for of_split in counts.values()), style="bold")
     print_table(table)
-    if len(names) > 50:
-        print(f"... and {len(names) - 50} more classes")
-    sizes = ", ".join(f"{width} x {height} ({count:,})" for width, height, count in card["sizes"][:5])
-    print(f"sizes: {sizes}{', ...' if len(card['sizes']) > 5 else ''}")
+    sizes = [f"{width} x {height} ({count:,})" for width, height, count in card["sizes"]]
+    print(f"sizes: {', '.join(sizes[:_MOST_SIZES])}{', ...' if len(sizes) > _MOST_SIZES else ''}")
     print(f"modes: {', '.join(f'{mode} ({count:,})' for mode, count in card['modes'].items())}")
     print(
         f"bad files: {len(card['bad']):,}; groups of equal pictures: {card['duplicates']:,}, "
         f"across splits: {card['leaks']:,}, with different labels: {card['conflicts']:,}"
     )
     for note in card["notes"]:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     for decision in decisions:
-        print(f"to decide: {decision}")
+        print(printable(f"to decide: {decision}"))
     if not decisions:
         print("nothing has to be decided before training")
-
-

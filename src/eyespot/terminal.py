@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ class Terminal:
     def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
         """Move the bar of the training, and say within the first seconds how long the whole of it will take."""
         if self._pace is None:
-            self._pace = _Pace(state.step)
+            sizes = self._writer.config.training.size_schedule if self._writer is not None else []
+            self._pace = _Pace(state, sizes)
         left = self._pace.seconds_left(state)
         if left is not None and not self._pace.told:
             self._pace.told = True
@@ -180,22 +182,41 @@ class _Bar:
 class _Pace:
     """How fast this process trains: what the time left is computed from.
 
+    A step on smaller pictures is cheaper, about as the area: with progressive sizes the first steps say too little.
+
+    Args:
+        state: After the first step of this process, which is not counted: it warms up.
+        sizes: Progressive sizes, (from this share of the steps, side in pixels).
+
     Attributes:
         told: Whether the estimate was said.
     """
 
-    def __init__(self, first_step: int) -> None:
-        self._first_step = first_step
+    def __init__(self, state: TrainState, sizes: Sequence[tuple[float, int]]) -> None:
+        self._sizes = sizes
+        self._before = self._work(state.step, state.total_steps)
         self._started = time.monotonic()
         self.told = False
 
     def seconds_left(self, state: TrainState) -> float | None:
         """Return the time for the steps that are left, at the pace of the steps so far; None while it is too early."""
         seconds = time.monotonic() - self._started
-        taken = state.step - self._first_step
-        if not taken or (seconds < _ESTIMATE_AFTER_SECONDS and not self.told):
+        done = self._work(state.step, state.total_steps)
+        if done <= self._before or (seconds < _ESTIMATE_AFTER_SECONDS and not self.told):
             return None
-        return seconds / taken * (state.total_steps - state.step)
+        left = self._work(state.total_steps, state.total_steps) - done
+        return seconds / (done - self._before) * left
+
+    def _work(self, steps: int, total: int) -> float:
+        """Return the cost of the first steps, in steps on the largest pictures."""
+        if not self._sizes:
+            return float(steps)
+        largest = max(size for _, size in self._sizes)
+        starts = [share * total for share, _ in self._sizes] + [float(total)]
+        work = min(steps, starts[0])
+        for (_, size), start, end in zip(self._sizes, starts, starts[1:], strict=False):
+            work += max(0.0, min(steps, end) - start) * (size / largest) ** 2
+        return work
 
 
 def _accuracy(top1: float) -> str:
@@ -228,6 +249,12 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:  # an old locale, or a file name with broken bytes
         text = json.dumps(value, indent=1)
     print(text)
+
+
+def flush_output() -> None:
+    """Hand over what was printed, so that a reader sees it now and a full disk or closed pipe shows here."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def plain_table(*columns: str) -> Table:

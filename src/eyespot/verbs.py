@@ -7,8 +7,8 @@ The test split is opened after training, once, and every look at it is counted i
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, peak_memory_bytes, plan_compute, prepare_process
-from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError, UsageError, did_you_mean
+from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.opening import (
     Observer,
     Settings,
+    check_settings,
+    checked_split,
     choose_recipe,
     data_card,
     lasting_name,
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
     from eyespot.evaluation.predictor import Predictor
     from eyespot.training.fit import FitResult, TrainState
     from eyespot.training.prepare import Prepared
-
-SPLITS = ("train", "val", "test")
 
 _AUGMENTED_SAMPLE = 24
 _OTHER_DATA_BATCH = 500
@@ -139,13 +139,17 @@ def _new_request(
     data: str | Path | None, recipe: str | Path | None, settings: Settings, out: str | Path | None, watcher: Observer
 ) -> _Request:
     """Return what a new run is asked to do; what is wrong with the settings is found before the data are read."""
-    config = load_recipe(recipe if recipe is not None else "fast", settings)
+    if recipe is None:
+        check_settings(settings)
+    else:
+        load_recipe(recipe, settings)
     source = "cifar10" if data is None else data
     dataset = open_data(source, watcher)
-    if recipe is None:
+    chosen = recipe
+    if chosen is None:
         chosen, reason = choose_recipe(dataset)
         watcher.on_message(f"recipe {chosen}: {reason}")
-        config = load_recipe(chosen, settings)
+    config = load_recipe(chosen, settings)
     folder = Path(out).expanduser().resolve() if out is not None else new_run_folder(config.name, str(source))
     return _Request(lasting_name(source), dataset, config, folder)
 
@@ -216,7 +220,9 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
         with prepared.data.train, prepared.data.val or nullcontext():
             result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=watcher)
             return _finish(packed, splits, prepared, result, plan, writer, watcher)
-    except (MemoryError, RuntimeError) as error:
+    except (EyespotError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # safetensors panics with one that is no Exception
         if not is_memory_error(error):
             raise
         raise MemoryLimitError(
@@ -464,7 +470,7 @@ def evaluate(
     from eyespot.evaluation.views import check_views
 
     watcher = observer or Terminal(quiet=True)
-    name = _checked_split(split)
+    name = checked_split(split)
     if on_bad_image not in (None, "refuse", "skip"):
         raise UsageError(f"unknown policy {on_bad_image!r} for bad pictures", remedy="use refuse or skip")
     if views is not None:
@@ -473,7 +479,7 @@ def evaluate(
     if data is None and (folder is None or not (folder / "split.json").exists()):
         if folder is not None:
             load_predictor(folder, device=device)  # a folder that is neither run nor bundle gets its own error
-        raise UsageError("a model without its run folder has no data of its own", where=folder, remedy="name the data")
+        raise UsageError("a bundle has no data of its own", where=folder, remedy="name data with --data")
     prepare_process()
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
     home = Run.open(folder) if folder is not None and (folder / "config.toml").exists() else None
@@ -487,22 +493,14 @@ def evaluate(
     if not splits.count(name):
         known = ", ".join(_names(splits))
         raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
-    result = _measure(
-        predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map
-    )
+    result = _measure(predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map)
     if home is not None and name == "test" and packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
-        _count_test_read(home)
+        _count_test_read(home, watcher)
     return result
 
 
 def _is_predictor(run: object) -> bool:
     return not isinstance(run, (str, os.PathLike))
-
-
-def _checked_split(split: str) -> SplitName:
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}.{did_you_mean(split, SPLITS)}", remedy=f"use {', '.join(SPLITS)}")
-    return cast("SplitName", split)
 
 
 def _own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
@@ -559,13 +557,17 @@ def _other_data(
     return packed, Splits(packed.fingerprint, {split: {source: rows}}), label_map
 
 
-def _count_test_read(run: Run) -> None:
-    """Add one to the count of how often the run's test split was read."""
+def _count_test_read(run: Run, watcher: Observer) -> None:
+    """Add one to the count of how often the run's test split was read, where the run folder can be written."""
     from eyespot.files import write_json
 
     metrics = run.metrics
-    if metrics:
+    if not metrics:
+        return
+    try:
         write_json(run.path / "metrics.json", {**metrics, "test_reads": metrics.get("test_reads", 0) + 1})
+    except RunError as error:
+        watcher.on_message(f"note: this reading of test is not counted: {error.what} {error.where}")
 
 
 def check(data: str | Path, *, observer: Observer | None = None) -> tuple[DataCard, list[str]]:
@@ -598,7 +600,8 @@ def check(data: str | Path, *, observer: Observer | None = None) -> tuple[DataCa
         except DataError as error:
             decisions.append(str(error))
         else:
-            notes += [sentence for sentence in found if not packed.report.bad and sentence not in notes]
+            if on_bad_image == "skip" and not packed.report.bad:
+                notes += found
     try:
         splits = make_splits(
             packed,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,15 +219,53 @@ def test_minutes_plan_the_epochs_before_the_first_step(tmp_path: Path, monkeypat
     assert any("5 of 100 epochs" in text for text in watcher.messages)
 
 
-def test_a_run_cut_short_brings_its_learning_rate_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module._Loop, "_measure_epoch", lambda self: 0.5)
-    config = tiny_config(training__minutes=0.1, training__epochs=100, schedule__name="constant", optimizer__lr=1e-3)
+def pretend_pace(monkeypatch: pytest.MonkeyPatch, seconds_per_epoch: Callable[[int], float]) -> None:
+    """Let each epoch take a given time by the clock of the run."""
+    real = fit_module._Loop._keep_to_minutes
+
+    def keep(self: Any) -> None:
+        self.state.seconds = sum(seconds_per_epoch(epoch) for epoch in range(1, self.state.epoch + 1))
+        real(self)
+
+    monkeypatch.setattr(fit_module._Loop, "_keep_to_minutes", keep)
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "plateau"])
+def test_a_run_cut_short_brings_its_learning_rate_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pretend_pace(monkeypatch, lambda epoch: 1.0)
+    config = tiny_config(training__minutes=11.4 / 60, training__epochs=100, schedule__name=name, optimizer__lr=1e-3)
     watcher = Watcher()
-    rows = run_fit(tmp_path, config, watcher=watcher).state.history
-    assert [row["lr"] for row in rows[:8]] == [1e-3] * 8
-    assert rows[-1]["lr"] == pytest.approx(1e-3 / (3 * 6))  # the last of the 3 x 6 steps of the cooldown
-    assert len(rows) == 11
-    assert any("in the last 3" in text for text in watcher.messages)
+    result = run_fit(tmp_path, config, watcher=watcher)
+    rates = [row["lr"] for row in result.state.history]
+    assert rates[:8] == [1e-3] * 8
+    assert rates[-1] == pytest.approx(1e-3 / (3 * 6))  # the last of the 3 x 6 steps of the cooldown
+    assert len(rates) == 11
+    assert [text for text in watcher.messages if "time limit" in text] == [
+        "time limit: the learning rate goes down to zero in the last 3 of 11 epochs"
+    ]
+
+
+def test_the_plan_follows_a_machine_that_becomes_faster_or_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"training__minutes": 0.2, "training__epochs": 100, "schedule__name": "constant"}
+    pretend_pace(monkeypatch, lambda epoch: 3.0 if epoch == 1 else 0.5)
+    faster = run_fit(tmp_path / "faster", tiny_config(**settings)).state
+    assert faster.epoch > 12  # three seconds an epoch would have been four
+    monkeypatch.undo()
+    pretend_pace(monkeypatch, lambda epoch: 0.5 if epoch < 8 else 4.0)
+    slower = run_fit(tmp_path / "slower", tiny_config(**settings)).state
+    assert 8 <= slower.epoch <= 10
+    assert "time limit" in slower.stopped
+
+
+def test_a_limit_shorter_than_an_epoch_still_trains_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_pace(monkeypatch, lambda epoch: 100.0)
+    state = run_fit(tmp_path, tiny_config(training__minutes=0.1, training__epochs=5, schedule__name="constant")).state
+    assert state.epoch == 1
+    assert "time limit" in state.stopped
 
 
 def test_measuring_an_epoch_changes_nothing(tmp_path: Path) -> None:

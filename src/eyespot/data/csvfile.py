@@ -265,7 +265,7 @@ def _checked(cells: list[str], columns: _Columns, line: int, path: Path) -> tupl
         _fail(
             path,
             line,
-            f"{len(cells)} columns instead of {columns.count}",
+            f"{len(cells)} {'column' if len(cells) == 1 else 'columns'} instead of {columns.count}",
             "put a value with the separator in it into double quotes",
         )
     written, label = cells[columns.path].strip(), safe_text(cells[columns.label].strip())

@@ -54,6 +54,7 @@ _BEST = "best.ckpt"
 # weights still jump about: the last part of the time is used to bring it down (arXiv:2405.18392).
 _OPEN_ENDED = {"constant", "step", "plateau"}
 _COOLDOWN_SHARE = 0.3
+_LIMIT_SHARE = 0.97  # of a time limit is planned for: checkpoints take some, and a machine may slow down
 
 
 class Observer(Protocol):
@@ -381,7 +382,7 @@ class _Loop:
         state.step_in_epoch = 0
         state.loss_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0, 0, 0.0
         self.sums.zero_()
-        self._limit_minutes()
+        self._keep_to_minutes()
         self._warn_at_chance()
         self.writer.add_epoch(row)
         self.observer.on_epoch(row)
@@ -424,13 +425,34 @@ class _Loop:
                 self.observer.on_message(f"plateau: learning rate x {plateau.factor:.3g} from epoch {row['epoch'] + 1}")
             state.plateau = plateau.as_dict()
 
-    def _limit_minutes(self) -> None:
-        """Stop after an epoch when another one would pass the time limit."""
-        limit = self.config.training.minutes * 60
-        state = self.state
-        if limit and not state.done and state.seconds * (state.epoch + 1) / state.epoch > limit:
+    def _keep_to_minutes(self) -> None:
+        """Plan the rest of a run with a time limit after each epoch, and stop where another epoch would pass it."""
+        limit, state = self.config.training.minutes * 60, self.state
+        if not limit or state.done:
+            return
+        fits = max(state.epoch, math.floor(limit * _LIMIT_SHARE / state.seconds * state.epoch))
+        cooling = state.cooldown_epochs and state.epoch > state.planned_epochs - state.cooldown_epochs
+        if self.config.schedule.name in _OPEN_ENDED and not cooling:
+            # The machine may have become faster or slower: until the rate comes down nothing depends on the plan.
+            self._plan_cooldown(fits)
+        elif state.seconds * (state.epoch + 1) / state.epoch > limit:
+            state.planned_epochs = state.epoch
+        if state.done:
             state.stopped = f"time limit: {self.config.training.minutes:g} minutes"
-            self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch} of {state.planned_epochs}")
+            self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch}")
+
+    def _plan_cooldown(self, fits: int) -> None:
+        """Let the last part of the epochs that fit bring the learning rate down, if not all of the recipe's fit."""
+        state = self.state
+        if fits >= self.config.training.epochs:
+            state.planned_epochs, state.cooldown_epochs = self.config.training.epochs, 0
+            return
+        state.planned_epochs = fits
+        state.cooldown_epochs = min(max(1, round(_COOLDOWN_SHARE * fits)), fits - state.epoch)
+        if 0 < state.cooldown_epochs == fits - state.epoch:
+            self.observer.on_message(
+                f"time limit: the learning rate goes down to zero in the last {state.cooldown_epochs} of {fits} epochs"
+            )
 
     def _warn_at_chance(self) -> None:
         """Say it in plain words when the network has learned nothing for a while."""
@@ -468,8 +490,7 @@ class _Loop:
             self.observer.on_message(f"passed over a checkpoint: {complaint}")
         steps = self.data.train.steps_per_epoch
         if checkpoint is None:
-            epochs, cooldown = self._plan_epochs()
-            return TrainState(planned_epochs=epochs, steps_per_epoch=steps, cooldown_epochs=cooldown)
+            return TrainState(planned_epochs=self._planned_epochs(), steps_per_epoch=steps)
         try:
             state = TrainState(**checkpoint.state["train"])
         except (KeyError, TypeError) as error:
@@ -496,23 +517,18 @@ class _Loop:
             )
         return state
 
-    def _plan_epochs(self) -> tuple[int, int]:
-        """Return how many epochs to train, those of the recipe or what fits into the time limit, and the cooldown."""
+    def _planned_epochs(self) -> int:
+        """Return how many epochs to train: those of the recipe, or what fits into the time limit."""
         settings = self.config.training
-        if not settings.minutes:
-            return settings.epochs, 0
+        if not settings.minutes or self.config.schedule.name in _OPEN_ENDED:
+            return settings.epochs
         seconds = self._measure_epoch()
-        # A few per cent are left for checkpoints and for a machine that slows down.
-        fits = max(1, math.floor(settings.minutes * 60 * 0.97 / seconds))
-        if fits >= settings.epochs:
-            return settings.epochs, 0
-        text = f"{settings.minutes:g} minutes are enough for {fits} of {settings.epochs} epochs ({seconds:.1f} s each)"
-        cooldown = 0
-        if self.config.schedule.name in _OPEN_ENDED:
-            cooldown = max(1, round(_COOLDOWN_SHARE * fits))
-            text += f"; in the last {cooldown} the learning rate goes down to zero"
-        self.observer.on_message(text)
-        return fits, cooldown
+        fits = max(1, math.floor(settings.minutes * 60 * _LIMIT_SHARE / seconds))
+        if fits < settings.epochs:
+            self.observer.on_message(
+                f"{settings.minutes:g} minutes are enough for {fits} of {settings.epochs} epochs ({seconds:.1f} s each)"
+            )
+        return min(fits, settings.epochs)
 
     def _measure_epoch(self) -> float:
         """Return the seconds that a full-size epoch takes, measured on copies that are thrown away."""
