@@ -164,7 +164,7 @@ class TrainingConfig(_Section):
     minutes: float = Field(
         0.0,
         ge=0.0,
-        description="Cut the epochs to what fits into so many minutes of training; 0: no limit. In either kind of "
+        description="Cut the epochs to what fits into so many minutes of training; 0: no limit. With every "
         "schedule the learning rate is down at the end.",
     )
     batch_size: int = Field(128, ge=1, description="Pictures in one optimizer step.")

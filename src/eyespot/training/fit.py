@@ -490,6 +490,7 @@ class _Loop:
             self.observer.on_message(f"passed over a checkpoint: {complaint}")
         steps = self.data.train.steps_per_epoch
         if checkpoint is None:
+            self.writer.restore_history([])  # of an epoch that ended without its checkpoint
             return TrainState(planned_epochs=self._planned_epochs(), steps_per_epoch=steps)
         try:
             state = TrainState(**checkpoint.state["train"])
