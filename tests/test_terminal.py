@@ -116,8 +116,8 @@ def test_a_long_epoch_without_a_terminal_gives_a_sign_of_life(clock: Clock, stde
         for step in range(1, 62):
             terminal.on_step(state_at(step, steps=1000), loss=2.0, top1=0.1)
             clock.now += 1
-    lines = [line for line in stderr().splitlines() if line.startswith("training")]
-    assert lines[0] == "training: epoch 1/10  loss 2.000  top-1 10.0 %  250 pictures/s  2 h 47 min left"
+    lines = [line for line in stderr().splitlines() if line.startswith("epoch 1/10")]
+    assert lines[0] == "epoch 1/10: loss 2.000  top-1 10.0 %  250 pictures/s  2 h 47 min left"
     assert len(lines) == 2
 
 

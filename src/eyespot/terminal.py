@@ -104,14 +104,15 @@ class Terminal:
             self._pace.told = True
             epochs = words.plural(state.planned_epochs - state.epoch, "epoch")
             self.on_message(f"estimate: about {words.duration(left)} for {epochs}")
-        parts = [f"epoch {state.epoch + 1}/{state.planned_epochs}"]
+        parts = []
         if loss is not None and top1 is not None:
             parts.append(f"loss {loss:.3f}  top-1 {words.percent(top1)}")
         if state.epoch_seconds:
             parts.append(words.rate(state.seen / state.epoch_seconds))
         if left is not None:
             parts.append(f"{words.duration(left)} left")
-        self._open_bar(_TRAINING, state.total_steps).update(state.step, "  ".join(parts))
+        bar = self._open_bar(_TRAINING, state.total_steps)
+        bar.update(state.step, "  ".join(parts), title=f"epoch {state.epoch + 1}/{state.planned_epochs}")
         if state.step >= state.total_steps:
             self.close_bar()
 
@@ -165,13 +166,14 @@ class _Bar:
         """Return the time since the count began."""
         return time.monotonic() - self._started
 
-    def update(self, done: int, told: str) -> None:
-        """Show how far it is."""
+    def update(self, done: int, told: str, *, title: str | None = None) -> None:
+        """Show how far it is, under its label or another title."""
+        title = self.label if title is None else title
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, words=told)
+            self._progress.update(self._task, completed=done, words=told, description=printable(title))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
-            self._terminal.say(f"{self.label}: {told}")
+            self._terminal.say(f"{title}: {told}")
 
     def close(self) -> None:
         """Take it off the screen."""

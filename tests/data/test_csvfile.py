@@ -132,7 +132,7 @@ REFUSED: list[tuple[str, str | bytes, list[str]]] = [
     ("header only", "path,label\n", ["a header and no rows"]),
     ("one column", "a.png\nb.png\n", ["line 1", "one column", "path,label"]),
     ("five columns without names", "1,2,3,4,5\n", ["line 1", "5 columns without the names"]),
-    ("too few columns", "path,label\na.png,cat\nb.png\n", ["line 3", "1 columns instead of 2"]),
+    ("too few columns", "path,label\na.png,cat\nb.png\n", ["line 3", "1 column instead of 2"]),
     ("too many columns", "a.png,cat\nb.png,dog,what\n", ["line 2", "3 columns instead of 2"]),
     ("empty label", "a.png,cat\nb.png,\n", ["line 2", "an empty label"]),
     ("empty path", "path,label\n,cat\n", ["line 2", "an empty path"]),
@@ -171,7 +171,7 @@ REFUSED: list[tuple[str, str | bytes, list[str]]] = [
     ("folder", "a.png,cat\nsub,dog\n", ["line 2", "'sub' is a folder"]),
     ("two path columns", "path,label,path\na.png,cat,b.png\n", ["line 1", "two columns named 'path'"]),
     ("long path", "a.png,cat\n" + "x" * 5_000 + ",dog\n", ["line 2", "x..."]),
-    ("quoted line breaks count", 'path,label\n"a\nb\nc","x\ny"\nb.png\n', ["line 6", "1 columns instead of 2"]),
+    ("quoted line breaks count", 'path,label\n"a\nb\nc","x\ny"\nb.png\n', ["line 6", "1 column instead of 2"]),
 ]
 
 

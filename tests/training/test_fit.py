@@ -101,6 +101,23 @@ def test_resumed_at_every_step_it_ends_the_same_to_the_bit(tmp_path: Path, name:
         assert without_times(Run.open(folder).history) == without_times(whole.state.history)
 
 
+@pytest.mark.parametrize("name", ["adam", "sgd-plateau-best", "muon-spot-mix"])
+def test_killed_between_the_end_of_an_epoch_and_its_checkpoint(tmp_path: Path, name: str) -> None:
+    config = tiny_config(training__checkpoint_minutes=1e-9, training__epochs=3, **VARIANTS[name])
+    whole = run_fit(tmp_path / "whole", config)
+
+    class Mortal(Watcher):
+        def on_epoch(self, row: dict[str, Any]) -> None:
+            if row["epoch"] == 2:
+                raise Killed
+
+    with pytest.raises(Killed):
+        run_fit(tmp_path / "run", config, watcher=Mortal())
+    resumed = run_fit(tmp_path / "run", config, resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert without_times(Run.open(tmp_path / "run").history) == without_times(whole.state.history)
+
+
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     config = tiny_config(training__restore_best=True)
     first = run_fit(tmp_path, config)

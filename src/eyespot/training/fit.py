@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -300,20 +300,23 @@ class _Loop:
         return smaller.contiguous(memory_format=torch.channels_last)
 
     def _set_learning_rate(self) -> None:
-        state = self.state
-        common = schedule_factor(
-            state.step,
-            total_steps=state.total_steps,
-            steps_per_epoch=state.steps_per_epoch,
-            settings=self.config.schedule,
-        ) * float(state.plateau["factor"])
-        if state.cooldown_epochs:
-            common *= min(1.0, (state.total_steps - state.step) / (state.cooldown_epochs * state.steps_per_epoch))
         for group in self.optimizer.param_groups:
-            factor = common
-            if UNTIL in group:
-                factor = max(0.0, 1 - state.step / max(group[UNTIL] * state.total_steps, 1))
-            group["lr"] = group["peak_lr"] * factor
+            group["lr"] = self._learning_rate(group, self.state.step)
+
+    def _learning_rate(self, group: Mapping[str, Any], step: int) -> float:
+        """Return a parameter group's rate for a step, which follows from the plan and not from what was set before."""
+        state = self.state
+        peak: float = group["peak_lr"]
+        if UNTIL in group:
+            until: float = group[UNTIL]
+            return peak * max(0.0, 1 - step / max(until * state.total_steps, 1))
+        factor = schedule_factor(
+            step, total_steps=state.total_steps, steps_per_epoch=state.steps_per_epoch, settings=self.config.schedule
+        )
+        factor *= float(state.plateau["factor"])
+        if state.cooldown_epochs:
+            factor *= min(1.0, (state.total_steps - step) / (state.cooldown_epochs * state.steps_per_epoch))
+        return peak * factor
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -365,7 +368,8 @@ class _Loop:
             "epoch": state.epoch + 1,
             "step": state.step,
             "seconds": round(state.seconds, 3),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            # Of the last step: after a resume at the very end of an epoch nobody has set it.
+            "lr": self._learning_rate(self.optimizer.param_groups[0], state.step - 1),
             "train/loss": state.loss_sum / state.seen,
             "train/top1": state.correct / state.seen,
             "images_per_second": round(state.seen / max(state.epoch_seconds, 1e-9), 1),

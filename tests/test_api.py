@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eyespot
+from eyespot.errors import DataError, UsageError
+
+from .conftest import TINY
+
+
+def test_the_way_of_the_readme(pictures: Path, trained: eyespot.Run) -> None:
+    assert trained.metrics["test"]["n"] == 6
+    assert trained.report.exists()
+    predictor = eyespot.load(trained.path)
+    answers = predictor.predict([pictures / "cat" / "000.png", Image.new("RGB", (40, 30))])
+    assert [type(answer) for answer in answers] == [eyespot.Prediction] * 2
+    assert answers[0].label in ("cat", "dog", "eel")
+    result = eyespot.evaluate(predictor, pictures, split="train")
+    assert isinstance(result, eyespot.Evaluation)
+    assert result.logits.shape == (48, 3)
+    assert result.metrics["n"] == 48
+
+
+def test_paths_may_be_text_or_path_and_settings_a_mapping_a_list_or_one_text(pictures: Path, tmp_path: Path) -> None:
+    text = 'model.args={"widths"=[4,6,8]}'
+    one = eyespot.train(str(pictures), settings=[text, "training.epochs=1"], out=str(tmp_path / "one"))
+    two = eyespot.train(pictures, settings={"model.args": {"widths": [4, 6, 8]}, "training.epochs": 1}, out=tmp_path / "2")
+    assert one.config == two.config
+    with pytest.raises(UsageError, match=r"training\.epochs is 0"):
+        eyespot.train(pictures, settings="training.epochs=0")
+
+
+def test_it_says_nothing_and_logs_everything(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = eyespot.train(pictures, settings=TINY, out=tmp_path / "run")
+    assert capsys.readouterr() == ("", "")
+    log = (run.path / "log.txt").read_text()
+    assert "recipe small" in log
+    assert "epoch   2" in log
+
+
+def test_twice_in_one_process_and_in_a_thread_it_gives_the_same(trained: eyespot.Run, pictures: Path, tmp_path: Path) -> None:
+    runs: list[eyespot.Run] = []
+
+    def work() -> None:
+        runs.append(eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "thread"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    figures = [{split: run.metrics[split]["nll_loss"] for split in ("train", "val", "test")} for run in (trained, *runs)]
+    assert len(figures) == 2
+    assert figures[0] == figures[1]
+
+
+def test_predictors_measure_other_data_and_need_some(trained: eyespot.Run, pictures: Path, tmp_path: Path) -> None:
+    predictor = eyespot.load(trained.path / "bundle")
+    with pytest.raises(UsageError, match=r"a bundle has no data of its own: name data with --data"):
+        eyespot.evaluate(predictor)
+    (tmp_path / "more" / "eel").mkdir(parents=True)
+    (tmp_path / "more" / "cat").mkdir()
+    for name in ("eel", "cat"):
+        for index in range(3):
+            shutil.copy(pictures / name / f"{index:03}.png", tmp_path / "more" / name)
+    whole = eyespot.evaluate(predictor, tmp_path / "more")
+    own = eyespot.load(trained.path).predict_probs(sorted((tmp_path / "more").rglob("*.png")))
+    assert whole.metrics["n"] == 6
+    # The data's classes are two of three, and stand at other places in the model.
+    assert whole.labels.tolist() == [0, 0, 0, 2, 2, 2]
+    assert np.array_equal(whole.preds, own.argmax(1))
+    assert trained.metrics["test_reads"] == 1
+    with pytest.raises(DataError, match="the model was trained on most of these pictures"):
+        eyespot.evaluate(predictor, pictures)
+
+
+def test_check_returns_the_card_and_what_must_be_decided(pictures: Path) -> None:
+    card, decisions = eyespot.check(pictures)
+    assert card["counts"] == {"train": {"cat": 16, "dog": 16, "eel": 16}}
+    assert decisions == []
+    assert any("no test split" in note for note in card["notes"])
+
+
+def test_an_observer_is_told_everything(pictures: Path, tmp_path: Path) -> None:
+    class Watcher:
+        def __init__(self) -> None:
+            self.told: dict[str, int] = {}
+
+        def count(self, name: str) -> None:
+            self.told[name] = self.told.get(name, 0) + 1
+
+        def on_message(self, text: str) -> None:
+            self.count("message")
+
+        def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+            self.count(label)
+
+        def on_step(self, state: Any, *, loss: float | None, top1: float | None) -> None:
+            self.count("step")
+
+        def on_epoch(self, row: dict[str, Any]) -> None:
+            self.count("epoch")
+
+        def attach(self, writer: Any) -> None:
+            self.count("attach")
+
+    watcher = Watcher()
+    eyespot.train(pictures, settings={**TINY, "evaluation.batch_size": 100}, out=tmp_path / "run", observer=watcher)
+    assert watcher.told["step"] == 6
+    assert watcher.told["epoch"] == 2
+    assert watcher.told["attach"] == watcher.told["measuring test"] == 1
+    assert watcher.told["message"] > 4

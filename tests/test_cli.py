@@ -1,0 +1,553 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import typer
+from PIL import Image
+
+from eyespot import cli
+from eyespot.runs import Run, RunWriter
+
+from .conftest import draw_pictures
+
+TINY_WORDS = ["--set", "model.args={widths=[4,6,8]}", "--set", "training.epochs=2", "--set", "training.batch_size=16"]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """Return the last line on stderr."""
+        return (self.err.splitlines() or [""])[-1]
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def eyespot(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs a command line in this process."""
+
+    def call(*words: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = cli._run([str(word) for word in words])
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Path:
+    """Return a finished run that may be changed."""
+    return Path(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+# --------------------------------------------------------------------------------------------------------- wrong input
+
+
+@pytest.fixture(scope="module")
+def place(pictures: Path, trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with everything that can be wrong."""
+    here = tmp_path_factory.mktemp("place")
+    shutil.copytree(pictures, here / "pictures")
+    shutil.copytree(trained.path, here / "run")
+    shutil.copytree(trained.path, here / "damaged")
+    weights = here / "damaged" / "bundle" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    (here / "empty").mkdir()
+    (here / "file").write_text("in the way")
+    draw_pictures(here / "one", ("cat",), 3)
+    shutil.copytree(pictures, here / "single")
+    (here / "single" / "rare").mkdir()
+    Image.new("RGB", (12, 12), (1, 2, 3)).save(here / "single" / "rare" / "x.png")
+    shutil.copytree(pictures, here / "broken")
+    (here / "broken" / "cat" / "zz.jpg").write_text("no picture")
+    draw_pictures(here / "leaky" / "train", ("cat", "dog"), 8)
+    shutil.copytree(here / "leaky" / "train", here / "leaky" / "test")
+    draw_pictures(here / "others", ("cat", "fox"), 3)
+    (here / "missing.csv").write_text("path,label\npictures/cat/000.png,cat\npictures/cat/999.png,dog\n")
+    (here / "short.csv").write_text("path,label\npictures/cat/000.png,cat\npictures/dog/000.png\n")
+    (here / "conflict.csv").write_text("path,label\npictures/cat/000.png,cat\npictures/cat/000.png,dog\n")
+    (here / "wrong.toml").write_text("[training\nepochs = 1")
+    return here
+
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+WRONG = [
+    # the command line itself
+    ("trian", 2, r"No such command 'trian'\. Did you mean 'train'\?"),
+    ("--nope", 2, "No such option: --nope in the command line: eyespot --help"),
+    ("train --rceipe small", 2, r"--rceipe .*--recipe.* in the command line: eyespot train --help"),
+    ("predict", 2, "Missing argument 'RUN' in the command line: eyespot predict --help"),
+    ("", 2, "no command in the command line: eyespot --help"),
+    ("data", 2, "no command in the command line: eyespot data --help"),
+    ("train pictures --minutes soon", 2, "--minutes"),
+    # DATA
+    ("check nowhere", 2, "unknown data 'nowhere' in DATA: give one of cifar10"),
+    ("check cifar11", 2, r"unknown data 'cifar11'\. Did you mean 'cifar10'\?"),
+    ("train picturs", 2, r"Did you mean 'pictures'\?"),
+    ("train https://example.org/pictures.zip", 2, "is an address"),
+    ("check empty", 1, "an empty folder in .*empty: expected folders named after the classes"),
+    ("train one", 1, "only one class, 'cat' in .*one: a classifier needs two"),
+    ("train single", 1, "class 'rare' has 1 picture, too few .* in single: give each class 3"),
+    ("train missing.csv", 1, r"no file 'pictures/cat/999\.png' in .*missing\.csv, line 3: paths are relative to"),
+    ("train short.csv", 1, r"1 column instead of 2 in .*short\.csv, line 3"),
+    ("check conflict.csv", 1, r"two labels .*'cat' in line 2, 'dog' here in .*conflict\.csv, line 3: keep one"),
+    ("train broken", 1, r"1 of 49 pictures cannot be used \(cat/zz\.jpg .* in broken: .*--on-bad-image skip"),
+    ("train leaky", 1, "16 of the 16 test pictures are also in train .* in leaky: .*--allow-leak"),
+    ("train file", 1, "no data set; expected a folder"),
+    # recipe, model, settings, device
+    ("train pictures --recipe smal", 2, r"unknown recipe 'smal'\. Did you mean 'small'\?: \d+ recipes: .*digits"),
+    ("train pictures --recipe wrong.toml", 2, r"not valid TOML .* in wrong\.toml: mend the line named"),
+    ("train pictures --set model.name=spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),
+    ("train pictures --set model.args={widht=3}", 2, r"Unknown argument 'widht' .*Did you mean 'widths'\?"),
+    (
+        "train pictures --set trainin.epochs=3 --set model.nam=x --set training.epochs=0",
+        2,
+        r"(?=.*unknown key trainin\. Did you mean 'training'\?)(?=.*model\.nam\. Did you mean 'model\.name'\?)"
+        r"(?=.*training\.epochs is 0).* in the settings: docs/recipes\.md lists every key",
+    ),
+    ("train pictures --set epochs", 2, "--set takes section.key=value, got 'epochs': for example"),
+    ("train pictures --on-bad-image no", 2, "data.on_bad_image is 'no'"),
+    ("train pictures --seed -1", 2, "training.seed is -1"),
+    ("train pictures --device gpu", 2, "unknown device 'gpu': use auto, cpu, cuda or mps"),
+    pytest.param("train pictures --device cuda", 2, "device 'cuda' is not on this machine", marks=NO_GPU),
+    ("train pictures --final --set training.early_stopping_epochs=3", 2, r"training\.early_stopping_epochs must be 0"),
+    ("train pictures --recipe gomez2025-vgg --final", 2, r"training\.restore_best must be false"),
+    ("train pictures --set input.size_px=4", 1, "4"),
+    # run folders
+    ("train pictures --out run", 1, "this folder already holds a run in .*run: go on with --resume, or choose"),
+    ("train pictures --out file", 1, r"cannot make the run folder \(.*\) in .*file: choose another with --out"),
+    ("train pictures --out file/run", 1, "cannot make the run folder"),
+    ("train pictures --out pictures/run", 2, "the run folder would lie among the pictures"),
+    ("train --resume --out empty", 1, r"not a run folder \(it has no config\.toml\) in empty"),
+    ("train --resume --out nowhere", 1, "no such folder in nowhere: give a run folder"),
+    ("train --resume", 1, "no unfinished run in .*runs: name the run folder with --out"),
+    ("train --resume --out run --seed 1", 2, "a resumed run keeps its data, recipe and settings"),
+    ("train digits --resume --out run", 2, "a resumed run keeps its data"),
+    ("evaluate empty", 1, "neither a run nor a bundle"),
+    ("evaluate nowhere", 1, "no such folder in nowhere"),
+    ("evaluate damaged", 1, r"weights are damaged.* in damaged.*weights\.safetensors"),
+    ("predict damaged pictures", 1, r"weights are damaged.* in damaged.*weights\.safetensors"),
+    ("runs nowhere", 1, "no such folder in nowhere"),
+    # evaluating and predicting
+    ("evaluate run --data others", 1, "the data have class 'fox', which the model does not know; it knows classes"),
+    ("evaluate run --data digits", 1, "which the model does not know"),
+    ("evaluate run --data pictures", 1, "the model was trained on most of these pictures"),
+    ("evaluate run --data others --split nope", 2, "unknown split 'nope': use train, val, test"),
+    ("evaluate run --split tset", 2, r"unknown split 'tset'\. Did you mean 'test'\?"),
+    ("evaluate run --views mirro", 2, r"unknown views 'mirro'\. Did you mean 'mirror'\?"),
+    ("evaluate run --data pictures --split val", 1, "no val split in pictures: there is train"),
+    ("evaluate run --data others --on-bad-image hide", 2, "use refuse or skip"),
+    ("evaluate run/bundle", 2, "a bundle has no data of its own in run/bundle: name data with --data"),
+    ("predict run nowhere.png", 1, "nowhere.png does not exist: repair it or leave it out"),
+    ("predict run empty", 1, "no pictures in empty"),
+    ("predict run file --top 0", 2, "--top"),
+    ("predict run file --json --csv", 2, "--json and --csv exclude each other in the command line: give one"),
+    # the other commands
+    ("models spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),
+    ("models vgg16-mini --size 3", 1, "16"),
+    ("recipes nope", 2, "unknown recipe 'nope'"),
+    ("data show pictures --out grid.gif", 2, r"cannot write pictures as \.gif in grid\.gif: use \.png or \.html"),
+    ("data show pictures --split test", 1, "no test split in pictures: there is train"),
+    ("data show pictures --split tset", 2, "unknown split 'tset'"),
+    ("data show pictures --first 1 --random 2", 2, "more than one of --per-class, --random and --first"),
+    ("data prefetch cifar11", 2, r"unknown data set 'cifar11'\. Did you mean 'cifar10'\?"),
+    ("data pack pictures --set input.size_px=0", 2, "size_px is 0, allowed are 1 to 4096"),
+    ("data cache room", 2, "unknown room 'room' of the cache"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "pattern"), WRONG)
+def test_wrong_input_gets_one_clear_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, eyespot: Call, line: str, code: int, pattern: str
+) -> None:
+    monkeypatch.chdir(place)
+    before = sorted(place.iterdir())
+    found = eyespot(*line.split())
+    assert found.last.startswith("error: ")
+    assert re.search(pattern, found.last)
+    assert found.code == code
+    assert found.out == ""
+    assert "Traceback" not in found.err
+    assert sorted(place.iterdir()) in (before, sorted([*before, place / "runs"])), "something was left behind"
+    assert not list(place.glob("runs/*")), "a run that never began was left behind"
+
+
+def test_an_interpreter_error_is_one_line_and_debug_shows_the_traceback_wherever_it_stands(
+    eyespot: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("eyespot.tables.show_runs", fail)
+    found = eyespot("runs", tmp_path)
+    assert found.code == 1
+    assert found.err == "error: unexpected KeyError ('a bug') in eyespot: run it again with --debug and report it\n"
+    for words in (["--debug", "runs"], ["runs", "--debug"]):
+        with pytest.raises(KeyError):
+            eyespot(*words)
+    with pytest.raises(Exception, match="no such folder"):
+        eyespot("evaluate", tmp_path / "nowhere", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(28, "No space left on device", "x.bin"), 1, "No space left on device in x.bin: check the path"),
+        (OSError(28, "No space left on device"), 1, "No space left on device in stdout"),
+        (PermissionError(13, "Permission denied", "a\nb"), 1, "Permission denied in a\\x0ab: check"),
+        (MemoryError(), 1, "no memory left: close other programs, or try a smaller training.batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "no memory left"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 141, ""),
+    ],
+)
+def test_whatever_ends_a_command_has_its_line_and_code(
+    eyespot: Call, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("eyespot.tables.show_runs", fail)
+    found = eyespot("runs")
+    assert found.code == code
+    assert line in found.last
+    assert bool(found.last) == bool(line)
+
+
+# ------------------------------------------------------------------------------------------------------------ the verbs
+
+
+def test_train_prints_the_result_on_stdout_and_the_rest_on_stderr(
+    eyespot: Call, pictures: Path, tmp_path: Path
+) -> None:
+    found = eyespot("train", pictures, "--out", tmp_path / "run", *TINY_WORDS, "--seed", "3")
+    assert found.code == 0
+    assert re.fullmatch(r"[\d.]+ % \[[\d.]+, [\d.]+\] on test \(n = \d+, 1 view\)\n", found.out)
+    assert found.err.startswith("recipe small: 48 training pictures are few")
+    assert "note: The data bring no test split" in found.err
+    assert found.last == f"report: {tmp_path / 'run' / 'report.html'}"
+    run = Run.open(tmp_path / "run")
+    assert run.finished
+    assert run.config.training.seed == 3
+    log = (run.path / "log.txt").read_text()
+    assert "recipe small" in log
+    assert "epoch   2  train loss" in log
+    again = eyespot("train", "--resume", "--out", tmp_path / "run")
+    assert again.code == 0
+    assert again.out == found.out
+    assert "this run is finished: nothing to resume" in again.err
+
+
+def test_train_json_is_one_document(eyespot: Call, pictures: Path, tmp_path: Path) -> None:
+    found = eyespot("train", pictures, "--out", tmp_path / "run", *TINY_WORDS, "--json", "--final")
+    document = json.loads(found.out)
+    assert document["run"] == str(tmp_path / "run")
+    assert Path(document["report"]).exists()
+    assert "val" not in document["metrics"]
+    assert document["metrics"]["test"]["n"] == 6
+    assert "no val" in found.err.lower() or "train + val" in found.err
+
+
+def test_a_start_that_fails_leaves_no_folder_in_the_way(eyespot: Call, pictures: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(pictures, tmp_path / "broken"))
+    (broken / "cat" / "zz.png").write_bytes(b"")
+    words = ["train", broken, "--out", tmp_path / "run", *TINY_WORDS]
+    assert eyespot(*words).code == 1
+    assert not (tmp_path / "run").exists()
+    found = eyespot(*words, "--on-bad-image", "skip")
+    assert found.code == 0
+    assert "1 of 49 pictures" in found.err
+    assert "left out" in found.err
+
+
+def test_evaluate_names_split_n_interval_and_views(eyespot: Call, run: Path) -> None:
+    found = eyespot("evaluate", run, "--views", "mirror")
+    assert found.code == 0
+    assert re.fullmatch(r"[\d.]+ % \[[\d.]+, [\d.]+\] on test \(n = 6, 2 views: mirror\)\n", found.out)
+    document = json.loads(eyespot("evaluate", run, "--split", "val", "--json").out)
+    assert (document["split"], document["n"], document["views"]) == ("val", 6, "none")
+    assert Run.open(run).metrics["test_reads"] == 2, "one by training, one by evaluate; val does not count"
+
+
+def test_predict_answers_files_folders_and_stdin(
+    eyespot: Call, run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stdin:
+        buffer = io.BytesIO((pictures / "dog" / "000.png").read_bytes())
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    found = eyespot("predict", run, pictures / "cat" / "001.png", pictures, "-", "--top", "2")
+    assert found.code == 0
+    assert found.err == ""
+    lines = found.out.splitlines()
+    assert len(lines) == 1 + 48 + 1
+    assert re.fullmatch(rf"{re.escape(str(pictures))}/cat/001\.png: \w+ [\d.]+ %  \w+ [\d.]+ %", lines[0])
+    assert lines[-1].startswith("-: ")
+
+
+@pytest.fixture
+def mixed(pictures: Path, tmp_path: Path) -> Path:
+    """Return a folder with a good, a bad, a nested, and oddly named pictures."""
+    folder = tmp_path / "mixed"
+    (folder / "below").mkdir(parents=True)
+    shutil.copy(pictures / "cat" / "000.png", folder / "good.png")
+    shutil.copy(pictures / "cat" / "000.png", folder / "below" / "[bold]é.png")
+    (folder / "bad.png").write_text("no picture")
+    if sys.platform == "linux":
+        shutil.copy(pictures / "cat" / "000.png", folder / "a\nb.png")
+        shutil.copy(os.fsencode(pictures / "cat" / "000.png"), os.fsencode(folder) + b"/\xff.png")
+    return folder
+
+
+def test_a_bad_picture_among_many_is_reported_and_the_others_are_answered(eyespot: Call, run: Path, mixed: Path) -> None:
+    found = eyespot("predict", run, mixed, mixed / "nowhere.png")
+    assert found.code == 1
+    errors = found.err.splitlines()
+    assert len(errors) == 2
+    assert errors[0] == f"error: {mixed}/bad.png is a text file, not a picture: repair it or leave it out"
+    assert "nowhere.png does not exist" in errors[1]
+    assert f"{mixed}/good.png: " in found.out
+    assert f"{mixed}/below/[bold]é.png: " in found.out
+    if sys.platform == "linux":
+        assert f"{mixed}/a\\nb.png: " in found.out
+        assert f"{mixed}/\\udcff.png: " in found.out
+
+
+def test_predict_json_and_csv_hold_every_picture(eyespot: Call, run: Path, mixed: Path) -> None:
+    found = eyespot("predict", run, mixed, "--json", "--top", "9")
+    assert found.code == 1
+    document = {Path(row["source"]).name: row for row in json.loads(found.out)}
+    assert document["bad.png"]["error"] == "is a text file, not a picture"
+    assert len(document["good.png"]["top"]) == 3
+    assert sum(score["prob"] for score in document["good.png"]["top"]) == pytest.approx(1)
+    table = eyespot("predict", run, mixed, "--csv", "--top", "2")
+    assert table.code == 1
+    rows = {Path(row["picture"]).name: row for row in csv.DictReader(io.StringIO(table.out))}
+    assert set(rows["good.png"]) == {"picture", "label1", "prob1", "label2", "prob2", "error"}
+    assert rows["good.png"]["label1"] == document["good.png"]["label"]
+    assert rows["bad.png"]["error"] == "is a text file, not a picture"
+    if sys.platform == "linux":
+        assert {"a\nb.png", "\udcff.png"} <= set(document)
+        assert "a\nb.png" in rows
+
+
+def test_many_pictures_are_answered_a_few_at_a_time(
+    eyespot: Call, run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eyespot.evaluation.predictor import Predictor
+
+    sizes = []
+    real = Predictor.predict
+
+    def watch(self: Predictor, sources: Any, **keywords: Any) -> Any:
+        sizes.append(len(sources))
+        return real(self, sources, **keywords)
+
+    monkeypatch.setattr(Predictor, "predict", watch)
+    monkeypatch.setattr("eyespot.predicting._CHUNK", 20)
+    assert len(eyespot("predict", run, pictures).out.splitlines()) == 48
+    assert sizes == [20, 20, 8]
+
+
+def test_check_shows_the_data_and_ends_with_1_where_something_must_be_decided(
+    eyespot: Call, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    good = eyespot("check", "pictures")
+    assert good.code == 0
+    assert re.search(r"^eel +16 *$", good.out, re.MULTILINE)
+    assert "nothing has to be decided" in good.out
+    for name, reason in (("broken", "cannot be used"), ("leaky", "also in train"), ("single", "too few")):
+        found = eyespot("check", name)
+        assert found.code == 1
+        assert re.search(f"^to decide: .*{reason}", found.out, re.MULTILINE)
+        document = json.loads(eyespot("check", name, "--json").out)
+        assert len(document["decisions"]) == 1
+        assert reason in document["decisions"][0]
+
+
+def test_models_recipes_and_runs_are_listed_and_shown(eyespot: Call, trained: Run, tmp_path: Path) -> None:
+    assert {row["name"] for row in json.loads(eyespot("models", "--json").out)} >= {"spot", "convnet3"}
+    assert re.search(r"^convnet3 +257,978 ", eyespot("models").out, re.MULTILINE)
+    layers = eyespot("models", "convnet3", "--size", "32")
+    assert "257,978 in all" in layers.out
+    assert json.loads(eyespot("models", "convnet3", "--json").out)["name"] == "convnet3"
+    assert re.search(r"^fast +\S", eyespot("recipes").out, re.MULTILINE)
+    assert eyespot("recipes", "fast").out.startswith("# eyespot train cifar10")
+    assert json.loads(eyespot("recipes", "fast", "--json").out)["name"] == "fast"
+    assert {row["name"] for row in json.loads(eyespot("recipes", "--json").out)} >= {"fast", "digits"}
+
+    (row,) = json.loads(eyespot("runs", trained.path.parent, "--json").out)
+    assert (row["run"], row["recipe"], row["split"], row["finished"]) == ("trained", "small", "test", True)
+    shutil.copytree(trained.path, tmp_path / "damaged")
+    (tmp_path / "damaged" / "metrics.json").write_text("{")
+    (tmp_path / "begun").mkdir()
+    shutil.copy(trained.path / "config.toml", tmp_path / "begun")
+    told = eyespot("runs", tmp_path).out
+    assert re.search(r"^damaged .*damaged: not valid JSON", told, re.MULTILINE)
+    assert re.search(r"^begun .*not finished: eyespot train --resume --out ", told, re.MULTILINE)
+    assert "no runs in" in eyespot("runs", tmp_path / "begun").out
+
+
+def test_data_commands(eyespot: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {row["name"] for row in json.loads(eyespot("data", "list", "--json").out)}
+    assert names == {"cifar10", "cifar100", "fashion-mnist", "digits"}
+    assert re.search(r"^digits +1,797 ", eyespot("data", "list").out, re.MULTILINE)
+    assert eyespot("data", "prefetch", "digits").out == "digits: bundled array, from scikit-learn\n"
+    assert json.loads(eyespot("data", "prefetch", "digits", "--json").out)["name"] == "digits"
+    assert "48 pictures of 12 x 12 x 3" in eyespot("data", "pack", pictures).out
+    packed = json.loads(eyespot("data", "pack", pictures, "--set", "input.size_px=8", "--json").out)
+    assert (packed["pictures"], packed["size_px"], packed["streamed"]) == (48, 8, False)
+    assert eyespot("data", "show", pictures, "--per-class", "3").out == f"{tmp_path / 'pictures-train.png'}\n"
+    with Image.open(tmp_path / "pictures-train.png") as grid:
+        assert min(grid.size) > 100
+    for choice in (["--random", "5"], ["--first", "5"]):
+        found = eyespot("data", "show", pictures, *choice, "--out", "grid.html", "--seed", "2")
+        assert found.code == 0
+        assert (tmp_path / "grid.html").read_text().count("<img") == 5
+
+
+# ------------------------------------------------------------------------------------------------------ help and words
+
+
+def commands() -> list[list[str]]:
+    """Return the words of every command."""
+    command: Any = typer.main.get_command(cli.app)
+    found = []
+    for name, child in command.commands.items():
+        found += [[name, inner] for inner in getattr(child, "commands", {})] or [[name]]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(eyespot: Call, words: list[str]) -> None:
+    found = eyespot(*words, "--help")
+    assert found.code == 0
+    assert f"Example: eyespot {' '.join(words)}" in found.out
+    assert found.err == ""
+
+
+def test_version_and_help(eyespot: Call) -> None:
+    assert re.fullmatch(r"eyespot \d+\.\d+\.\d+\n", eyespot("--version").out)
+    assert "train" in eyespot("--help").out
+
+
+# ------------------------------------------------------------------------------------------------------ real processes
+
+
+def start(*words: str | Path, **keywords: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **keywords.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, "-m", "eyespot", *map(str, words)],
+        stdout=keywords.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **keywords,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Outcome:
+    out, err = process.communicate(timeout=60)
+    return Outcome(process.returncode, out or "", err)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from eyespot.cli import _run; _run(['--help']);"
+        "heavy = {'torch', 'torchvision', 'sklearn', 'matplotlib', 'numpy', 'PIL', 'pydantic'} & set(sys.modules);"
+        "sys.exit(f'{heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_a_training_within_seconds_and_it_goes_on_later(
+    pictures: Path, tmp_path: Path, eyespot: Call, number: int, code: int
+) -> None:
+    folder = tmp_path / "my run"
+    process = start("train", pictures, "--out", folder, *TINY_WORDS, "--set", "training.epochs=2000", "--json")
+    deadline = time.monotonic() + 50
+    while not list(folder.glob("checkpoints/*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    sent = time.monotonic()
+    found = finish(process)
+    assert time.monotonic() - sent < 20
+    assert found.code == code
+    assert found.out == ""
+    assert found.last == f"stopped; go on with: eyespot train --resume --out '{folder}'"
+    # Train to the end in a few epochs instead of 2000.
+    settings = folder / "config.toml"
+    settings.write_text(settings.read_text().replace("epochs = 2000", "epochs = 2"))
+    again = eyespot("train", "--resume", "--out", folder)
+    assert again.code == 0
+    assert "resumed after step" in again.err or "training was complete; measuring again" in again.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_two_processes_cannot_share_a_folder(pictures: Path, trained: Run, tmp_path: Path, eyespot: Call) -> None:
+    with RunWriter(tmp_path / "run", trained.config):
+        found = eyespot("train", pictures, "--out", tmp_path / "run")
+    assert found.code == 1
+    assert "another process is writing this run in" in found.last
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shell")
+@pytest.mark.parametrize(
+    ("line", "code", "complaint"),
+    [
+        ("recipes | head -0; exit ${PIPESTATUS[0]}", 141, ""),
+        ("recipes fast >&-", 0, ""),
+        ("recipes nope 2>&-", 2, ""),
+        pytest.param(
+            "recipes fast > /dev/full",
+            1,
+            "error: No space left on device in stdout: check the path and the disk\n",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full"),
+        ),
+    ],
+)
+def test_closed_and_full_outputs(line: str, code: int, complaint: str) -> None:
+    script = f'"$0" -m eyespot {line}'
+    done = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, complaint)
+
+
+def test_an_old_locale_and_no_home_are_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "é.toml").write_text('name = "日本"\ndescription = "é"\n', encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "EYESPOT_CACHE")}
+    environment |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    for words in (["recipes", "é.toml", "--json"], ["recipes", "é.toml"], ["data", "cache"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "eyespot", *words], capture_output=True, env=environment, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+        assert done.stdout.isascii()
+        if "--json" in words:
+            assert json.loads(done.stdout)["name"] == "日本"
