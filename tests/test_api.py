@@ -24,14 +24,16 @@ def test_the_way_of_the_readme(pictures: Path, trained: eyespot.Run) -> None:
     assert answers[0].label in ("cat", "dog", "eel")
     result = eyespot.evaluate(predictor, pictures, split="train")
     assert isinstance(result, eyespot.Evaluation)
-    assert result.logits.shape == (48, 3)
-    assert result.metrics["n"] == 48
+    assert result.logits.shape == (60, 3)
+    assert result.metrics["n"] == 60
 
 
 def test_paths_may_be_text_or_path_and_settings_a_mapping_a_list_or_one_text(pictures: Path, tmp_path: Path) -> None:
     text = 'model.args={"widths"=[4,6,8]}'
     one = eyespot.train(str(pictures), settings=[text, "training.epochs=1"], out=str(tmp_path / "one"))
-    two = eyespot.train(pictures, settings={"model.args": {"widths": [4, 6, 8]}, "training.epochs": 1}, out=tmp_path / "2")
+    two = eyespot.train(
+        pictures, settings={"model.args": {"widths": [4, 6, 8]}, "training.epochs": 1}, out=tmp_path / "2"
+    )
     assert one.config == two.config
     with pytest.raises(UsageError, match=r"training\.epochs is 0"):
         eyespot.train(pictures, settings="training.epochs=0")
@@ -47,7 +49,9 @@ def test_it_says_nothing_and_logs_everything(
     assert "epoch   2" in log
 
 
-def test_twice_in_one_process_and_in_a_thread_it_gives_the_same(trained: eyespot.Run, pictures: Path, tmp_path: Path) -> None:
+def test_twice_in_one_process_and_in_a_thread_it_gives_the_same(
+    trained: eyespot.Run, pictures: Path, tmp_path: Path
+) -> None:
     runs: list[eyespot.Run] = []
 
     def work() -> None:
@@ -56,7 +60,9 @@ def test_twice_in_one_process_and_in_a_thread_it_gives_the_same(trained: eyespot
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    figures = [{split: run.metrics[split]["nll_loss"] for split in ("train", "val", "test")} for run in (trained, *runs)]
+    figures = [
+        {split: run.metrics[split]["nll_loss"] for split in ("train", "val", "test")} for run in (trained, *runs)
+    ]
     assert len(figures) == 2
     assert figures[0] == figures[1]
 
@@ -83,7 +89,7 @@ def test_predictors_measure_other_data_and_need_some(trained: eyespot.Run, pictu
 
 def test_check_returns_the_card_and_what_must_be_decided(pictures: Path) -> None:
     card, decisions = eyespot.check(pictures)
-    assert card["counts"] == {"train": {"cat": 16, "dog": 16, "eel": 16}}
+    assert card["counts"] == {"train": {"cat": 20, "dog": 20, "eel": 20}}
     assert decisions == []
     assert any("no test split" in note for note in card["notes"])
 

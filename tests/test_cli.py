@@ -81,9 +81,10 @@ def place(pictures: Path, trained: Run, tmp_path_factory: pytest.TempPathFactory
     Image.new("RGB", (12, 12), (1, 2, 3)).save(here / "single" / "rare" / "x.png")
     shutil.copytree(pictures, here / "broken")
     (here / "broken" / "cat" / "zz.jpg").write_text("no picture")
-    draw_pictures(here / "leaky" / "train", ("cat", "dog"), 8)
-    shutil.copytree(here / "leaky" / "train", here / "leaky" / "test")
-    draw_pictures(here / "others", ("cat", "fox"), 3)
+    draw_pictures(here / "leaky" / "train", ("cat", "dog"), 20)
+    draw_pictures(here / "leaky" / "test", ("cat", "dog"), 6, seed=1)
+    shutil.copy(here / "leaky" / "train" / "cat" / "000.png", here / "leaky" / "test" / "cat" / "zz.png")
+    draw_pictures(here / "foxes", ("cat", "fox"), 3)
     (here / "missing.csv").write_text("path,label\npictures/cat/000.png,cat\npictures/cat/999.png,dog\n")
     (here / "short.csv").write_text("path,label\npictures/cat/000.png,cat\npictures/dog/000.png\n")
     (here / "conflict.csv").write_text("path,label\npictures/cat/000.png,cat\npictures/cat/000.png,dog\n")
@@ -112,8 +113,8 @@ WRONG = [
     ("train missing.csv", 1, r"no file 'pictures/cat/999\.png' in .*missing\.csv, line 3: paths are relative to"),
     ("train short.csv", 1, r"1 column instead of 2 in .*short\.csv, line 3"),
     ("check conflict.csv", 1, r"two labels .*'cat' in line 2, 'dog' here in .*conflict\.csv, line 3: keep one"),
-    ("train broken", 1, r"1 of 49 pictures cannot be used \(cat/zz\.jpg .* in broken: .*--on-bad-image skip"),
-    ("train leaky", 1, "16 of the 16 test pictures are also in train .* in leaky: .*--allow-leak"),
+    ("train broken", 1, r"1 of 61 pictures cannot be used \(cat/zz\.jpg .* in broken: .*--on-bad-image skip"),
+    ("train leaky", 1, "1 of the 13 test pictures is also in train .* in leaky: .*--allow-leak"),
     ("train file", 1, "no data set; expected a folder"),
     # recipe, model, settings, device
     ("train pictures --recipe smal", 2, r"unknown recipe 'smal'\. Did you mean 'small'\?: \d+ recipes: .*digits"),
@@ -150,14 +151,14 @@ WRONG = [
     ("predict damaged pictures", 1, r"weights are damaged.* in damaged.*weights\.safetensors"),
     ("runs nowhere", 1, "no such folder in nowhere"),
     # evaluating and predicting
-    ("evaluate run --data others", 1, "the data have class 'fox', which the model does not know; it knows classes"),
+    ("evaluate run --data foxes", 1, "the data have class 'fox', which the model does not know; it knows classes"),
     ("evaluate run --data digits", 1, "which the model does not know"),
     ("evaluate run --data pictures", 1, "the model was trained on most of these pictures"),
-    ("evaluate run --data others --split nope", 2, "unknown split 'nope': use train, val, test"),
+    ("evaluate run --data foxes --split nope", 2, "unknown split 'nope': use train, val, test"),
     ("evaluate run --split tset", 2, r"unknown split 'tset'\. Did you mean 'test'\?"),
     ("evaluate run --views mirro", 2, r"unknown views 'mirro'\. Did you mean 'mirror'\?"),
     ("evaluate run --data pictures --split val", 1, "no val split in pictures: there is train"),
-    ("evaluate run --data others --on-bad-image hide", 2, "use refuse or skip"),
+    ("evaluate run --data foxes --on-bad-image hide", 2, "use refuse or skip"),
     ("evaluate run/bundle", 2, "a bundle has no data of its own in run/bundle: name data with --data"),
     ("predict run nowhere.png", 1, "nowhere.png does not exist: repair it or leave it out"),
     ("predict run empty", 1, "no pictures in empty"),
@@ -167,7 +168,7 @@ WRONG = [
     ("models spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),
     ("models vgg16-mini --size 3", 1, "16"),
     ("recipes nope", 2, "unknown recipe 'nope'"),
-    ("data show pictures --out grid.gif", 2, r"cannot write pictures as \.gif in grid\.gif: use \.png or \.html"),
+    ("data show pictures --out grid.gif", 2, r"cannot write pictures as '\.gif' in grid\.gif: use \.png or \.html"),
     ("data show pictures --split test", 1, "no test split in pictures: there is train"),
     ("data show pictures --split tset", 2, "unknown split 'tset'"),
     ("data show pictures --first 1 --random 2", 2, "more than one of --per-class, --random and --first"),
@@ -208,6 +209,7 @@ def test_an_interpreter_error_is_one_line_and_debug_shows_the_traceback_wherever
             eyespot(*words)
     with pytest.raises(Exception, match="no such folder"):
         eyespot("evaluate", tmp_path / "nowhere", "--debug")
+    assert "unknown data '--debug'" in eyespot("check", "--", "--debug").last
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ def test_train_prints_the_result_on_stdout_and_the_rest_on_stderr(
     found = eyespot("train", pictures, "--out", tmp_path / "run", *TINY_WORDS, "--seed", "3")
     assert found.code == 0
     assert re.fullmatch(r"[\d.]+ % \[[\d.]+, [\d.]+\] on test \(n = \d+, 1 view\)\n", found.out)
-    assert found.err.startswith("recipe small: 48 training pictures are few")
+    assert found.err.startswith("recipe small: 60 training pictures are few")
     assert "note: The data bring no test split" in found.err
     assert found.last == f"report: {tmp_path / 'run' / 'report.html'}"
     run = Run.open(tmp_path / "run")
@@ -277,7 +279,7 @@ def test_a_start_that_fails_leaves_no_folder_in_the_way(eyespot: Call, pictures:
     assert not (tmp_path / "run").exists()
     found = eyespot(*words, "--on-bad-image", "skip")
     assert found.code == 0
-    assert "1 of 49 pictures" in found.err
+    assert "1 of 61 pictures" in found.err
     assert "left out" in found.err
 
 
@@ -301,7 +303,7 @@ def test_predict_answers_files_folders_and_stdin(
     assert found.code == 0
     assert found.err == ""
     lines = found.out.splitlines()
-    assert len(lines) == 1 + 48 + 1
+    assert len(lines) == 1 + 60 + 1
     assert re.fullmatch(rf"{re.escape(str(pictures))}/cat/001\.png: \w+ [\d.]+ %  \w+ [\d.]+ %", lines[0])
     assert lines[-1].startswith("-: ")
 
@@ -320,7 +322,9 @@ def mixed(pictures: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_bad_picture_among_many_is_reported_and_the_others_are_answered(eyespot: Call, run: Path, mixed: Path) -> None:
+def test_a_bad_picture_among_many_is_reported_and_the_others_are_answered(
+    eyespot: Call, run: Path, mixed: Path
+) -> None:
     found = eyespot("predict", run, mixed, mixed / "nowhere.png")
     assert found.code == 1
     errors = found.err.splitlines()
@@ -365,9 +369,9 @@ def test_many_pictures_are_answered_a_few_at_a_time(
         return real(self, sources, **keywords)
 
     monkeypatch.setattr(Predictor, "predict", watch)
-    monkeypatch.setattr("eyespot.predicting._CHUNK", 20)
-    assert len(eyespot("predict", run, pictures).out.splitlines()) == 48
-    assert sizes == [20, 20, 8]
+    monkeypatch.setattr("eyespot.predicting._CHUNK", 25)
+    assert len(eyespot("predict", run, pictures).out.splitlines()) == 60
+    assert sizes == [25, 25, 10]
 
 
 def test_check_shows_the_data_and_ends_with_1_where_something_must_be_decided(
@@ -376,7 +380,7 @@ def test_check_shows_the_data_and_ends_with_1_where_something_must_be_decided(
     monkeypatch.chdir(place)
     good = eyespot("check", "pictures")
     assert good.code == 0
-    assert re.search(r"^eel +16 *$", good.out, re.MULTILINE)
+    assert re.search(r"^eel +20 *$", good.out, re.MULTILINE)
     assert "nothing has to be decided" in good.out
     for name, reason in (("broken", "cannot be used"), ("leaky", "also in train"), ("single", "too few")):
         found = eyespot("check", name)
@@ -417,9 +421,10 @@ def test_data_commands(eyespot: Call, pictures: Path, tmp_path: Path, monkeypatc
     assert re.search(r"^digits +1,797 ", eyespot("data", "list").out, re.MULTILINE)
     assert eyespot("data", "prefetch", "digits").out == "digits: bundled array, from scikit-learn\n"
     assert json.loads(eyespot("data", "prefetch", "digits", "--json").out)["name"] == "digits"
-    assert "48 pictures of 12 x 12 x 3" in eyespot("data", "pack", pictures).out
+    assert "60 pictures of 12 x 12 x 3" in eyespot("data", "pack", pictures).out
+    assert "packed already" in eyespot("data", "pack", pictures).out
     packed = json.loads(eyespot("data", "pack", pictures, "--set", "input.size_px=8", "--json").out)
-    assert (packed["pictures"], packed["size_px"], packed["streamed"]) == (48, 8, False)
+    assert (packed["pictures"], packed["size_px"], packed["streamed"]) == (60, 8, False)
     assert eyespot("data", "show", pictures, "--per-class", "3").out == f"{tmp_path / 'pictures-train.png'}\n"
     with Image.open(tmp_path / "pictures-train.png") as grid:
         assert min(grid.size) > 100
@@ -427,6 +432,30 @@ def test_data_commands(eyespot: Call, pictures: Path, tmp_path: Path, monkeypatc
         found = eyespot("data", "show", pictures, *choice, "--out", "grid.html", "--seed", "2")
         assert found.code == 0
         assert (tmp_path / "grid.html").read_text().count("<img") == 5
+
+
+def test_the_cache_is_listed_and_cleared(
+    eyespot: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path))
+    eyespot("data", "pack", pictures)
+    (tmp_path / "packed" / "mine").touch()
+    rooms = {row["room"]: row for row in json.loads(eyespot("data", "cache", "--json").out)["rooms"]}
+    assert rooms["packed"]["bytes"] > 60 * 12 * 12 * 3
+    assert rooms["downloads"]["files"] == 0
+    assert re.search(r"^packed +\d files +\S+ kB$", eyespot("data", "cache").out, re.MULTILINE)
+    found = eyespot("data", "cache", "packed", "--clear")
+    assert found.out.startswith(f"{tmp_path} (cleared)\npacked ")
+    assert f"kept, in use or not eyespot's: {tmp_path / 'packed' / 'mine'}" in found.out
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["mine"]
+
+
+def test_a_long_list_of_classes_is_cut(eyespot: Call, tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "many", tuple(f"class {number:03}" for number in range(60)), 3, size=8)
+    found = eyespot("check", tmp_path / "many")
+    assert "class 049" in found.out
+    assert "class 050" not in found.out
+    assert "... and 10 more classes" in found.out
 
 
 # ------------------------------------------------------------------------------------------------------ help and words
@@ -486,8 +515,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_a_training_within_seconds_and_it_goes_on_later(
-    pictures: Path, tmp_path: Path, eyespot: Call, number: int, code: int
+def test_a_signal_stops_a_training_within_seconds_and_tells_how_it_goes_on(
+    pictures: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     folder = tmp_path / "my run"
     process = start("train", pictures, "--out", folder, *TINY_WORDS, "--set", "training.epochs=2000", "--json")
@@ -501,12 +530,8 @@ def test_a_signal_stops_a_training_within_seconds_and_it_goes_on_later(
     assert found.code == code
     assert found.out == ""
     assert found.last == f"stopped; go on with: eyespot train --resume --out '{folder}'"
-    # Train to the end in a few epochs instead of 2000.
-    settings = folder / "config.toml"
-    settings.write_text(settings.read_text().replace("epochs = 2000", "epochs = 2"))
-    again = eyespot("train", "--resume", "--out", folder)
-    assert again.code == 0
-    assert "resumed after step" in again.err or "training was complete; measuring again" in again.err
+    assert not Run.open(folder).finished
+    assert (folder / "log.txt").read_text().count("epoch   1") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -59,7 +59,7 @@ BadImageOption = Annotated[
 
 def _version(show: bool) -> None:
     if show:
-        typer.echo(f"eyespot {__version__}")
+        print(f"eyespot {__version__}")
         raise typer.Exit
 
 
@@ -130,7 +130,7 @@ def train(
     if json:
         print_json({"run": str(run.path), "report": str(run.report), "metrics": metrics})
     else:
-        typer.echo(summary_line(metrics))
+        print(summary_line(metrics))
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def _says_how_to_resume(terminal: Terminal) -> Iterator[None]:
         terminal.close_bar()
         if terminal.run_folder is not None:
             folder = shlex.quote(str(terminal.run_folder))
-            terminal.on_message(f"stopped; go on with: eyespot train --resume --out {folder}")
+            terminal.say(f"stopped; go on with: eyespot train --resume --out {folder}")
         raise
 
 
@@ -179,7 +179,7 @@ def evaluate(
     if json:
         print_json({"run": str(run), "data": data, "split": split, **result.metrics})
     else:
-        typer.echo(describe_top1(result.metrics, split))
+        print(describe_top1(result.metrics, split))
 
 
 @app.command()
@@ -266,14 +266,14 @@ def recipes(
         if json:
             print_json(load_config(name).model_dump(mode="json"))
         else:
-            typer.echo(recipe_text(name), nl=False)
+            print(recipe_text(name), end="")
         return
     rows = [{"name": known, "description": load_config(known).description} for known in recipe_names()]
     if json:
         print_json(rows)
     else:
         for row in rows:
-            typer.echo(f"{row['name']:<20} {row['description']}")
+            print(f"{row['name']:<20} {row['description']}")
 
 
 @app.command()
@@ -330,7 +330,7 @@ def data_show(
     kind, count = given[0] if given else ("per-class", 10)
     with Terminal() as terminal:
         path = show(data, kind=kind, count=count, split=split, seed=seed, out=out, observer=terminal)
-    typer.echo(str(path))
+    print(str(path))
 
 
 @data_app.command("prefetch")
@@ -352,7 +352,7 @@ def data_prefetch(
     if json:
         print_json({"name": dataset.name, "found": dataset.origin, "layout": dataset.layout})
     else:
-        typer.echo(f"{dataset.name}: {dataset.layout}, from {dataset.origin}")
+        print(f"{dataset.name}: {dataset.layout}, from {dataset.origin}")
 
 
 @data_app.command("pack")

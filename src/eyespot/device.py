@@ -130,7 +130,14 @@ def is_memory_error(error: BaseException) -> bool:
     """
     import torch
 
-    words = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    words = (
+        "can't allocate memory",
+        "cannot allocate memory",
+        "not enough memory",
+        "out of memory",
+        "bad_alloc",
+        "could not create a primitive",  # oneDNN does not say why; in practice its scratch memory
+    )
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or type(error).__name__ == "PanicException":
         return True
     return any(word in str(error).lower() for word in words)

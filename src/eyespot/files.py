@@ -38,7 +38,9 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a file's content with a JSON document; NaN and infinity are refused."""
-    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    # A file name may hold bytes that are no UTF-8: their escapes are valid JSON, and are read back as they were.
+    write_atomic(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def append_line(path: Path, line: str) -> None:

@@ -105,8 +105,8 @@ def _csv_cells(name: str, answer: Prediction, ranks: int) -> list[str]:
 def _print_csv_row(cells: Sequence[str]) -> None:
     """Print one row; broken bytes of a file name become escapes, all else is quoted as CSV does it."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(cells)
-    print(buffer.getvalue().encode("utf-8", "backslashreplace").decode())
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    print(buffer.getvalue().encode("utf-8", "backslashreplace").decode(), end="")
 
 
 def _is_terminal(stream: Any) -> bool:

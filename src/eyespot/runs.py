@@ -191,7 +191,7 @@ def remove_untrained(folder: Path) -> None:
     if any((folder / CHECKPOINTS).glob("*.ckpt")):
         return
     with contextlib.suppress(OSError):
-        for name in ("config.toml", "provenance.json", "split.json", "log.txt", ".lock"):
+        for name in ("config.toml", "provenance.json", "split.json", "history.jsonl", "log.txt", ".lock"):
             (folder / name).unlink(missing_ok=True)
         (folder / CHECKPOINTS).rmdir()
         folder.rmdir()

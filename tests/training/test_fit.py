@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from eyespot.errors import CheckpointError, DivergedError, MemoryLimitError
+from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
 from eyespot.runs import Run
 from eyespot.training import fit as fit_module
-from eyespot.training.fit import Interrupted
 
 from .conftest import Watcher, prepare, run_fit, tiny_config, tiny_packed, weights, without_times
 
@@ -149,6 +148,28 @@ def test_a_signal_writes_a_checkpoint_and_the_rest_can_be_resumed(tmp_path: Path
     assert signal.getsignal(number) is before
     assert (tmp_path / "run" / "checkpoints" / "step-000000007.ckpt").exists()
     assert same(weights(whole), weights(run_fit(tmp_path / "run", config, resume=True)))
+
+
+def test_a_signal_while_val_is_measured_does_not_wait_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    whole = run_fit(tmp_path / "whole", config)
+    real = fit_module.F.cross_entropy
+
+    def send(logits: torch.Tensor, targets: torch.Tensor, **keywords: Any) -> torch.Tensor:
+        if keywords.get("reduction") == "sum":
+            signal.raise_signal(signal.SIGTERM)
+        return real(logits, targets, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_module.F, "cross_entropy", send)
+        with pytest.raises(Interrupted):
+            run_fit(tmp_path / "run", config)
+    assert not Run.open(tmp_path / "run").history
+    resumed = run_fit(tmp_path / "run", config, resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert without_times(Run.open(tmp_path / "run").history) == without_times(whole.state.history)
 
 
 def test_nan_stops_the_run_names_step_and_rate_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

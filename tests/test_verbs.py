@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eyespot
+from eyespot import data_verbs, opening, verbs
+from eyespot.caches import cache_folder
+from eyespot.data.dataset import Dataset, Items
+from eyespot.data.sources import open_dataset
+from eyespot.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    LeakError,
+    MemoryLimitError,
+    RunError,
+    UsageError,
+)
+from eyespot.locks import file_lock
+from eyespot.runs import Run
+
+from .conftest import TINY, draw_pictures
+
+
+class Listener:
+    """Keeps what a verb says; presses Ctrl-C after a step if asked to."""
+
+    def __init__(self, *, stop_after: int = -1) -> None:
+        self.messages: list[str] = []
+        self._stop_after = stop_after
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+        pass
+
+    def on_step(self, state: Any, *, loss: float | None, top1: float | None) -> None:
+        if state.step == self._stop_after:
+            signal.raise_signal(signal.SIGINT)
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        pass
+
+    def attach(self, writer: Any) -> None:
+        pass
+
+
+def report_of(run: Run) -> str:
+    text = run.report.read_text(encoding="utf-8")
+    assert "</html>" in text
+    return text
+
+
+# --------------------------------------------------------------------------------------------------------------- train
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "pictures", "chosen"),
+    [
+        ("digits", True, 1438, "digits"),
+        ("digits", False, 1438, "small"),
+        ("x", False, 9_999, "small"),
+        ("x", False, 10_000, "fast"),
+    ],
+)
+def test_the_recipe_is_chosen_by_the_data(name: str, published: bool, pictures: int, chosen: str) -> None:
+    items = Items([""] * pictures, np.zeros(pictures, np.int64), paths=[Path()] * pictures)
+    dataset = Dataset(name, ("a", "b"), {"train": items}, published, "", "")
+    recipe, reason = opening.choose_recipe(dataset)
+    assert recipe == chosen
+    assert reason
+
+
+def test_names_stay_names_and_paths_mean_the_same_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert opening.lasting_name("cifar10") == "cifar10"
+    assert opening.lasting_name(Path("cifar10")) == str(tmp_path / "cifar10")
+    assert opening.lasting_name("pictures/") == str(tmp_path / "pictures")
+    if sys.platform != "win32":
+        assert opening.lasting_name("~/x.csv") == str(tmp_path / "home" / "x.csv")
+
+
+def test_a_run_holds_everything(trained: Run) -> None:
+    names = {path.name for path in trained.path.iterdir()} - {".lock"}
+    assert names == {
+        "config.toml", "provenance.json", "split.json", "checkpoints", "bundle", "history.jsonl", "log.txt",
+        "metrics.json", "predictions.npz", "report.html",
+    }  # fmt: skip
+    assert set(trained.metrics) == {
+        "train", "val", "test", "train_seconds", "epochs", "stopped", "best_epoch", "test_reads",
+    }  # fmt: skip
+    assert {"data", "seed", "started", "finished", "dataset_fingerprint", "split_hash", "device"} <= set(
+        trained.provenance
+    )
+    log = (trained.path / "log.txt").read_text()
+    said = (
+        "pictures: class folders, 3 classes",
+        "48 train, 6 val, 6 test; 12 x 12 px, RGB",
+        "spot: ",
+        "augmentation: ",
+        "epoch   1",
+    )
+    places = [log.index(words) for words in said]
+    assert places == sorted(places)
+    assert "packed" not in log, "packing sixty pictures is no news"
+
+
+def test_an_interrupted_run_goes_on_and_keeps_what_it_was_started_with(
+    pictures: Path, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener()
+    with pytest.raises(Interrupted) as caught:
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=4))
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert not Run.open(tmp_path / "run").finished
+    with pytest.raises(UsageError, match="a resumed run keeps its data, recipe and settings"):
+        eyespot.train(out=tmp_path / "run", resume=True, settings=["training.epochs=3"])
+    with pytest.raises(UsageError, match="a resumed run keeps its data"):
+        eyespot.train("digits", out=tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="the run has no model yet"):
+        eyespot.load(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    run = eyespot.train(os.path.relpath(pictures), out="run", resume=True, observer=listener)
+    assert "resumed after step 4 (epoch 2 of 2)" in listener.messages
+    assert run.metrics["test"]["nll_loss"] == trained.metrics["test"]["nll_loss"]
+    again = Listener()
+    assert eyespot.train(out="run", resume=True, observer=again) == run
+    assert again.messages == ["this run is finished: nothing to resume"]
+
+
+def test_stopped_before_the_first_picture_was_packed_a_run_can_be_resumed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any, **keywords: Any) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(verbs, "pack_data", stop)
+        with pytest.raises(Interrupted):
+            eyespot.train(pictures, recipe="small", settings=TINY)
+    assert eyespot.train(resume=True).finished
+    with pytest.raises(RunError, match="no unfinished run"):
+        eyespot.train(resume=True)
+
+
+def test_stopped_while_it_is_measured_a_run_is_measured_again_and_every_look_at_test_counts(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any, **keywords: Any) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verbs, "_write_report", stop)
+        with pytest.raises(Interrupted):
+            eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
+    listener = Listener()
+    run = eyespot.train(out=tmp_path / "run", resume=True, observer=listener)
+    assert "training was complete; measuring again" in listener.messages
+    assert run.metrics["test_reads"] == 2
+    assert "2 times" in report_of(run)
+
+
+def test_a_full_disk_loses_nothing(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.replace
+
+    def fail(source: Any, target: Any) -> None:
+        if str(target).endswith(".ckpt"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("eyespot.files.os.replace", fail)
+        with pytest.raises(RunError, match=r"the disk is full.*\.ckpt: free some space"):
+            eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    run = eyespot.train(out=tmp_path / "run", resume=True)
+    assert [row["epoch"] for row in run.history] == [1, 2]
+
+
+def test_resumed_on_other_pictures_than_before_it_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    with pytest.raises(Interrupted):
+        eyespot.train(data, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=1))
+    Image.new("RGB", (12, 12), (200, 1, 2)).save(data / "cat" / "000.png")
+    with pytest.raises(
+        DataError, match=r"fingerprint .*split\.json: bring back the data as they were, or start a new run"
+    ):
+        eyespot.train(out=tmp_path / "run", resume=True)
+    assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt")), "what was trained stays"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate")])
+def test_no_memory_names_the_batch_size_to_try_and_leaves_the_folder_free(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("eyespot.training.prepare.prepare_training", fail)
+    with pytest.raises(MemoryLimitError, match=r"batch size 16: try --set training\.batch_size=8"):
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_errors_while_training_are_not_hidden(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("eyespot.training.prepare.prepare_training", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
+
+
+def test_files_of_others_survive_a_start_that_fails(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    broken = Path(shutil.copytree(pictures, tmp_path / "broken"))
+    (broken / "cat" / "zz.png").write_bytes(b"")
+    with pytest.raises(DataError):
+        eyespot.train(broken, recipe="small", settings=TINY, out=tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    assert eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run").finished
+
+
+def test_a_run_that_never_knew_its_data_says_so(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained.path / "config.toml", tmp_path / "run")
+    with pytest.raises(RunError, match="the run ended before it knew its data"):
+        eyespot.train(out=tmp_path / "run", resume=True)
+
+
+def test_damaged_checkpoints_are_refused(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted):
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=1))
+    for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="all checkpoints are damaged"):
+        eyespot.train(out=tmp_path / "run", resume=True)
+
+
+# ------------------------------------------------------------------------------------------- the report of every kind
+
+
+def test_a_final_run_has_no_val_figures_and_says_so(pictures: Path, tmp_path: Path) -> None:
+    run = eyespot.train(pictures, recipe="small", settings={**TINY, "data.final": True}, out=tmp_path / "run")
+    assert set(run.metrics) & {"train", "val", "test"} == {"train", "test"}
+    assert run.metrics["train"]["n"] == 54
+    assert not any("val/loss" in row for row in run.history)
+    assert "there are no val figures" in report_of(run)
+
+
+def test_without_test_the_report_speaks_of_val(pictures: Path, tmp_path: Path) -> None:
+    run = eyespot.train(pictures, recipe="small", settings={**TINY, "data.test_fraction": 0.0}, out=tmp_path / "run")
+    assert "test" not in run.metrics
+    assert run.metrics["test_reads"] == 0
+    assert "Test has not been read" in report_of(run)
+    assert " on val (n = 6" in verbs.summary_line(run.metrics)
+    with pytest.raises(DataError, match="no test split in pictures: there is train, val"):
+        eyespot.evaluate(run.path)
+
+
+def test_without_val_and_test_only_train_is_measured(pictures: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "data.test_fraction": 0.0, "data.val_fraction": 0.0}
+    run = eyespot.train(pictures, recipe="small", settings=settings, out=tmp_path / "run")
+    assert "says nothing about new ones" in report_of(run)
+
+
+def test_skipped_files_are_counted_in_the_report(pictures: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(pictures, tmp_path / "broken"))
+    (broken / "dog" / "zz.png").write_text("no picture")
+    run = eyespot.train(broken, recipe="small", settings={**TINY, "data.on_bad_image": "skip"}, out=tmp_path / "run")
+    assert "1 file was left out" in report_of(run)
+    assert "dog/zz.png" in report_of(run)
+    assert (broken / "dog" / "zz.png").read_text() == "no picture"
+
+
+def test_an_allowed_leak_is_in_the_report_of_two_classes(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "data" / "train", ("cat", "dog"), 12)
+    draw_pictures(tmp_path / "data" / "test", ("cat", "dog"), 6, seed=1)
+    shutil.copy(tmp_path / "data" / "train" / "cat" / "000.png", tmp_path / "data" / "test" / "cat" / "zz.png")
+    with pytest.raises(LeakError, match="1 of the 13 test pictures is also in train"):
+        eyespot.train(tmp_path / "data", recipe="small", settings=TINY, out=tmp_path / "run")
+    run = eyespot.train(tmp_path / "data", settings={**TINY, "data.allow_leak": True}, out=tmp_path / "run")
+    assert "--allow-leak" in report_of(run)
+    listener = Listener()
+    result = eyespot.evaluate(run.path, tmp_path / "data", observer=listener)
+    assert result.metrics["n"] == 13
+    assert run.metrics["test_reads"] == 2, "the run's own test split, named by its path"
+
+
+def test_more_than_a_hundred_classes_with_odd_names(tmp_path: Path) -> None:
+    names = tuple(f"class {number:03} <b>&é" for number in range(104))
+    draw_pictures(tmp_path / "many [x] é", names, 3, size=8)
+    run = eyespot.train(tmp_path / "many [x] é", recipe="small", settings=TINY, out=tmp_path / "run")
+    assert run.metrics["test"]["n"] == 104
+    assert "class 000 &lt;b&gt;&amp;é" in report_of(run)
+    assert "<b>&" not in report_of(run)
+
+
+# ------------------------------------------------------------------------------------------------------------ evaluate
+
+
+def test_a_read_only_run_is_measured_and_says_that_the_reading_is_not_counted(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, value: Any) -> None:
+        raise RunError("cannot write (read-only)", where=path)
+
+    monkeypatch.setattr("eyespot.files.write_json", fail)
+    listener = Listener()
+    assert eyespot.evaluate(trained.path, observer=listener).metrics["n"] == 6
+    assert any("this reading of test is not counted: cannot write" in text for text in listener.messages)
+
+
+def test_a_run_whose_data_are_not_known_asks_for_them(trained: Run, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    (run / "provenance.json").write_text("{}")
+    with pytest.raises(RunError, match="the run does not say its data"):
+        eyespot.evaluate(run)
+
+
+def test_bad_pictures_of_other_data_are_refused_or_left_out(trained: Run, tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "more", ("cat", "eel"), 3, seed=5)
+    (tmp_path / "more" / "cat" / "zz.png").write_text("no picture")
+    with pytest.raises(DataError, match="1 of 7 pictures cannot be used"):
+        eyespot.evaluate(trained.path, tmp_path / "more")
+    listener = Listener()
+    result = eyespot.evaluate(trained.path, tmp_path / "more", on_bad_image="skip", observer=listener)
+    assert result.metrics["n"] == 6
+    assert any("1 of 7 pictures cannot be used" in text for text in listener.messages)
+    assert any("all of its pictures are measured as test" in text for text in listener.messages)
+
+
+# ----------------------------------------------------------------------------------------------------------- the data
+
+
+def test_what_does_not_fit_is_said_before_the_work_and_streamed(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener()
+    packed = data_verbs.pack(pictures, settings={"data.memory_limit_gb": 1e-6, "input.size_px": 24}, observer=listener)
+    assert all(split.pixels is None for split in packed.splits.values())
+    assert listener.messages[0].startswith("24 px, as asked for; channels 3")
+    assert "60 pictures of 24 x 24 x 3 take 0.1 MB, more than the memory limit" in listener.messages[0]
+
+
+def test_packing_says_the_size_once(tmp_path: Path) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 4, seed=8)
+    first, second = Listener(), Listener()
+    data_verbs.pack(data, observer=first)
+    data_verbs.pack(data, observer=second)
+    assert len(first.messages) <= 1
+    assert second.messages == []
+
+
+def test_check_tells_what_is_odd_although_nothing_has_to_be_decided(tmp_path: Path) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 20)
+    for index in range(4, 20):
+        (data / "dog" / f"{index:03}.png").unlink()
+    shutil.copy(data / "cat" / "000.png", data / "cat" / "copy.png")
+    card, decisions = eyespot.check(data)
+    assert decisions == []
+    told = " ".join(card["notes"])
+    assert "exact copy" in told
+    assert "imbalanced" in told
+    assert "no test split" in told
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_clearing_the_cache_deletes_what_eyespot_made_and_nothing_else(
+    cache: Path, pictures: Path, tmp_path: Path
+) -> None:
+    data_verbs.pack(pictures)
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", pictures)
+    open_dataset(archive)
+    mine = [
+        cache / "packed" / "my notes.txt",
+        cache / "unpacked" / "photos" / "cat.png",
+        cache / "downloads" / "Thesis.pdf",
+        cache / "other" / "x-0123456789abcdef.lock",
+    ]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    downloaded = cache / "downloads" / "cifar-10-python.tar.gz.part"
+    downloaded.write_bytes(b"0" * 1000)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    if sys.platform != "win32":
+        (cache / "packed" / "linked-0123456789abcdef").symlink_to(outside)
+
+    before = {room.name: room for room in data_verbs.look_at_cache()}
+    assert set(before) == {"downloads", "unpacked", "packed", "features"}
+    assert (before["downloads"].files, before["downloads"].bytes) == (1, 1000)
+    assert before["packed"].files >= 3
+    assert before["unpacked"].files >= 60
+    assert downloaded.exists()
+
+    (packed,) = data_verbs.look_at_cache(["packed"], clear=True)
+    assert "my notes.txt" in packed.kept
+    assert downloaded.exists()
+    data_verbs.look_at_cache(clear=True)
+    assert all(room.files == 0 for room in data_verbs.look_at_cache())
+    assert all(path.read_text() == "mine" for path in mine)
+    assert (outside / "kept").exists()
+    with pytest.raises(UsageError, match=r"unknown room 'paked' of the cache\. Did you mean 'packed'\?"):
+        data_verbs.look_at_cache(["paked"])
+
+
+def test_what_a_process_is_making_is_not_deleted(cache: Path, pictures: Path) -> None:
+    data_verbs.pack(pictures)
+    (entry,) = [path for path in (cache / "packed").iterdir() if path.is_dir()]
+    with file_lock(entry.with_name(f"{entry.name}.lock")):
+        (room,) = data_verbs.look_at_cache(["packed"], clear=True)
+    assert room.kept == (entry.name,)
+    assert entry.exists()
+    (room,) = data_verbs.look_at_cache(["packed"], clear=True)
+    assert room.kept == ()
+    assert not list(cache_folder("packed").iterdir())
+
+
+def test_a_cache_that_cannot_be_deleted_says_so(cache: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    data_verbs.pack(pictures)
+    monkeypatch.setattr("eyespot.data_verbs.shutil.rmtree", fail)
+    with pytest.raises(DataError, match=r"cannot delete \(Permission denied\) in .*packed"):
+        data_verbs.look_at_cache(clear=True)
+
+
+def test_a_grid_of_every_kind(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert data_verbs.show(pictures) == tmp_path / "pictures-train.png"
+    for kind in ("random", "first"):
+        path = data_verbs.show(pictures, kind=kind, count=7, out=f"{kind}.html")
+        assert path.read_text().count("<img") == 7
+    one = data_verbs.show(pictures, kind="random", count=7, seed=1, out="a.html").read_bytes()
+    assert one == data_verbs.show(pictures, kind="random", count=7, seed=1, out="b.html").read_bytes()
+    assert one != data_verbs.show(pictures, kind="random", count=7, seed=2, out="c.html").read_bytes()
+
+
+def test_a_bundle_alone_can_be_measured(trained: Run, tmp_path: Path) -> None:
+    bundle = shutil.copytree(trained.path / "bundle", tmp_path / "bundle")
+    data = draw_pictures(tmp_path / "more", ("cat", "eel"), 3, seed=5)
+    assert eyespot.evaluate(bundle, data).metrics["n"] == 6
+    info = json.loads((tmp_path / "bundle" / "model.json").read_text())
+    assert info["metrics"]["test"]["top1"] == trained.metrics["test"]["top1"]
+    assert dataclasses.is_dataclass(eyespot.load(bundle))
