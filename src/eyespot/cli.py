@@ -435,6 +435,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _call(words)
     except (Exception, KeyboardInterrupt) as error:
         code, line = _explain(error)
+        _abandon_stdout()
         if debug and code in (1, 2):
             raise
         if line:
@@ -453,13 +454,18 @@ def _call(words: list[str]) -> int:
     except typer.Exit as stop:
         code = stop.exit_code
     if sys.stdout is not None:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            # Python would try again at its end, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
+        sys.stdout.flush()
     return code
+
+
+def _abandon_stdout() -> None:
+    """Give up what stdout will not take: Python would try again at its end, and complain."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -474,10 +480,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return _EXIT_CLOSED_PIPE, ""  # the reader has gone (`| head`): nobody's fault
     if isinstance(error, OSError):
         where = error.filename or ("stdout" if error.errno in (errno.ENOSPC, errno.EBADF) else "the file system")
-        return (
-            1,
-            f"error: {EyespotError(error.strerror or str(error), where=where, remedy='check the path and the disk')}",
-        )
+        failure = EyespotError(error.strerror or str(error), where=where, remedy="check the path and the disk")
+        return 1, f"error: {failure}"
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         limit = MemoryLimitError("no memory left", remedy="close other programs, or try a smaller training.batch_size")
         return 1, f"error: {limit}"
