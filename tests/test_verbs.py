@@ -134,8 +134,11 @@ def test_an_interrupted_run_goes_on_and_keeps_what_it_was_started_with(
         eyespot.train("digits", out=tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="the run has no model yet"):
         eyespot.load(tmp_path / "run")
+    begun_by = Run.open(tmp_path / "run").provenance["command"]
+    monkeypatch.setattr("sys.argv", ["eyespot", "train", "--resume"])
     monkeypatch.chdir(tmp_path)
     run = eyespot.train(os.path.relpath(pictures), out="run", resume=True, observer=listener)
+    assert run.provenance["command"] == begun_by
     assert "resumed after step 4 (epoch 2 of 2)" in listener.messages
     assert run.metrics["test"]["nll_loss"] == trained.metrics["test"]["nll_loss"]
     again = Listener()

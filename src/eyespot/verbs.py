@@ -260,9 +260,12 @@ def _write_provenance(writer: RunWriter, packed: PackedDataset, splits: Splits, 
     """Write what the result may depend on."""
     import torch
 
+    known = Run(writer.path).provenance
     writer.write_provenance(
         {
             **environment(),
+            # A resumed run is repeated by the command that began it.
+            **({"command": known["command"]} if "command" in known else {}),
             "device": plan.device,
             "precision": plan.precision,
             "precision_reason": plan.reason,
