@@ -22,6 +22,9 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench.py
+
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.make_docs
 

@@ -27,12 +27,13 @@ ORDER = {
     "studies": 5,
     "opening": 6,
     "terminal": 6,
-    "predicting": 7,
-    "verbs": 7,
-    "data_verbs": 7,
-    "tables": 8,
-    "cli": 9,
-    "__main__": 10,
+    "finishing": 7,
+    "predicting": 8,
+    "verbs": 8,
+    "data_verbs": 8,
+    "tables": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 

@@ -134,6 +134,16 @@ def test_small_pictures_at_the_start_do_not_make_the_estimate_too_low(
     assert stderr() == "estimate: about 41 min 36 s for 10 epochs\n"
 
 
+def test_an_estimate_over_the_time_limit_says_so(tmp_path: Path, clock: Clock, stderr: Read) -> None:
+    limit = load_config("small", changes={"training.minutes": 7})
+    with RunWriter(tmp_path / "run", limit) as writer, Terminal() as terminal:
+        terminal.attach(writer)
+        for step in range(1, 6):
+            terminal.on_step(state_at(step), loss=None, top1=None)
+            clock.now += 1
+    assert stderr() == "estimate: about 16 min 36 s for 10 epochs; the time limit cuts it to 7 min\n"
+
+
 def test_a_resumed_run_is_estimated_by_the_steps_of_this_process(clock: Clock, stderr: Read) -> None:
     with Terminal() as terminal:
         for step in range(901, 906):

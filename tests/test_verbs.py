@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import eyespot
-from eyespot import data_verbs, opening, verbs
+from eyespot import data_verbs, finishing, opening, verbs
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import Dataset, Items
 from eyespot.data.sources import open_dataset
@@ -169,7 +169,7 @@ def test_stopped_while_it_is_measured_a_run_is_measured_again_and_every_look_at_
         raise Interrupted(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(verbs, "_write_report", stop)
+        patched.setattr(finishing, "_write_report", stop)
         with pytest.raises(Interrupted):
             eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
     listener = Listener()

@@ -41,9 +41,11 @@ class InputConfig(_Section):
     channels: Literal["auto", 1, 3] = Field(
         "auto", description="1 grey, 3 RGB; `auto`: grey where all pictures are grey."
     )
-    fit: Literal["squash", "crop", "pad"] = Field(
-        "crop",
-        description="How a picture that is not square becomes square: squash the sides, crop the centre, or pad.",
+    fit: Literal["short-side", "crop", "squash", "pad"] = Field(
+        "short-side",
+        description="How a picture that is not square becomes square. `short-side`: resized with its aspect kept, up "
+        "to 16:9; training takes a random square along the long side, everything else the middle one. `crop`: always "
+        "the middle square; `squash`: sides stretched; `pad`: black bars.",
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
         "bilinear", description="Pillow's antialiased resampling filter."

@@ -143,10 +143,10 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
 
     packed = pack_dataset(
         dataset,
-        size_px=spec.size_px,
-        fit=spec.fit,
-        interpolation=spec.interpolation,
-        channels=spec.channels,
+        size_px=spec.row_format.size_px,
+        fit=spec.row_format.fit,
+        interpolation=spec.row_format.interpolation,
+        channels=spec.row_format.channels,
         on_bad_image=config.data.on_bad_image,
         workers=config.data.workers or None,
         memory_limit_bytes=limit,
@@ -191,7 +191,7 @@ def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
         "modes": dict(report.modes),
         "enlarged": report.small,
         "fingerprint": packed.fingerprint,
-        "packed_shape": (packed.size_px, packed.size_px, packed.channels),
+        "packed_shape": packed.row_format.shape,
         "packed_bytes": sum(split.pixels.nbytes for split in packed.splits.values() if split.pixels is not None),
         "fit": packed.fit,
         "interpolation": packed.interpolation,

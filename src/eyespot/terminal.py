@@ -103,7 +103,9 @@ class Terminal:
         if left is not None and not self._pace.told:
             self._pace.told = True
             epochs = words.plural(state.planned_epochs - state.epoch, "epoch")
-            self.on_message(f"estimate: about {words.duration(left)} for {epochs}")
+            limit = self._writer.config.training.minutes if self._writer is not None else 0
+            cut = f"; the time limit cuts it to {limit:g} min" if 0 < limit * 60 < left else ""
+            self.on_message(f"estimate: about {words.duration(left)} for {epochs}{cut}")
         parts = []
         if loss is not None and top1 is not None:
             parts.append(f"loss {loss:.3f}  top-1 {words.percent(top1)}")

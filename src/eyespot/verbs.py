@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
-from eyespot.device import ComputePlan, cpu_features, is_memory_error, peak_memory_bytes, plan_compute, prepare_process
+from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError, UsageError
+from eyespot.finishing import finish, measure, split_names
 from eyespot.opening import (
     Observer,
     Settings,
@@ -30,7 +31,6 @@ from eyespot.opening import (
     pack_data,
 )
 from eyespot.runs import (
-    BUNDLE,
     Run,
     RunWriter,
     environment,
@@ -45,13 +45,9 @@ if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import Dataset, PackedDataset, SplitName
     from eyespot.data.splits import Splits
-    from eyespot.evaluation.bundle import BundleInfo
     from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Predictor
-    from eyespot.training.fit import FitResult, TrainState
-    from eyespot.training.prepare import Prepared
 
-_AUGMENTED_SAMPLE = 24
 _OTHER_DATA_BATCH = 500
 
 
@@ -208,7 +204,7 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
     splits = _divide(packed, config, writer)
     for note in splits.notes:
         watcher.on_message(f"note: {note}")
-    counts = ", ".join(f"{splits.count(split):,} {split}" for split in _names(splits))
+    counts = ", ".join(f"{splits.count(split):,} {split}" for split in split_names(splits))
     shape = f"{packed.size_px} x {packed.size_px} px, {'grey' if packed.channels == 1 else 'RGB'}"
     watcher.on_message(f"{counts}; {shape}; {plan.device}, {plan.precision} ({plan.reason})")
     _write_provenance(writer, packed, splits, plan)
@@ -219,7 +215,7 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
         watcher.on_message(f"augmentation: {prepared.data.train_transform.describe()}")
         with prepared.data.train, prepared.data.val or nullcontext():
             result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=watcher)
-            return _finish(packed, splits, prepared, result, plan, writer, watcher)
+            return finish(packed, splits, prepared, result, plan, writer, watcher)
     except (EyespotError, KeyboardInterrupt):
         raise
     except BaseException as error:  # safetensors panics with one that is no Exception
@@ -229,12 +225,6 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
             f"no memory left at batch size {config.training.batch_size}",
             remedy=f"try --set training.batch_size={max(config.training.batch_size // 2, 1)}",
         ) from error
-
-
-def _names(splits: Splits) -> list[SplitName]:
-    """Return the splits that have pictures."""
-    names: tuple[SplitName, ...] = ("train", "val", "test")
-    return [name for name in names if splits.count(name)]
 
 
 def _divide(packed: PackedDataset, config: Config, writer: RunWriter) -> Splits:
@@ -279,164 +269,6 @@ def _write_provenance(writer: RunWriter, packed: PackedDataset, splits: Splits, 
             "packing_seconds": packed.seconds,
         }
     )
-
-
-# --------------------------------------------------------------------------------------------- after the last step
-
-
-def _finish(
-    packed: PackedDataset,
-    splits: Splits,
-    prepared: Prepared,
-    result: FitResult,
-    plan: ComputePlan,
-    writer: RunWriter,
-    watcher: Observer,
-) -> Run:
-    """Measure the trained model, then write predictions, metrics, bundle and report."""
-    from eyespot.evaluation.bundle import SplitMetrics, save_bundle
-    from eyespot.evaluation.evaluate import write_predictions
-    from eyespot.evaluation.predictor import Predictor
-
-    config, state = writer.config, result.state
-    info = _bundle_info(packed, prepared, state, config)
-    predictor = Predictor(result.model, info, plan)
-    names = _names(splits)
-    measured = {
-        split: _measure(predictor, packed, splits, split, watcher, batch_size=config.evaluation.batch_size)
-        for split in names
-    }
-    metrics: dict[str, Any] = {split: evaluation.metrics for split, evaluation in measured.items()}
-    metrics["train_seconds"] = state.seconds
-    metrics["epochs"] = state.epoch
-    metrics["stopped"] = state.stopped
-    metrics["best_epoch"] = state.best_epoch if config.training.restore_best else state.epoch
-    metrics["test_reads"] = Run(writer.path).metrics.get("test_reads", 0) + ("test" in measured)
-    predictions = {
-        split: (evaluation.logits, evaluation.labels, splits.ids(packed, split))
-        for split, evaluation in measured.items()
-    }
-    write_predictions(writer.path / "predictions.npz", predictions)
-    shipped = {
-        split: SplitMetrics(**{key: evaluation.metrics[key] for key in SplitMetrics.model_fields})
-        for split, evaluation in measured.items()
-    }
-    save_bundle(writer.path / BUNDLE, result.model, info.model_copy(update={"metrics": shipped}))
-    writer.write_metrics(metrics)
-    writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})
-    _write_report(writer, packed, splits, prepared, predictions)
-    writer.write_provenance({"finished": now()})
-    for split in names:
-        watcher.on_message(describe_top1(metrics[split], split))
-    return Run(writer.path)
-
-
-def _measure(
-    predictor: Predictor,
-    packed: PackedDataset,
-    splits: Splits,
-    split: SplitName,
-    watcher: Observer,
-    *,
-    batch_size: int,
-    views: str | None = None,
-    label_map: Any = None,
-) -> Evaluation:
-    """Run a model once over a split; see `evaluation.evaluate`."""
-    from eyespot.data.loaders import make_loader
-    from eyespot.evaluation.evaluate import evaluate as run_once
-    from eyespot.evaluation.views import check_views
-
-    with make_loader(
-        packed,
-        splits,
-        split,
-        batch_size=batch_size,
-        shuffle=False,
-        seed=0,
-        drop_last=False,
-        device=predictor.plan.device,
-        workers=0,
-    ) as loader:
-        return run_once(
-            predictor,
-            loader,
-            views=check_views(views) if views is not None else predictor.info.views,
-            label_map=label_map,
-            progress=lambda done, total: watcher.on_count(f"measuring {split}", done, total),
-        )
-
-
-def _bundle_info(packed: PackedDataset, prepared: Prepared, state: TrainState, config: Config) -> BundleInfo:
-    from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance
-
-    return BundleInfo(
-        architecture=Architecture(name=config.model.name, args=dict(config.model.args)),
-        num_classes=packed.dataset.num_classes,
-        class_names=packed.dataset.class_names,
-        input=prepared.spec,
-        views=config.evaluation.views,
-        provenance=Provenance(
-            recipe=config.name,
-            dataset=packed.dataset.name,
-            dataset_fingerprint=packed.fingerprint,
-            seed=config.training.seed,
-            created=now(),
-            train_seconds=state.seconds,
-        ),
-    )
-
-
-def _write_report(
-    writer: RunWriter,
-    packed: PackedDataset,
-    splits: Splits,
-    prepared: Prepared,
-    predictions: Mapping[SplitName, tuple[Any, Any, Any]],
-) -> None:
-    """Write report.html from what the run folder holds and a few pictures."""
-    from eyespot.analysis.report import ReportInput, collect_mistakes, write_report
-    from eyespot.models.summary import layer_table
-    from eyespot.training.prepare import read_positions
-
-    run = Run(writer.path)
-    shown = cast("SplitName", headline_split(run.metrics))
-    class_names = packed.dataset.class_names
-    augmented, labels = _augmented_sample(prepared)
-    card = data_card(packed, splits)
-    card["preparation"] = prepared.data.eval_transform.describe()
-    write_report(
-        ReportInput(
-            run_name=run.path.name,
-            config=writer.config.model_dump(mode="json"),
-            provenance=run.provenance,
-            history=run.history,
-            metrics=run.metrics,
-            class_names=class_names,
-            data_card=card,
-            mistakes=collect_mistakes(
-                *predictions[shown], class_names, lambda places: read_positions(packed, splits, shown, places)
-            ),
-            augmented=augmented,
-            augmented_labels=labels,
-            augmentation=prepared.data.train_transform.describe(),
-            model=layer_table(prepared.model, in_channels=packed.channels, size_px=packed.size_px).as_dict(),
-        ),
-        run.report,
-    )
-
-
-def _augmented_sample(prepared: Prepared) -> tuple[Any, list[int]]:
-    """Return some training pictures as the network saw them in the first epoch: uint8 (M, H, W, C), M labels."""
-    import torch
-
-    batch = next(iter(prepared.data.train.batches(0)))
-    count = min(_AUGMENTED_SAMPLE, len(batch.labels))
-    images, labels, indices = batch.images[:count], batch.labels[:count], batch.indices[:count]
-    pixels = prepared.data.train_transform.pixels(
-        images, labels, generator=torch.Generator().manual_seed(0), epoch=0, indices=indices
-    )
-    return pixels.permute(0, 2, 3, 1).cpu().numpy(), labels.tolist()
 
 
 # ------------------------------------------------------------------------------------------------------- other verbs
@@ -494,9 +326,9 @@ def evaluate(
     else:
         packed, splits, label_map = _other_data(data, predictor, name, on_bad_image or "refuse", watcher)
     if not splits.count(name):
-        known = ", ".join(_names(splits))
+        known = ", ".join(split_names(splits))
         raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
-    result = _measure(predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map)
+    result = measure(predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map)
     if home is not None and name == "test" and packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
         _count_test_read(home, watcher)
     return result

@@ -18,6 +18,7 @@ from eyespot.data.checks import (
     require_usable,
 )
 from eyespot.data.dataset import BadImage, Dataset, Items, ScanReport, SplitName
+from eyespot.data.resizing import RowFormat
 from eyespot.errors import DataError, LeakError
 
 Row = tuple[str, SplitName, int, int]  # id, split, label, content
@@ -54,7 +55,7 @@ def scan(
         modes={"RGB": len(rows)},
     )
     broken = [BadImage(id_, split, "is truncated") for id_, split, _ in bad]
-    return build_report(dataset, scanned, broken, size_px=32, fit="crop"), dataset
+    return build_report(dataset, scanned, broken, row_format=RowFormat(32, 3, "crop", "bilinear")), dataset
 
 
 def sentences(
@@ -259,13 +260,14 @@ def test_sizes_are_counted_by_frequency_and_cut_at_fifty() -> None:
         modes={"L": 1, "CMYK": 5, "RGB": 57},
     )
     dataset = dataset_of([(str(i), "train", 0, i) for i in range(len(sizes))])
-    report = build_report(dataset, scanned, (), size_px=64, fit="crop")
+    report = build_report(dataset, scanned, (), row_format=RowFormat(64, 3, "crop", "bilinear"))
     assert len(report.sizes) == 50
     assert next(iter(report.sizes.items())) == ((640, 480), 3)
     assert list(report.modes) == ["RGB", "CMYK", "L"]
     assert report.small == 60  # 50 is less than 64
-    assert build_report(dataset, scanned, (), size_px=64, fit="pad").small == 0  # no long side is less than 64
-    assert build_report(dataset, scanned, (), size_px=64, fit="squash").small == 60
+    padded, squashed = (RowFormat(64, 3, fit, "bilinear") for fit in ("pad", "squash"))  # type: ignore[arg-type]
+    assert build_report(dataset, scanned, (), row_format=padded).small == 0  # no long side is less than 64
+    assert build_report(dataset, scanned, (), row_format=squashed).small == 60
 
 
 def test_no_usable_picture_at_all() -> None:

@@ -26,7 +26,6 @@ from eyespot.data.decoding import (
     decode_image,
     decode_picture,
     probe_picture,
-    resize_pixels,
     to_channels,
 )
 from eyespot.errors import BadImageError
@@ -776,67 +775,6 @@ def test_probe_refuses_what_is_no_picture(tmp_path: Path) -> None:
     path.write_bytes(b"%PDF" + bytes(300_000))
     with pytest.raises(BadImageError, match="is a PDF"):
         probe_picture(path)
-
-
-# ----------------------------------------------------------------------------------------------------------- resizing
-
-FITS = ("squash", "crop", "pad")
-
-
-@pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_a_picture_of_the_right_size_is_returned_as_it_is(fit: str, interpolation: str) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    same = resize_pixels(pixels, 32, fit=fit, interpolation=interpolation)  # type: ignore[arg-type]
-    assert same is pixels
-
-
-@pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (7, 3), (64, 48), (5, 8), (9, 9)])
-def test_any_shape_becomes_square(fit: str, channels: int, shape: tuple[int, int]) -> None:
-    pixels = np.full((*shape, channels), 77, dtype=np.uint8)
-    square = resize_pixels(pixels, 8, fit=fit, interpolation="bicubic")  # type: ignore[arg-type]
-    assert square.shape == (8, 8, channels)
-    assert square.dtype == np.uint8
-    values = {*np.unique(square).tolist()}
-    assert values == ({0, 77} if fit == "pad" and shape[0] != shape[1] else {77})
-
-
-def test_squash_stretches_both_sides() -> None:
-    pixels = np.array([[[10], [200]]], dtype=np.uint8)
-    nearest = resize_pixels(pixels, 4, fit="squash", interpolation="nearest")
-    np.testing.assert_array_equal(nearest[:, :, 0], [[10, 10, 200, 200]] * 4)
-    halved = resize_pixels(np.array([[[0], [4]], [[8], [12]]], np.uint8), 1, fit="squash", interpolation="bilinear")
-    assert halved.item() == 6  # antialiased: the mean of all four
-
-
-def test_crop_takes_the_centre() -> None:
-    pixels = np.arange(12, dtype=np.uint8).reshape(2, 6, 1)
-    np.testing.assert_array_equal(resize_pixels(pixels, 2, fit="crop", interpolation="bicubic"), pixels[:, 2:4])
-    # five columns: the square begins in the middle of one, where the value between two neighbours stands
-    columns = np.tile(np.array([0, 10, 20, 30, 40], np.uint8), (2, 1))[:, :, None]
-    half = resize_pixels(columns, 2, fit="crop", interpolation="bilinear")
-    np.testing.assert_array_equal(half[:, :, 0], [[15, 25]] * 2)
-
-
-def test_pad_centres_on_black() -> None:
-    pixels = np.full((2, 4, 3), 9, dtype=np.uint8)
-    padded = resize_pixels(pixels, 4, fit="pad", interpolation="bicubic")
-    np.testing.assert_array_equal(padded[:, :, 0], [[0] * 4, [9] * 4, [9] * 4, [0] * 4])
-    tall = resize_pixels(np.full((4, 1, 1), 9, np.uint8), 4, fit="pad", interpolation="bicubic")
-    np.testing.assert_array_equal(tall[:, :, 0], [[0, 9, 0, 0]] * 4)
-
-
-def test_resizing_is_pillow_s() -> None:
-    pixels = np.asarray(photo(100, 60))
-    expected = np.asarray(Image.fromarray(pixels).resize((16, 16), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(resize_pixels(pixels, 16, fit="squash", interpolation="bicubic"), expected)
-    centre = np.asarray(Image.fromarray(pixels).crop((20, 0, 80, 60)).resize((16, 16), Image.Resampling.LANCZOS))
-    cropped = resize_pixels(pixels, 16, fit="crop", interpolation="lanczos")
-    # not bit-equal at the edges, where the filter here also sees what lies outside of the square
-    assert np.abs(cropped.astype(int) - centre).max() <= 12
-    np.testing.assert_array_equal(cropped[:, 4:12], centre[:, 4:12])
 
 
 # -------------------------------------------------------------------------------------------------------------- hashes

@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import eyespot
-from eyespot.data import loaders, stream_workers
+from eyespot.data import loaders, stream_workers, worker_process
 from eyespot.data.dataset import Dataset, PackedDataset, PackedSplit, ScanReport, SplitName
-from eyespot.data.decoding import Channels, decode_image, resize_pixels
+from eyespot.data.decoding import decode_image
 from eyespot.data.loaders import Batch, BatchPlan, Loader, MemoryLoader, StreamLoader, make_loader
+from eyespot.data.resizing import Channels, Fit, RowFormat
 from eyespot.data.splits import Splits, make_splits
-from eyespot.data.stream_workers import RowFormat, StreamWorkers
+from eyespot.data.stream_workers import StreamWorkers
 from eyespot.errors import BadImageError, DataError, UsageError
 
 SIZE_PX = 12
@@ -47,9 +48,14 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
 
 
 def packed_of(
-    paths: dict[SplitName, list[Path]], *, in_memory: bool | dict[str, bool], channels: Channels = 3
+    paths: dict[SplitName, list[Path]],
+    *,
+    in_memory: bool | dict[str, bool],
+    channels: Channels = 3,
+    fit: Fit = "crop",
 ) -> PackedDataset:
     """Return the same data set with its pixels in memory, or with its files."""
+    row_format = RowFormat(SIZE_PX, channels, fit, "bilinear")
     parts: dict[SplitName, PackedSplit] = {}
     start = 0
     for name, files in paths.items():
@@ -58,22 +64,19 @@ def packed_of(
         hashes[:, 0] = np.arange(start, start + count)
         pixels = None
         if in_memory if isinstance(in_memory, bool) else in_memory[name]:
-            rows = [
-                resize_pixels(decode_image(f, channels=channels), SIZE_PX, fit="crop", interpolation="bilinear")
-                for f in files
-            ]
-            pixels = np.stack(rows)
+            pixels = np.stack([row_format.row(decode_image(file, channels=channels)) for file in files])
             pixels.setflags(write=False)  # like a memory map
         parts[name] = PackedSplit(
             [file.name for file in files],
             np.arange(count, dtype=np.int64) % 2,
             hashes,
+            np.array([decode_image(file, channels=1).shape[1::-1] for file in files], np.int64),
             pixels=pixels,
             paths=None if pixels is not None else files,
         )
         start += count
     dataset = Dataset("photos", ("cat", "dog"), {}, False, "photos", "class folders")
-    return PackedDataset(dataset, parts, ScanReport({}), "f00", SIZE_PX, channels, "crop", "bilinear")
+    return PackedDataset(dataset, parts, ScanReport({}), "f00", row_format)
 
 
 def splits_of(packed: PackedDataset, *, final: bool = False) -> Splits:
@@ -270,7 +273,7 @@ def test_a_final_run_reads_train_and_val(pictures: list[Path], in_memory: bool) 
         images = torch.cat([batch.images for batch in loader.batches(0)])
         assert torch.cat([batch.labels for batch in loader.batches(0)]).tolist() == [0, 1] * 15
     for image, path in zip(images, pictures, strict=False):
-        expected = resize_pixels(decode_image(path, channels=3), SIZE_PX, fit="crop", interpolation="bilinear")
+        expected = RowFormat(SIZE_PX, 3, "crop", "bilinear").row(decode_image(path, channels=3))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
@@ -281,7 +284,7 @@ def test_pixels_that_are_one_run_are_not_copied_and_cannot_be_spoilt(pictures: l
     np.save(tmp_path / "pixels.npy", pixels)
     on_disk = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     loader = MemoryLoader(on_disk, packed.splits["test"].labels, BatchPlan(30, 30))
-    assert loader._rows.data_ptr() == on_disk.ctypes.data
+    assert loader._pixels.data_ptr() == on_disk.ctypes.data
     next(iter(loader.batches(0))).images.zero_()
     again = next(iter(loader.batches(0))).images
     assert np.array_equal(again.permute(0, 2, 3, 1).numpy(), pixels)
@@ -572,11 +575,11 @@ def test_workers_load_no_torch() -> None:
 
 
 def test_a_worker_that_cannot_start_says_why(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_workers, "_BOOTSTRAP", "raise SystemExit('no numpy here')")
+    monkeypatch.setattr(worker_process, "_BOOTSTRAP", "raise SystemExit('no numpy here')")
     loader = stream_of(pictures, processes=1)
     with pytest.raises(DataError, match="a decoding worker ended with code 1: no numpy here"):
         list(loader.batches(0))
-    monkeypatch.setattr(stream_workers.sys, "executable", str(pictures[0].parent / "no-python"))
+    monkeypatch.setattr(sys, "executable", str(pictures[0].parent / "no-python"))
     with pytest.raises(DataError, match=r"cannot start 1 decoding workers \(No such file or directory\): use fewer"):
         list(loader.batches(0))
 
@@ -620,3 +623,36 @@ def test_serve_answers_rows_and_reasons(pictures: list[Path]) -> None:
     answers = io.BytesIO()
     stream_workers._answer(["/no/such.png"], row_format, answers)
     assert answers.getvalue() == b'{"path": "/no/such.png", "reason": "does not exist"}\n'
+
+
+# -------------------------------------------------------------------------------------------------------------- strips
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_strips_from_memory_and_from_files_give_the_same_squares(tmp_path: Path, shuffle: bool) -> None:
+    files: dict[SplitName, list[Path]] = {"train": write_pictures(tmp_path, 40)}
+    plans = [packed_of(files, in_memory=kept, fit="short-side") for kept in (True, False)]
+    splits = splits_of(plans[0])
+    options = {"batch_size": 7, "shuffle": shuffle, "seed": 3, "drop_last": False, "device": "cpu", "workers": 2}
+    with (
+        make_loader(plans[0], splits, "train", **options) as memory,  # type: ignore[arg-type]
+        make_loader(plans[1], splits, "train", **options) as stream,  # type: ignore[arg-type]
+    ):
+        assert isinstance(memory, MemoryLoader)
+        assert isinstance(stream, StreamLoader)
+        seen = []
+        for epoch in (0, 1):
+            batches = list(memory.batches(epoch))
+            for batch, streamed in zip(batches, stream.batches(epoch), strict=True):
+                assert_equal(batch, streamed)
+            for batch, resumed in zip(batches[2:], memory.batches(epoch, first_step=2), strict=True):
+                assert_equal(batch, resumed)
+            order = torch.cat([batch.indices for batch in batches]).argsort()
+            seen.append(torch.cat([batch.images for batch in batches])[order])
+        assert seen[0].shape == (len(seen[0]), 3, SIZE_PX, SIZE_PX)
+        assert torch.equal(seen[0], seen[1]) is not shuffle  # in training the squares move along the long side
+        if not shuffle:
+            rows = splits.indices["train"]["train"]
+            square = plans[0].row_format.square
+            expected = np.stack([square(decode_image(files["train"][row], channels=3)) for row in rows])
+            np.testing.assert_array_equal(seen[0].permute(0, 2, 3, 1).numpy(), expected)

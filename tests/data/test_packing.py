@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 import eyespot
-from eyespot.data import decode_pool, pack_cache, pack_spec
+from eyespot.data import decode_pool, pack_cache, pack_spec, worker_process
 from eyespot.data.dataset import Dataset, Items, PackedDataset, SplitName
 from eyespot.data.decode_pool import (
     RECORD,
@@ -31,8 +32,9 @@ from eyespot.data.decode_pool import (
     decode_chunk,
     decode_files,
 )
-from eyespot.data.decoding import content_hash, decode_image, resize_pixels
+from eyespot.data.decoding import content_hash, decode_image
 from eyespot.data.packing import choose_spec, describe_size_choice, estimate_pack, pack_dataset
+from eyespot.data.resizing import RowFormat
 from eyespot.errors import DataError, UsageError
 from eyespot.locks import file_lock
 
@@ -89,17 +91,7 @@ def arrays(number: int = 30, side: int = 8, channels: int = 3) -> Dataset:
 
 def expected_pixels(items: Items, packed: PackedDataset) -> np.ndarray:
     assert items.paths is not None
-    return np.stack(
-        [
-            resize_pixels(
-                decode_image(path, channels=packed.channels),  # type: ignore[arg-type]
-                packed.size_px,
-                fit=packed.fit,
-                interpolation=packed.interpolation,
-            )
-            for path in items.paths
-        ]
-    )
+    return np.stack([packed.row_format.row(decode_image(path, channels=packed.channels)) for path in items.paths])
 
 
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +118,7 @@ def assert_equal(a: PackedDataset, b: PackedDataset) -> None:
 # -------------------------------------------------------------------------------------------------------- the pixels
 
 
-@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad", "short-side"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_packed_pixels_are_those_of_one_picture_at_a_time(tmp_path: Path, fit: str, channels: int) -> None:
     dataset = write_pictures(tmp_path / "data")
@@ -134,7 +126,8 @@ def test_packed_pixels_are_those_of_one_picture_at_a_time(tmp_path: Path, fit: s
     for name, items in dataset.splits.items():
         split = packed.splits[name]
         assert split.pixels is not None
-        assert split.pixels.shape == (12, 16, 16, channels)
+        assert split.pixels.shape == (12, 16, 30 if fit == "short-side" else 16, channels)
+        assert split.sizes_px.tolist() == [[20, 16]] * 12
         np.testing.assert_array_equal(split.pixels, expected_pixels(items, packed))
         np.testing.assert_array_equal(split.labels, items.labels)
         assert split.paths is None
@@ -613,7 +606,7 @@ def test_estimates_say_what_they_compare(tmp_path: Path, monkeypatch: pytest.Mon
     ready_spec = choose_spec(ready, size_px="auto", channels="auto", fit="crop", interpolation="bicubic")
     assert estimate_pack(ready, ready_spec, memory_limit_bytes=1).fits  # they are in memory already
     assert estimate_pack(ready, spec, memory_limit_bytes=1).fits  # and there are no files to stream from
-    big = pack_spec.PackSpec(224, 3, "crop", "bicubic", "")
+    big = pack_spec.PackSpec(RowFormat(224, 3, "crop", "bicubic"), "")
     assert estimate_pack(swap(dataset, labels=np.zeros(10**6, np.int64)), big).reason.startswith(
         "1,000,012 pictures of 224 x 224 x 3 take 150.5 GB"
     )
@@ -666,12 +659,7 @@ def test_arrays_of_another_shape_are_packed(
     packed = pack_dataset(dataset, size_px=16, channels=target)  # type: ignore[arg-type]
     for name, items in dataset.splits.items():
         expected = [
-            resize_pixels(
-                decode_image(Image.fromarray(image.squeeze()), channels=target),  # type: ignore[arg-type]
-                16,
-                fit="crop",
-                interpolation="bicubic",
-            )
+            packed.row_format.row(decode_image(Image.fromarray(image.squeeze()), channels=packed.channels))
             for image in items.pixels  # type: ignore[union-attr]
         ]
         np.testing.assert_array_equal(packed.splits[name].pixels, np.stack(expected))
@@ -708,8 +696,7 @@ def test_arrays_and_files_mix(tmp_path: Path) -> None:
 def test_auto_size(tmp_path: Path, size: tuple[int, int], side: int, words: str) -> None:
     dataset = write_pictures(tmp_path / "data", size=size)
     spec = choose_spec(dataset, size_px="auto", channels="auto", fit="crop", interpolation="bicubic")
-    assert spec.size_px == side
-    assert spec.channels == 3
+    assert spec.row_format == RowFormat(side, 3, "crop", "bicubic")
     assert words in spec.reason
     assert describe_size_choice(dataset) == spec.reason.split(";")[0]
     assert describe_size_choice(dataset, 40) == "40 px, as asked for"
@@ -758,22 +745,22 @@ def test_size_must_be_positive(tmp_path: Path) -> None:
 def make_job(folder: Path, number: int, *, pixels: str | None = None) -> DecodeJob:
     records = folder / "records"
     records.write_bytes(bytes(number * RECORD.itemsize))
-    return DecodeJob(str(records), pixels, 16, 3, "crop", "bicubic")
+    return DecodeJob(str(records), pixels, RowFormat(16, 3, "crop", "bicubic"))
 
 
 def deadly_workers(monkeypatch: pytest.MonkeyPatch, deed: str) -> None:
     """Let every worker do the deed when it meets a file of the name `deadly.png`."""
     monkeypatch.setattr(
-        decode_pool,
+        worker_process,
         "_BOOTSTRAP",
-        "import json, os, sys; sys.path[:] = json.loads(sys.stdin.readline())\n"
+        "import json, os, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline())\n"
         "from eyespot.data import decode_pool\n"
         "decode = decode_pool.decode_picture\n"
         "def decode_picture(path):\n"
         f"    if path.endswith('deadly.png'): {deed}\n"
         "    return decode(path)\n"
         "decode_pool.decode_picture = decode_picture\n"
-        "decode_pool.serve(sys.stdin, sys.stdout)\n",
+        "decode_pool.serve(sys.stdin.buffer, sys.stdout.buffer)\n",
     )
 
 
@@ -819,7 +806,7 @@ def test_a_worker_that_ends_silently_is_an_error(tmp_path: Path, monkeypatch: py
 
 
 def test_a_worker_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_pool, "_BOOTSTRAP", "raise SystemExit(5)")
+    monkeypatch.setattr(worker_process, "_BOOTSTRAP", "raise SystemExit(5)")
     with pytest.raises(DataError, match="ended with code 5 while reading a picture"):
         pack_dataset(write_pictures(tmp_path / "data"), workers=2)
 
@@ -915,9 +902,9 @@ def test_a_worker_answers_line_by_line(tmp_path: Path) -> None:
     Image.new("LAB", (18, 16)).convert("RGB").save(good)
     bad.write_bytes(b"x")
     job = make_job(tmp_path, 3)
-    answers = io.StringIO()
-    requests = [job.__dict__, {"start": 1, "paths": [str(good), str(bad)]}, {"start": 0, "paths": []}]
-    decode_pool.serve((json.dumps(request) for request in requests), answers)
+    answers = io.BytesIO()
+    requests = [asdict(job), {"start": 1, "paths": [str(good), str(bad)]}, {"start": 0, "paths": []}]
+    decode_pool.serve((json.dumps(request).encode() for request in requests), answers)
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == [
         {"bad": {"2": "is a text file, not a picture"}},
         {"bad": {}},
@@ -926,8 +913,8 @@ def test_a_worker_answers_line_by_line(tmp_path: Path) -> None:
     assert records["status"].tolist() == [decode_pool.UNSEEN, decode_pool.GOOD, decode_pool.BAD]
     assert (records["width_px"][1], records["height_px"][1]) == (18, 16)
     (tmp_path / "records").unlink()
-    answers = io.StringIO()
-    decode_pool.serve((json.dumps(request) for request in requests[:2]), answers)
+    answers = io.BytesIO()
+    decode_pool.serve((json.dumps(request).encode() for request in requests[:2]), answers)
     assert json.loads(answers.getvalue())["errno"] == errno.ENOENT
 
 
@@ -940,7 +927,7 @@ def test_chunks_are_bounded_in_files_and_bytes(tmp_path: Path) -> None:
     large = list(decode_pool._chunks(job, FileSegment(0, paths[:5], [6 * 1024**2, 6 * 1024**2, -1, 10**9, 1])))
     assert [chunk.paths for chunk in large] == [("0",), ("1", "2"), ("3",), ("4",)]
     assert list(decode_pool._chunks(job, FileSegment(0, [], []))) == []
-    photos = DecodeJob("", None, 1024, 3, "crop", "bicubic")
+    photos = DecodeJob("", None, RowFormat(1024, 3, "crop", "bicubic"))
     assert len(next(iter(decode_pool._chunks(photos, FileSegment(0, paths, [1] * 1000)))).paths) == 2
 
 
@@ -1095,3 +1082,19 @@ def test_real_pictures(tmp_path: Path, real_data: Path) -> None:
     for i in range(0, 1500, 100):
         with Image.open(paths[i]) as picture:
             np.testing.assert_array_equal(packed.splits["train"].pixels[i], np.asarray(picture))  # type: ignore[index]
+
+
+# ----------------------------------------------------------------------------------------------------------- the shape
+
+
+def test_strips_are_kept_only_where_pictures_are_longer_than_wide(tmp_path: Path) -> None:
+    square = write_pictures(tmp_path / "square", size=(24, 24))
+    wide = write_pictures(tmp_path / "wide", size=(30, 24))
+    for dataset, fit in ((square, "crop"), (wide, "short-side"), (arrays(side=8), "crop")):
+        spec = choose_spec(dataset, size_px=16, channels=3, fit="short-side", interpolation="bilinear")
+        assert spec.row_format.fit == fit
+    assert estimate_pack(wide, spec).reason.startswith("24 pictures of 16 x 16 x 3")
+    strips = choose_spec(wide, size_px=16, channels=3, fit="short-side", interpolation="bilinear")
+    estimate = estimate_pack(wide, strips)
+    assert estimate.bytes == 24 * 16 * 30 * 3
+    assert estimate.reason.startswith("24 pictures of 30 x 16 x 3 take 0.0 MB")

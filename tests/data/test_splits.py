@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, PackedDataset, PackedSplit, ScanReport, SplitName
+from eyespot.data.resizing import RowFormat
 from eyespot.data.splits import Splits, largest_remainders, make_splits
 from eyespot.errors import DataError, RunError, UsageError
 
@@ -27,12 +28,13 @@ def packed_of(
         hashes[:, :8] = np.asarray(contents, "<u8").reshape(-1, 1).view(np.uint8)
         hashes[:, 8:] = hashes[:, 7::-1]
         ids = [f"{name}/{i:05d}.png" for i in range(len(labels))]
+        count = len(labels)
         parts[name] = PackedSplit(
-            ids, np.asarray(labels, np.int64), hashes, pixels=np.zeros((len(labels), 2, 2, 1), "u1")
+            ids, np.asarray(labels, np.int64), hashes, np.full((count, 2), 2), pixels=np.zeros((count, 2, 2, 1), "u1")
         )
     classes = num_classes or max((max(labels, default=0) for labels, _ in splits.values()), default=0) + 1
     dataset = Dataset("photos", tuple(f"class{k}" for k in range(classes)), {}, False, "photos", "class folders")
-    return PackedDataset(dataset, parts, ScanReport({}), fingerprint, 2, 1, "crop", "bilinear")
+    return PackedDataset(dataset, parts, ScanReport({}), fingerprint, RowFormat(2, 1, "crop", "bilinear"))
 
 
 def simple(*counts: int) -> PackedDataset:
@@ -525,8 +527,8 @@ def test_a_million_pictures(tmp_path: Path) -> None:
     pixels = np.broadcast_to(np.uint8(0), (count, 1, 1, 1))
     packed = simple(1)
     dataset = Dataset("big", tuple(map(str, range(1000))), {}, False, "big", "class folders")
-    train = PackedSplit(range(count), labels, hashes, pixels=pixels)  # type: ignore[arg-type]
-    packed = PackedDataset(dataset, {"train": train}, packed.report, "f", 1, 1, "crop", "bilinear")
+    train = PackedSplit(range(count), labels, hashes, np.ones((count, 2), np.int64), pixels=pixels)  # type: ignore[arg-type]
+    packed = PackedDataset(dataset, {"train": train}, packed.report, "f", RowFormat(1, 1, "crop", "bilinear"))
     splits = split(packed)
     assert sum(splits.count(name) for name in SPLIT_NAMES) == count
     assert splits.count("val") == splits.count("test") == 100_000

@@ -91,7 +91,7 @@ def test_input_spec_survives_json():
         ({"std": [0.2, "x", 0.2]}, "std = (0.2, 'x', 0.2)"),
         (
             {"fit": "squish"},
-            "fit = 'squish' is not one of squash, crop, pad in input spec: use one of them. Did you mean",
+            "fit = 'squish' is not one of squash, crop, pad, short-side in input spec: use one of them. Did you mean",
         ),
         ({"interpolation": None}, "interpolation = None is not one of nearest, bilinear, bicubic, lanczos"),
         ({"sise": 3}, "unknown key 'sise' in input spec: allowed are size_px, channels"),

@@ -81,7 +81,7 @@ def photos(tmp_path: Path) -> Path:
 
 class TestOneWayToTheModel:
     @pytest.mark.parametrize("channels", [1, 3])
-    @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+    @pytest.mark.parametrize("fit", ["squash", "crop", "pad", "short-side"])
     @pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
     def test_the_same_file_gives_the_same_tensor_in_training_and_in_prediction(
         self,

@@ -13,6 +13,7 @@ import torch
 
 from eyespot.config import Config, parse_config
 from eyespot.data.dataset import Dataset, Items, PackedDataset, PackedSplit, ScanReport
+from eyespot.data.resizing import Channels, RowFormat
 from eyespot.data.splits import make_splits
 from eyespot.device import ComputePlan
 from eyespot.runs import RunWriter
@@ -41,7 +42,7 @@ def tiny_config(**changes: Any) -> Config:
     return parse_config(TINY, where="tiny", changes={key.replace("__", "."): value for key, value in changes.items()})
 
 
-def tiny_packed(count: int = 120, size: int = 8, channels: int = 1) -> PackedDataset:
+def tiny_packed(count: int = 120, size: int = 8, channels: Channels = 1) -> PackedDataset:
     """Three classes of noisy stripes that a small network learns in a few epochs."""
     dice = np.random.default_rng(0)
     labels = np.arange(count) % 3
@@ -53,8 +54,10 @@ def tiny_packed(count: int = 120, size: int = 8, channels: int = 1) -> PackedDat
     items = Items(ids, labels.astype(np.int64), pixels=pixels)
     dataset = Dataset("tiny", ("a", "b", "c"), {"train": items}, False, "memory", "arrays")
     hashes = np.frombuffer(b"".join(index.to_bytes(16, "big") for index in range(count)), np.uint8).reshape(-1, 16)
-    split = PackedSplit(ids, labels.astype(np.int64), hashes, pixels=pixels)
-    return PackedDataset(dataset, {"train": split}, ScanReport({}), "f" * 32, size, channels, "crop", "bilinear")
+    split = PackedSplit(ids, labels.astype(np.int64), hashes, np.full((count, 2), size), pixels=pixels)
+    return PackedDataset(
+        dataset, {"train": split}, ScanReport({}), "f" * 32, RowFormat(size, channels, "crop", "bilinear")
+    )
 
 
 @dataclass

@@ -240,7 +240,7 @@ def test_chance_level_is_said_in_plain_words(tmp_path: Path) -> None:
     dice = np.random.default_rng(1)
     noise = dice.integers(0, 255, packed.splits["train"].pixels.shape, dtype=np.uint8)  # type: ignore[union-attr]
     split = packed.splits["train"]
-    blank = type(split)(split.ids, split.labels, split.hashes, pixels=noise)
+    blank = type(split)(split.ids, split.labels, split.hashes, split.sizes_px, pixels=noise)
     packed = type(packed)(**{**packed.__dict__, "splits": {"train": blank}})
     watcher = Watcher()
     run_fit(tmp_path, tiny_config(training__epochs=4, optimizer__lr=1e-6), watcher=watcher, packed=packed)

@@ -37,7 +37,7 @@ class DataCard(TypedDict, total=False):
         modes: Pillow mode -> how many pictures.
         enlarged: How many pictures have a side smaller than the packed size.
         fingerprint: Hex digest of the content.
-        packed_shape: (height_px, width_px, channels) as the model's input pipeline gets them.
+        packed_shape: (height_px, width_px, channels) of what is kept of each picture.
         packed_bytes: Size of the packed pixels; 0 where the files are streamed.
         fit, interpolation: How a picture became that shape.
         preparation: What is done to every picture before the model, in words.

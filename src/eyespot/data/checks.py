@@ -22,7 +22,7 @@ from eyespot.data.dataset import (
     SplitName,
     UInt8Array,
 )
-from eyespot.data.decoding import Fit
+from eyespot.data.resizing import RowFormat
 from eyespot.errors import DataError, LeakError
 
 _LISTED = 10  # what fits on a screen; the report holds all of them
@@ -98,7 +98,7 @@ def find_duplicates(
 
 
 def build_report(
-    dataset: Dataset, scanned: ScannedPictures, bad: Sequence[BadImage], *, size_px: int, fit: Fit
+    dataset: Dataset, scanned: ScannedPictures, bad: Sequence[BadImage], *, row_format: RowFormat
 ) -> ScanReport:
     """Return the report over the usable and the bad pictures of a data set.
 
@@ -106,8 +106,8 @@ def build_report(
         dataset: The scanned data set.
         scanned: The usable pictures.
         bad: The others.
-        size_px: Packed side S, to count the pictures that had to be enlarged.
-        fit: How they became S x S: `pad` enlarges where both sides are smaller than S, the others where one is.
+        row_format: What was kept of them, to count the pictures that had to be enlarged: with `pad` where both sides
+            are smaller than S, else where one is.
     """
     names = np.array(scanned.splits, dtype="U5")
     counts: dict[str, Mapping[str, int]] = {
@@ -115,7 +115,7 @@ def build_report(
         for split in SPLIT_NAMES
         if split in dataset.splits
     }
-    decisive = scanned.sizes_px.max(axis=1) if fit == "pad" else scanned.sizes_px.min(axis=1)
+    decisive = scanned.sizes_px.max(axis=1) if row_format.fit == "pad" else scanned.sizes_px.min(axis=1)
     distinct, frequency = np.unique(scanned.sizes_px, axis=0, return_counts=True)
     largest = np.argsort(-frequency, kind="stable")[:_MOST_SIZES]
     return ScanReport(
@@ -124,7 +124,7 @@ def build_report(
         duplicates=find_duplicates(scanned.hashes, scanned.ids, scanned.splits, scanned.labels),
         sizes={(int(distinct[i, 0]), int(distinct[i, 1])): int(frequency[i]) for i in largest},
         modes=dict(sorted(scanned.modes.items(), key=lambda item: (-item[1], item[0]))),
-        small=int((decisive < size_px).sum()),
+        small=int((decisive < row_format.size_px).sum()),
     )
 
 

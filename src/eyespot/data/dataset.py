@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from eyespot.data.resizing import Channels, Fit, Interpolation, RowFormat
+
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -143,13 +145,15 @@ class PackedSplit:
         ids: N sample ids, without the bad files.
         labels: int64 (N,).
         hashes: uint8 (N, 16), content hash of each picture's decoded pixels at full size.
-        pixels: uint8 (N, S, S, C), memory-mapped.
+        sizes_px: int64 (N, 2), width and height of each decoded picture.
+        pixels: uint8 (N, S, L, C), memory-mapped; L is S, or more where strips are kept (`RowFormat.shape`).
         paths: N files to be decoded by workers at each epoch.
     """
 
     ids: Sequence[str]
     labels: Int64Array
     hashes: UInt8Array
+    sizes_px: Int64Array
     pixels: UInt8Array | None = None
     paths: Sequence[Path] | None = None
 
@@ -168,10 +172,7 @@ class PackedDataset:
         report: What the scan found.
         fingerprint: Hex digest over class names, splits, labels and content hashes: equal for equal content in equal
             order, wherever it lies.
-        size_px: Side S of the packed pictures.
-        channels: C, 1 or 3.
-        fit: How a picture that is not S x S becomes S x S.
-        interpolation: Pillow's name of the resampling filter.
+        row_format: What is kept of each picture: size S, channels C, fit and interpolation.
         seconds: Wall time of the scan and packing; 0 when it was taken from the cache.
     """
 
@@ -179,8 +180,25 @@ class PackedDataset:
     splits: Mapping[SplitName, PackedSplit]
     report: ScanReport
     fingerprint: str
-    size_px: int
-    channels: int
-    fit: Literal["squash", "crop", "pad"]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    row_format: RowFormat
     seconds: float = 0.0
+
+    @property
+    def size_px(self) -> int:
+        """Return S, the side of the squares that the model takes."""
+        return self.row_format.size_px
+
+    @property
+    def channels(self) -> Channels:
+        """Return C, 1 or 3."""
+        return self.row_format.channels
+
+    @property
+    def fit(self) -> Fit:
+        """Return how a picture that is not S x S becomes S x S."""
+        return self.row_format.fit
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """Return Pillow's name of the resampling filter."""
+        return self.row_format.interpolation

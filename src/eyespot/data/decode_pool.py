@@ -5,8 +5,7 @@ is in its place in those files; nothing but reasons for bad pictures travels bet
 
 Why not concurrent.futures.ProcessPoolExecutor: its spawned workers import the user's script again, so that the lines
 `import eyespot` and `run = eyespot.train("photos/")` start themselves for ever; its forked workers inherit whatever
-locks torch's threads hold; and both stay behind as orphans when the parent is killed. Here a worker is a plain Python
-that ends when its input does.
+locks torch's threads hold; and both stay behind as orphans when the parent is killed. See `worker_process`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -30,7 +28,9 @@ from typing import IO
 import numpy as np
 
 from eyespot.data.dataset import UInt8Array
-from eyespot.data.decoding import Channels, Fit, Interpolation, content_hash, decode_picture, resize_pixels, to_channels
+from eyespot.data.decoding import content_hash, decode_picture, to_channels
+from eyespot.data.resizing import RowFormat
+from eyespot.data.worker_process import search_path, start_worker
 from eyespot.errors import BadImageError
 
 RECORD = np.dtype(
@@ -61,24 +61,13 @@ class DecodeJob:
 
     Attributes:
         records_path: File of N records, made before the workers start.
-        pixels_path: File of N x S x S x C bytes; None where pictures are only scanned.
-        size_px: S.
-        channels: C.
-        fit: As in `resize_pixels`.
-        interpolation: As in `resize_pixels`.
+        pixels_path: File of N rows; None where pictures are only scanned.
+        row_format: What a row is.
     """
 
     records_path: str
     pixels_path: str | None
-    size_px: int
-    channels: Channels
-    fit: Fit
-    interpolation: Interpolation
-
-    @property
-    def picture_bytes(self) -> int:
-        """Return the bytes of one packed picture."""
-        return self.size_px * self.size_px * self.channels
+    row_format: RowFormat
 
 
 @dataclass(frozen=True)
@@ -167,7 +156,8 @@ def decode_chunk(job: DecodeJob, chunk: FileChunk) -> dict[int, str]:
         Position -> reason for the pictures that cannot be used.
     """
     records = np.memmap(job.records_path, dtype=RECORD, mode="r+")[chunk.start : chunk.start + len(chunk.paths)]
-    packed = np.zeros((len(chunk.paths), job.size_px, job.size_px, job.channels), np.uint8) if job.pixels_path else None
+    form = job.row_format
+    packed = np.zeros((len(chunk.paths), *form.shape), np.uint8) if job.pixels_path else None
     bad: dict[int, str] = {}
     for i, path in enumerate(chunk.paths):
         records["status"][i] = READING
@@ -180,13 +170,12 @@ def decode_chunk(job: DecodeJob, chunk: FileChunk) -> dict[int, str]:
         height, width = pixels.shape[:2]
         if packed is not None:
             # In this order, as prediction and the streaming loader do it: the luma of a mean is not the mean of lumas.
-            channels = to_channels(pixels, job.channels)
-            packed[i] = resize_pixels(channels, job.size_px, fit=job.fit, interpolation=job.interpolation)
+            packed[i] = form.row(to_channels(pixels, form.channels))
         records[i] = (GOOD, mode_number(mode), width, height, np.frombuffer(content_hash(pixels), np.uint8))
     if packed is not None and job.pixels_path is not None:
         # A plain write, not a memory map: on a full disk a write says so, a map kills the process with SIGBUS.
         with open(job.pixels_path, "r+b", buffering=0) as file:
-            file.seek(chunk.start * job.picture_bytes)
+            file.seek(chunk.start * form.row_bytes)
             write_fully(file, packed)
     return bad
 
@@ -211,7 +200,7 @@ def write_fully(file: io.FileIO, pixels: UInt8Array) -> None:
 
 
 def _chunks(job: DecodeJob, segment: FileSegment) -> Iterator[FileChunk]:
-    most_files = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // job.picture_bytes))
+    most_files = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // job.row_format.row_bytes))
     first, total = 0, 0
     for i, size in enumerate(segment.sizes):
         if i > first and (i - first == most_files or total + size > _CHUNK_BYTES):
@@ -275,51 +264,28 @@ def _start_workers(job: DecodeJob, count: int) -> list[_Worker]:
     return workers
 
 
-# The first line that a worker reads is where Python finds its modules: whatever the asking process has changed there
-# (an editable install, a test's path) holds for the workers too. Without the folder that -c puts first, whose files
-# could stand for the standard library's.
-_BOOTSTRAP = (
-    "import sys; sys.path.pop(0); import json; sys.path[:] = json.loads(sys.stdin.readline()); "
-    "from eyespot.data.decode_pool import serve; serve(sys.stdin, sys.stdout)"
-)
-
-
 class _Worker:
     """One decoding process. Ask it from one thread at a time; it ends when its input does, as it does when we die."""
 
     def __init__(self, job: DecodeJob, log_path: Path) -> None:
         self._job = job
         self._log_path = log_path
-        # One picture is decoded by one thread; OpenBLAS would start one a core just by being imported.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with open(log_path, "wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-X", f"utf8={sys.flags.utf8_mode}", "-c", _BOOTSTRAP],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,  # libtiff and libjpeg write there what they think of a damaged picture
-                env=environment,
-                text=True,
-                encoding="ascii",
-                # Ctrl-C goes to us alone, and we close the input.
-                start_new_session=os.name == "posix",
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )
-        self._greeting = [sys.path, asdict(job)]
+            self._process = start_worker("decode_pool", log)
+        self._greeting = search_path() + json.dumps(asdict(job)).encode() + b"\n"
 
     def decode(self, chunk: FileChunk) -> dict[int, str]:
         """Send a chunk and wait for its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        lines = [*self._greeting, asdict(chunk)]
-        self._greeting = []
+        greeting, self._greeting = self._greeting, b""
         try:
-            self._process.stdin.write("".join(json.dumps(line) + "\n" for line in lines))
+            self._process.stdin.write(greeting + json.dumps(asdict(chunk)).encode() + b"\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except (OSError, ValueError):  # a broken pipe, or one that `close` has shut
-            answer = ""
-        if not answer.endswith("\n"):
+            answer = b""
+        if not answer.endswith(b"\n"):
             raise self._death(chunk)
         reply = json.loads(answer)
         if "errno" in reply:
@@ -354,7 +320,7 @@ class _Worker:
 # ------------------------------------------------------------------------------------------------- the worker process
 
 
-def serve(requests: Iterable[str], answers: IO[str]) -> None:
+def serve(requests: Iterable[bytes], answers: IO[bytes]) -> None:
     """Be a worker: read the job, then answer one line for each line until the input ends.
 
     Args:
@@ -362,12 +328,13 @@ def serve(requests: Iterable[str], answers: IO[str]) -> None:
         answers: Takes a line of JSON for each chunk: `{"bad": {position: reason}}` or `{"errno": ..., "message": ...}`.
     """
     lines = iter(requests)
-    job = DecodeJob(**json.loads(next(lines)))
+    job = json.loads(next(lines))
+    job = DecodeJob(**job | {"row_format": RowFormat(**job["row_format"])})
     for line in lines:
         request = json.loads(line)
         try:
             answer: dict[str, object] = {"bad": decode_chunk(job, FileChunk(request["start"], tuple(request["paths"])))}
         except OSError as error:
             answer = {"errno": error.errno or errno.EIO, "message": error.strerror or str(error)}
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()

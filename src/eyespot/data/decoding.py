@@ -1,4 +1,4 @@
-"""One picture file in, uint8 pixels out: the only place where pictures are decoded and where they are resized.
+"""One picture file in, uint8 pixels out: the only place where pictures are decoded.
 
 Before this: `sources` found the files. After this: `packing` keeps the pixels of a whole data set, the streaming loader
 asks for them picture by picture, and prediction decodes what a user hands in: the same pixels for the same file.
@@ -66,11 +66,9 @@ from PIL import (
 )
 
 from eyespot.data.dataset import UInt8Array
+from eyespot.data.resizing import Channels
 from eyespot.errors import BadImageError
 
-Fit: TypeAlias = Literal["squash", "crop", "pad"]
-Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Channels: TypeAlias = Literal[1, 3]
 PictureSource: TypeAlias = "Path | str | bytes | BinaryIO | Image.Image"
 
 # Everything else that Pillow opens stays shut: EPS starts Ghostscript; PSD, FITS, ICO, WMF and the like are no
@@ -109,13 +107,6 @@ _TOO_LONG = f"is larger than {MAX_FILE_BYTES // 1024**2} MB"
 _TOO_SLOW = f"takes more than {MAX_SECONDS:.0f} s to decode"
 
 _PROBE_BYTES = 256 * 1024  # holds the header of nearly every photograph, with its EXIF and colour profile
-
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -241,46 +232,6 @@ def content_hash(pixels: UInt8Array) -> bytes:
     digest = hashlib.blake2b(height.to_bytes(4, "little") + width.to_bytes(4, "little"), digest_size=16)
     digest.update(np.ascontiguousarray(to_channels(pixels, 3)).data)
     return digest.digest()
-
-
-def resize_pixels(pixels: UInt8Array, size_px: int, *, fit: Fit, interpolation: Interpolation) -> UInt8Array:
-    """Return the picture as a square of a given side.
-
-    A picture that has this size already comes back as it is, bit for bit. Otherwise Pillow resamples, with its filter
-    widened where the picture shrinks (antialiasing), in uint8.
-
-    Args:
-        pixels: uint8 (H, W, C), C 1 or 3, of any aspect ratio.
-        size_px: Side S of the result.
-        fit: `squash` stretches both sides to S; `crop` takes the largest centred square (short side to S), to
-            fractions of a pixel; `pad` brings the long side to S, centres the picture and fills the rest with black.
-        interpolation: Pillow's filter.
-
-    Returns:
-        uint8 (S, S, C).
-    """
-    height, width, channels = pixels.shape
-    if height == width == size_px:
-        return pixels
-    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    target = (size_px, size_px)
-    box: tuple[float, float, float, float] = (0, 0, width, height)
-    if fit == "crop":
-        # One step instead of resizing and then cutting: a picture of 1 x 20000 never becomes one of S x 20000 S.
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-    elif fit == "pad":
-        scale = size_px / max(height, width)
-        target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized = np.asarray(picture.resize(target, _RESAMPLING[interpolation], box=box))
-    resized = resized.reshape(target[1], target[0], channels)
-    if target == (size_px, size_px):
-        return resized
-    square = np.zeros((size_px, size_px, channels), dtype=np.uint8)
-    top_px, left_px = (size_px - target[1]) // 2, (size_px - target[0]) // 2
-    square[top_px : top_px + target[1], left_px : left_px + target[0]] = resized
-    return square
 
 
 # ---------------------------------------------------------------------------------------------------- reading bytes

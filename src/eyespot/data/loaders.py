@@ -24,9 +24,10 @@ import torch
 
 from eyespot.data.dataset import Int64Array, PackedDataset, SplitName, UInt8Array
 from eyespot.data.decode_pool import core_count
-from eyespot.data.decoding import Channels
+from eyespot.data.resizing import RowFormat
 from eyespot.data.splits import Splits
-from eyespot.data.stream_workers import RowFormat, StreamWorkers, decode_rows
+from eyespot.data.stream_workers import StreamWorkers, decode_rows
+from eyespot.data.windows import Windows
 from eyespot.errors import BadImageError, DataError, UsageError
 from eyespot.seeds import derive_seed
 
@@ -145,20 +146,29 @@ class MemoryLoader:
     """A `Loader` that has all pixels in memory.
 
     Args:
-        pixels: uint8 (N, S, S, C), contiguous. Not copied for the CPU and never written to: it may be a read-only
-        memory map. labels: int64 (N,).
+        pixels: uint8 (N, S, L, C), contiguous. Not copied for the CPU and never written to: it may be a read-only
+            memory map.
+        labels: int64 (N,).
         plan: Which pictures come when.
+        windows: What of each strip is taken; None where the rows are squares.
         device: Where pixels, labels and batches are.
     """
 
-    def __init__(self, pixels: UInt8Array, labels: Int64Array, plan: BatchPlan, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        pixels: UInt8Array,
+        labels: Int64Array,
+        plan: BatchPlan,
+        *,
+        windows: Windows | None = None,
+        device: str = "cpu",
+    ) -> None:
         with warnings.catch_warnings():
             # torch has no read-only tensors and warns. Each batch is a copy, so that nobody gets at these pixels to
             # write.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            nhwc = torch.from_numpy(np.asarray(pixels)).to(device)
-        self._size = nhwc.shape[1:]
-        self._rows = nhwc.view(len(nhwc), -1)  # (N, S * S * C): one run of memory for each picture
+            self._pixels = torch.from_numpy(np.asarray(pixels)).to(device)  # (N, S, L, C)
+        self._windows = windows
         self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
         self._plan = plan
 
@@ -184,9 +194,14 @@ class MemoryLoader:
 
     def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Loader`."""
+        rows = self._pixels.view(len(self._pixels), -1)  # (N, S * L * C): one run of memory for each picture
+        first_columns = self._windows.first_columns(epoch) if self._windows else None
         for positions in self._plan.positions(epoch, first_step):
-            indices = positions.to(self._rows.device, copy=True)
-            images = self._rows.index_select(0, indices).view(-1, *self._size)  # (B, H, W, C)
+            indices = positions.to(rows.device, copy=True)
+            if self._windows and first_columns is not None:
+                images = self._windows.cut(self._pixels, indices, indices, first_columns)
+            else:
+                images = rows.index_select(0, indices).view(-1, *self._pixels.shape[1:])  # (B, S, S, C)
             yield Batch(images.permute(0, 3, 1, 2), self._labels[indices], indices)
 
     def close(self) -> None:
@@ -203,7 +218,7 @@ class MemoryLoader:
 
 
 class _Pending(NamedTuple):
-    """A batch that is being decoded: its positions, its pixels uint8 (B, S, S, C), and what is waited for."""
+    """A batch that is being decoded: its positions, its rows uint8 (B, S, L, C), and what is waited for."""
 
     positions: torch.Tensor
     nhwc: torch.Tensor
@@ -220,6 +235,7 @@ class StreamLoader:
         labels: int64 (N,).
         row_format: What each picture becomes.
         plan: Which pictures come when.
+        windows: What of each strip is taken; None where the rows are squares.
         device: Where labels and batches are.
         processes: Number of worker processes; 0 decodes in this one.
         timeout_seconds: A worker that gives no picture for so long is taken for stuck.
@@ -232,6 +248,7 @@ class StreamLoader:
         row_format: RowFormat,
         plan: BatchPlan,
         *,
+        windows: Windows | None = None,
         device: str = "cpu",
         processes: int = 1,
         timeout_seconds: float = STREAM_TIMEOUT_SECONDS,
@@ -241,6 +258,7 @@ class StreamLoader:
         self._device_labels = self._labels.to(device)
         self._row_format = row_format
         self._plan = plan
+        self._windows = windows
         self._device = torch.device(device)
         self._processes = processes
         self._timeout_seconds = timeout_seconds
@@ -276,13 +294,14 @@ class StreamLoader:
     def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Loader`."""
         ahead: deque[_Pending] = deque()
+        first_columns = self._windows.first_columns(epoch) if self._windows else None
         try:
             for positions in self._plan.positions(epoch, first_step):
                 ahead.append(self._request(positions))
                 if len(ahead) > self._batches_ahead:
-                    yield self._finish(ahead.popleft())
+                    yield self._finish(ahead.popleft(), first_columns)
             while ahead:
-                yield self._finish(ahead.popleft())
+                yield self._finish(ahead.popleft(), first_columns)
         except BadImageError as error:
             raise BadImageError(
                 f"a picture that was good when it was scanned {error.what} now",
@@ -296,7 +315,7 @@ class StreamLoader:
 
     def _request(self, positions: torch.Tensor) -> _Pending:
         """Have the workers begin with a batch; without workers, decode it."""
-        shape = (len(positions), self._row_format.size_px, self._row_format.size_px, self._row_format.channels)
+        shape = (len(positions), *self._row_format.shape)
         nhwc = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         rows = cast(UInt8Array, nhwc.numpy())
         paths = [self._paths[position] for position in positions.tolist()]
@@ -308,7 +327,7 @@ class StreamLoader:
         chunks = [slice(start, start + _CHUNK_PICTURES) for start in range(0, len(paths), _CHUNK_PICTURES)]
         return _Pending(positions, nhwc, [self._workers.submit(paths[chunk], rows[chunk]) for chunk in chunks])
 
-    def _finish(self, pending: _Pending) -> Batch:
+    def _finish(self, pending: _Pending, first_columns: torch.Tensor | None) -> Batch:
         """Wait for a batch."""
         for part in pending.parts:
             try:
@@ -325,9 +344,10 @@ class StreamLoader:
             except DataError:
                 self.close()
                 raise
-        images = pending.nhwc.permute(0, 3, 1, 2).to(self._device, non_blocking=True)
-        labels = self._labels[pending.positions].to(self._device)
-        return Batch(images, labels, pending.positions.to(self._device, copy=True))
+        nhwc, indices = pending.nhwc.to(self._device, non_blocking=True), pending.positions.to(self._device, copy=True)
+        if self._windows and first_columns is not None:
+            nhwc = self._windows.cut(nhwc, torch.arange(len(nhwc), device=self._device), indices, first_columns)
+        return Batch(nhwc.permute(0, 3, 1, 2), self._labels[pending.positions].to(self._device), indices)
 
     def close(self) -> None:
         """End the worker processes; the next batch starts new ones."""
@@ -391,15 +411,18 @@ def make_loader(
     plan = BatchPlan(count, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
     parts = splits.indices[split]
     labels = splits.labels(packed, split)
+    windows = None
+    if packed.fit == "short-side":
+        sizes_px = np.concatenate([packed.splits[source].sizes_px[rows] for source, rows in parts.items()])
+        windows = Windows(sizes_px, packed.row_format, random=shuffle, seed=seed, device=device)
     if all(packed.splits[source].pixels is not None for source in parts):
-        return MemoryLoader(_gather_pixels(packed, parts), labels, plan, device=device)
-    row_format = RowFormat(packed.size_px, cast(Channels, packed.channels), packed.fit, packed.interpolation)
-    paths = _gather_paths(packed, parts)
-    return StreamLoader(paths, labels, row_format, plan, device=device, processes=workers or core_count())
+        return MemoryLoader(_gather_pixels(packed, parts), labels, plan, windows=windows, device=device)
+    paths, processes = _gather_paths(packed, parts), workers or core_count()
+    return StreamLoader(paths, labels, packed.row_format, plan, windows=windows, device=device, processes=processes)
 
 
 def _gather_pixels(packed: PackedDataset, parts: Mapping[SplitName, Int64Array]) -> UInt8Array:
-    """Return uint8 (N, S, S, C): the memory map itself where the split is one run of it, else a copy."""
+    """Return uint8 (N, S, L, C): the memory map itself where the split is one run of it, else a copy."""
     sources = [(cast(UInt8Array, packed.splits[name].pixels), rows) for name, rows in parts.items() if len(rows)]
     if len(sources) == 1:
         pixels, rows = sources[0]

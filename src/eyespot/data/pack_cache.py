@@ -5,7 +5,7 @@ Before this: `pack_spec` said what the pictures become. After this: `packing` ha
 An entry is a folder `<name>-<key>` with
 
     records.bin   N records (`decode_pool.RECORD`): status, mode, size and content hash of each picture, bad ones too
-    pixels.bin    uint8 (usable pictures, S, S, C), all splits in order; absent where pixels are streamed or referenced
+    pixels.bin    uint8 (usable pictures, S, L, C), all splits in order; absent where pixels are streamed or referenced
     index.json    the report, and the checksums of all three
 
 It is built in a temporary folder, made durable, and renamed: what has the final name is whole.
@@ -24,7 +24,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from eyespot.data.dataset import (
     BadImage,
     Dataset,
     DuplicateGroup,
+    Int64Array,
     Items,
     PackedDataset,
     PackedSplit,
@@ -57,7 +58,7 @@ from eyespot.data.decode_pool import (
     mode_number,
     write_fully,
 )
-from eyespot.data.decoding import content_hash, resize_pixels, to_channels
+from eyespot.data.decoding import content_hash, to_channels
 from eyespot.data.pack_spec import PackSpec, is_ready
 from eyespot.errors import DataError
 from eyespot.files import fsync_folder
@@ -144,16 +145,13 @@ class CacheEntry:
             splits=splits,
             report=report,
             fingerprint=fingerprint(self.dataset.class_names, splits),
-            size_px=self.spec.size_px,
-            channels=self.spec.channels,
-            fit=self.spec.fit,
-            interpolation=self.spec.interpolation,
+            row_format=self.spec.row_format,
         )
 
     def _map_pixels(self, usable: int, checksums: list[int] | None) -> UInt8Array | None:
         """Return the memory-mapped pixels, None where the file is not what was written."""
         path = self.folder / "pixels.bin"
-        shape = (usable, self.spec.size_px, self.spec.size_px, self.spec.channels)
+        shape = (usable, *self.spec.row_format.shape)
         if checksums is None or path.stat().st_size != math.prod(shape):
             return None
         if usable == 0:
@@ -186,6 +184,7 @@ class CacheEntry:
                 ids=items.ids if len(kept) == len(items) else [items.ids[i] for i in kept.tolist()],
                 labels=np.asarray(items.labels, dtype=np.int64)[kept],
                 hashes=np.ascontiguousarray(mine["hash"][kept]),
+                sizes_px=_sizes_px(mine[kept]),
                 pixels=split_pixels,
                 paths=paths,
             )
@@ -232,14 +231,11 @@ class CacheEntry:
         job = DecodeJob(
             records_path=os.fspath(records),
             pixels_path=os.fspath(pixels) if with_pixels else None,
-            size_px=self.spec.size_px,
-            channels=self.spec.channels,
-            fit=self.spec.fit,
-            interpolation=self.spec.interpolation,
+            row_format=self.spec.row_format,
         )
         if with_pixels:
             with open(pixels, "wb") as file:
-                size = self.number * job.picture_bytes
+                size = self.number * job.row_format.row_bytes
                 file.truncate(size)
                 if hasattr(os, "posix_fallocate"):
                     try:
@@ -296,7 +292,7 @@ class CacheEntry:
         usable = records["status"] == GOOD
         checksums = None
         if job.pixels_path is not None:
-            _close_gaps(Path(job.pixels_path), usable, job.picture_bytes)
+            _close_gaps(Path(job.pixels_path), usable, job.row_format.row_bytes)
             checksums = _block_checksums(Path(job.pixels_path))
         index = {
             "version": _FORMAT_VERSION,
@@ -322,10 +318,10 @@ class CacheEntry:
             splits=[splits[i] for i in positions],
             labels=labels[positions],
             hashes=records["hash"],
-            sizes_px=np.stack([records["width_px"], records["height_px"]], axis=1).astype(np.int64),
+            sizes_px=_sizes_px(records),
             modes={mode: count for mode, count in zip(MODES, modes, strict=True) if count},
         )
-        return build_report(self.dataset, scanned, bad, size_px=self.spec.size_px, fit=self.spec.fit)
+        return build_report(self.dataset, scanned, bad, row_format=self.spec.row_format)
 
     def _move_into_place(self, temporary: Path) -> None:
         """Give the finished folder its name; what was damaged or had no pixels makes way."""
@@ -346,7 +342,7 @@ def _list_content(
     Sizes and times stand for the content of files. The change time is among them because archives and copies keep the
     modification time. Pillow's version is in the key because its decoders differ in the last bit.
     """
-    header = [_FORMAT_VERSION, PIL.__version__, spec.size_px, spec.channels, spec.fit, spec.interpolation, class_names]
+    header = [_FORMAT_VERSION, PIL.__version__, *astuple(spec.row_format), class_names]
     digest = hashlib.blake2b(json.dumps(header).encode(), digest_size=12)
     sizes: dict[SplitName, list[int]] = {}
     for name, items in splits:
@@ -371,6 +367,11 @@ def _list_content(
 # ---------------------------------------------------------------------------------------------------- the result files
 
 
+def _sizes_px(records: Records) -> Int64Array:
+    """Return int64 (N, 2): width and height."""
+    return np.stack([records["width_px"], records["height_px"]], axis=1).astype(np.int64)
+
+
 def _scan_array(job: DecodeJob, start: int, images: UInt8Array, advance: Callable[[int], None]) -> None:
     """Hash pictures that came as an array, and pack them where their shape is another one."""
     records = np.memmap(job.records_path, dtype=RECORD, mode="r+")
@@ -383,14 +384,10 @@ def _scan_array(job: DecodeJob, start: int, images: UInt8Array, advance: Callabl
         rows["status"], rows["mode"], rows["width_px"], rows["height_px"] = GOOD, mode, width, height
         rows["hash"] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 16)
         if job.pixels_path is not None:
-            packed = [
-                resize_pixels(
-                    to_channels(image, job.channels), job.size_px, fit=job.fit, interpolation=job.interpolation
-                )
-                for image in batch
-            ]
+            form = job.row_format
+            packed = [form.row(to_channels(image, form.channels)) for image in batch]
             with open(job.pixels_path, "r+b", buffering=0) as file:
-                file.seek((start + first) * job.picture_bytes)
+                file.seek((start + first) * job.row_format.row_bytes)
                 write_fully(file, np.stack(packed))
         advance(len(batch))
 

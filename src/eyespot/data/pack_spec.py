@@ -20,7 +20,8 @@ import numpy as np
 
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import Dataset, Items
-from eyespot.data.decoding import Channels, Fit, Header, Interpolation, probe_picture
+from eyespot.data.decoding import Header, probe_picture
+from eyespot.data.resizing import Channels, Fit, Interpolation, RowFormat
 from eyespot.errors import BadImageError, UsageError
 
 _SAMPLE = 256  # pictures whose headers decide about size and channels
@@ -32,17 +33,11 @@ class PackSpec:
     """What every picture becomes.
 
     Attributes:
-        size_px: Side S.
-        channels: C.
-        fit: How a picture that is not S x S becomes S x S.
-        interpolation: Pillow's name of the resampling filter.
+        row_format: What is kept of it.
         reason: Why this size and these channels, in words.
     """
 
-    size_px: int
-    channels: Channels
-    fit: Fit
-    interpolation: Interpolation
+    row_format: RowFormat
     reason: str
 
 
@@ -51,7 +46,7 @@ class PackEstimate:
     """Whether the packed pixels of a data set would fit, said before anything is decoded.
 
     Attributes:
-        bytes: N * S * S * C.
+        bytes: N * S * L * C.
         fits: False: the pictures will be streamed from their files.
         reason: The estimate and what it was compared with, in words.
     """
@@ -78,15 +73,16 @@ def choose_spec(
         size_px: `auto` takes the size that all pictures share where it is square and at most 64 px; otherwise the
             median short side, rounded to a multiple of 8, between 16 and 64.
         channels: `auto` takes 1 where all are grey.
-        fit: As in `resize_pixels`.
-        interpolation: As in `resize_pixels`.
+        fit: As in `RowFormat`; `short-side` becomes `crop` where all sampled pictures are square.
+        interpolation: As in `RowFormat`.
 
     Raises:
         UsageError: The size is not positive.
     """
     if size_px != "auto" and size_px < 1:
         raise UsageError(f"picture size {size_px} px", remedy="use a whole number from 1, or auto")
-    headers = _sample_headers(dataset.splits["train"]) if "auto" in (size_px, channels) else []
+    asked = "auto" in (size_px, channels) or fit == "short-side"
+    headers = _sample_headers(dataset.splits["train"]) if asked else []
     side, size_reason = (size_px, f"{size_px} px, as asked for") if size_px != "auto" else _auto_size(headers)
     depth: Channels
     if channels != "auto":
@@ -95,7 +91,9 @@ def choose_spec(
         depth, depth_reason = 1, "all sampled pictures are grey"
     else:
         depth, depth_reason = 3, "there are colours"
-    return PackSpec(side, depth, fit, interpolation, f"{size_reason}; channels {depth}, {depth_reason}")
+    if fit == "short-side" and all(header.width_px == header.height_px for header in headers):
+        fit = "crop"
+    return PackSpec(RowFormat(side, depth, fit, interpolation), f"{size_reason}; channels {depth}, {depth_reason}")
 
 
 def describe_size_choice(dataset: Dataset, size_px: int | Literal["auto"] = "auto") -> str:
@@ -115,8 +113,9 @@ def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int |
             tenths of the free space where the cache is.
     """
     number = sum(len(items) for items in dataset.splits.values())
-    size = number * spec.size_px**2 * spec.channels
-    what = f"{number:,} pictures of {spec.size_px} x {spec.size_px} x {spec.channels} take {_megabytes(size)}"
+    size = number * spec.row_format.row_bytes
+    height, width, channels = spec.row_format.shape
+    what = f"{number:,} pictures of {width} x {height} x {channels} take {_megabytes(size)}"
     if is_ready(dataset, spec):
         return PackEstimate(size, True, f"{what}; they are in memory as they are")
     free = _free_disk_bytes(cache_folder("packed"))
@@ -138,7 +137,7 @@ def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int |
 
 def is_ready(dataset: Dataset, spec: PackSpec) -> bool:
     """Return whether all pictures are arrays of the right shape already: they are referenced, not copied."""
-    shape = (spec.size_px, spec.size_px, spec.channels)
+    shape = spec.row_format.shape
     return all(items.pixels is not None and items.pixels.shape[1:] == shape for items in dataset.splits.values())
 
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 from eyespot.data.checks import require_usable
 from eyespot.data.dataset import Dataset, PackedDataset
-from eyespot.data.decoding import Fit, Interpolation
 from eyespot.data.pack_cache import CacheEntry, fingerprint, remove_leftovers
 from eyespot.data.pack_spec import PackEstimate, PackSpec, choose_spec, describe_size_choice, estimate_pack
+from eyespot.data.resizing import Fit, Interpolation
 from eyespot.errors import DataError
 from eyespot.files import describe_disk_error
 from eyespot.locks import file_lock
@@ -50,8 +50,8 @@ def pack_dataset(
     Args:
         dataset: What was found.
         size_px: As in `choose_spec`.
-        fit: As in `resize_pixels`.
-        interpolation: As in `resize_pixels`.
+        fit: As in `choose_spec`.
+        interpolation: As in `RowFormat`.
         channels: As in `choose_spec`.
         on_bad_image: `refuse` raises where a picture cannot be used; `skip` leaves it out. The scan is kept either way.
         workers: Decoding processes; None takes one a core.

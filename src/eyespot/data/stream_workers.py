@@ -8,9 +8,8 @@ still waited after 25 s, since the time-out does not cover the transfer of the t
 ConnectionResetError; and processes that are not forked import the user's script again, so that a script without
 `if __name__ == "__main__"` could not train.
 
-Here a worker is a plain Python without torch. It reads paths from its input and answers with pixels, and it ends when
-its input does, so also when the process that asked is killed. In the asking process each worker has a thread, and only
-threads ever wait for a pipe.
+Here a worker is a plain Python without torch (`worker_process`). It reads paths from its input and answers with
+pixels. In the asking process each worker has a thread, and only threads ever wait for a pipe.
 """
 
 from __future__ import annotations
@@ -21,36 +20,21 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import IO, NamedTuple
 
-import numpy as np
-
 from eyespot.data.dataset import UInt8Array
-from eyespot.data.decoding import Channels, Fit, Interpolation, decode_image, resize_pixels
+from eyespot.data.decoding import decode_image
+from eyespot.data.resizing import RowFormat
+from eyespot.data.worker_process import search_path, start_worker
 from eyespot.errors import BadImageError, DataError
 
 _END_SECONDS = 5.0  # a killed process is gone at once, unless the kernel itself waits for a dead drive: then we do not
-
-
-@dataclass(frozen=True)
-class RowFormat:
-    """What every picture becomes: uint8 (size_px, size_px, channels); the words are those of `PackedDataset`."""
-
-    size_px: int
-    channels: Channels
-    fit: Fit
-    interpolation: Interpolation
-
-    def empty(self, count: int) -> UInt8Array:
-        """Return uint8 (count, S, S, C) with nothing in it yet."""
-        return np.empty((count, self.size_px, self.size_px, self.channels), np.uint8)
 
 
 def decode_rows(paths: Sequence[str], row_format: RowFormat, rows: UInt8Array) -> None:
@@ -59,14 +43,13 @@ def decode_rows(paths: Sequence[str], row_format: RowFormat, rows: UInt8Array) -
     Args:
         paths: n files.
         row_format: What each becomes.
-        rows: uint8 (n, S, S, C), written to.
+        rows: uint8 (n, S, L, C), written to.
 
     Raises:
         BadImageError: A file is gone, or is no picture any more.
     """
     for row, path in zip(rows, paths, strict=True):
-        pixels = decode_image(path, channels=row_format.channels)
-        row[...] = resize_pixels(pixels, row_format.size_px, fit=row_format.fit, interpolation=row_format.interpolation)
+        row[...] = row_format.row(decode_image(path, channels=row_format.channels))
 
 
 # ----------------------------------------------------------------------------------------------- the asking process
@@ -113,7 +96,7 @@ class StreamWorkers:
 
         Args:
             paths: n files.
-            rows: uint8 (n, S, S, C), contiguous; not to be read before the result is there.
+            rows: uint8 (n, S, L, C), contiguous; not to be read before the result is there.
 
         Returns:
             A future that is done when the rows are written. It raises BadImageError for a file that cannot be decoded,
@@ -134,16 +117,7 @@ class _Worker:
     def __init__(self, row_format: RowFormat, tasks: queue.SimpleQueue[_Task | None]) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-X", f"utf8={sys.flags.utf8_mode}", "-c", _BOOTSTRAP],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self.log,  # libtiff and libjpeg write there what they think of a damaged picture
-                # One picture is decoded by one thread; OpenBLAS would start one a core just by being imported.
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-                start_new_session=os.name == "posix",  # Ctrl-C is for the asking process alone
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )
+            self.process = start_worker("stream_workers", self.log)
         except OSError:
             self.log.close()
             raise
@@ -176,8 +150,7 @@ def _feed(
     process: subprocess.Popen[bytes], log: IO[bytes], row_format: RowFormat, tasks: queue.SimpleQueue[_Task | None]
 ) -> None:
     """Hand tasks to one worker until there is None in the queue."""
-    # The first line is where Python finds its modules: what the asking process has changed there holds for the worker.
-    greeting = f"{json.dumps(sys.path)}\n{json.dumps(asdict(row_format))}\n".encode()
+    greeting = search_path() + json.dumps(asdict(row_format)).encode() + b"\n"
     while (task := tasks.get()) is not None:
         if not task.done.set_running_or_notify_cancel():
             continue
@@ -237,26 +210,16 @@ def _signal_name(number: int) -> str:
 
 # ------------------------------------------------------------------------------------------------ the worker process
 
-# Without the folder that -c puts first, whose files could stand for the standard library's. The process that asks
-# decides when to stop: it may want a last batch for a checkpoint after a cluster has sent SIGTERM to the whole job.
-_BOOTSTRAP = (
-    "import sys; sys.path.pop(0); import json, signal; "
-    "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-    "sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
-    "from eyespot.data.stream_workers import serve; serve()"
-)
 
-
-def serve() -> None:
+def serve(requests: IO[bytes], output: IO[bytes]) -> None:
     """Be a worker: read the row format, then answer each line of paths until the input ends.
 
     The answer is a line, `null` and the pixels of all paths behind it, or `{"path": ..., "reason": ...}` for the first
     picture that cannot be decoded.
     """
-    requests = sys.stdin.buffer
     # Whatever a library prints must not come between the pixels: only this copy of the output reaches the other side.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = os.fdopen(os.dup(output.fileno()), "wb")
+    os.dup2(2, output.fileno())
     row_format = RowFormat(**json.loads(requests.readline()))
     with contextlib.suppress(BrokenPipeError):  # the asking process is gone
         for line in requests:

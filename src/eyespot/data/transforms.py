@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from pydantic import ValidationError
@@ -20,14 +20,13 @@ from torch import Tensor
 
 from eyespot.augment_config import AugmentConfig
 from eyespot.data import augmentations as ops
+from eyespot.data.resizing import Fit, Interpolation, RowFormat
 from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
-
-Fit = Literal["squash", "crop", "pad"]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 _FIT_WORDS = {
     "squash": "squeezed or stretched to a square",
     "crop": "short side resized and the middle square kept",
+    "short-side": "short side resized; a random square along the long side in training, else the middle one",
     "pad": "long side resized and the rest padded to a square",
 }
 _CROP_RATIO = (3 / 4, 4 / 3)  # RandomResizedCrop of torchvision, width / height
@@ -78,6 +77,11 @@ class InputSpec:
         ):
             if value not in allowed:
                 raise _bad_spec(name, value, f"one of {', '.join(allowed)}", f"use one of them.{_near(value, allowed)}")
+
+    @property
+    def row_format(self) -> RowFormat:
+        """Return how a picture becomes the square of this spec."""
+        return RowFormat(self.size_px, 1 if self.channels == 1 else 3, self.fit, self.interpolation)
 
     def as_dict(self) -> dict[str, object]:
         """Return the spec as JSON values, for `from_dict`."""

@@ -3,7 +3,7 @@
 Before this: `bundle` holds the model. After this: `evaluate` runs it over a labelled split, the command line and the
 server over a user's pictures.
 
-One picture takes the same way here as in training: `decoding.decode_image`, `decoding.resize_pixels`, then the
+One picture takes the same way here as in training: `decoding.decode_image`, `RowFormat.square`, then the
 `EvalTransform` of the bundle's input spec. There is no other one.
 """
 
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eyespot.data.dataset import UInt8Array
-from eyespot.data.decoding import Channels, decode_image, resize_pixels
+from eyespot.data.decoding import decode_image
 from eyespot.data.folders import PICTURE_EXTENSIONS
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
@@ -326,9 +326,7 @@ def pixels_of(picture: Picture, spec: InputSpec) -> UInt8Array:
         source = Path(picture)
     else:
         raise UsageError(f"a {type(picture).__name__} is not a picture", remedy=_REMEDY_PICTURES)
-    channels: Channels = 1 if spec.channels == 1 else 3
-    pixels = decode_image(source, channels=channels)
-    return resize_pixels(pixels, spec.size_px, fit=spec.fit, interpolation=spec.interpolation)
+    return spec.row_format.square(decode_image(source, channels=spec.row_format.channels))
 
 
 def _image_of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:

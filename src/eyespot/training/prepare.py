@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 
 from eyespot.config import Config
 from eyespot.data.dataset import Int64Array, PackedDataset, SplitName, UInt8Array
-from eyespot.data.decoding import decode_image, resize_pixels
+from eyespot.data.decoding import decode_image
 from eyespot.data.loaders import Loader, make_loader
 from eyespot.data.splits import Splits
 from eyespot.data.transforms import EvalTransform, InputSpec, build_train_transform
@@ -135,21 +134,11 @@ def input_spec(packed: PackedDataset, train: Mapping[SplitName, Int64Array], *, 
 def read_pixels(packed: PackedDataset, source: SplitName, rows: Int64Array) -> UInt8Array:
     """Return uint8 (N, S, S, C) of some pictures of a source split, decoded now where they are streamed."""
     split = packed.splits[source]
+    form = packed.row_format
     if split.pixels is not None:
-        return np.asarray(split.pixels[rows])
+        return form.squares(np.asarray(split.pixels[rows]), split.sizes_px[rows])
     assert split.paths is not None
-    channels: Literal[1, 3] = 1 if packed.channels == 1 else 3
-    return np.stack(
-        [
-            resize_pixels(
-                decode_image(split.paths[row], channels=channels),
-                packed.size_px,
-                fit=packed.fit,
-                interpolation=packed.interpolation,
-            )
-            for row in rows
-        ]
-    )
+    return np.stack([form.square(decode_image(split.paths[row], channels=form.channels)) for row in rows])
 
 
 def read_positions(packed: PackedDataset, splits: Splits, split: SplitName, positions: Int64Array) -> UInt8Array:

@@ -1,0 +1,225 @@
+"""How fast every part is, on this machine: one CSV row a figure, with its spread and the environment.
+
+make bench                                             everything, about ten minutes on two cores
+python benchmarks/bench.py training loader             only some of it
+python benchmarks/bench.py training --recipe dll2018   one recipe
+
+Nothing here asserts anything; other work on the machine spoils the figures. Variants are measured in turn (A B A B),
+so that a machine that becomes slower does so for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eyespot.augment_config import AugmentConfig
+from eyespot.config import Config, load_config
+from eyespot.data.dataset import Dataset, Items
+from eyespot.data.packing import pack_dataset
+from eyespot.data.splits import make_splits
+from eyespot.data.transforms import InputSpec, build_train_transform
+from eyespot.device import cpu_features, plan_compute, prepare_process
+from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance
+from eyespot.evaluation.predictor import Predictor
+from eyespot.models.registry import build_model
+from eyespot.runs import RunWriter, environment
+from eyespot.terminal import Terminal
+from eyespot.training.fit import TrainState, fit
+from eyespot.training.prepare import prepare_training
+
+ROUNDS = 5
+RECIPES = ("fast", "dll2018", "gomez2025-vgg", "gomez2025-alexnet")
+Figure = tuple[str, str, list[float], str]
+"""What was measured, its variant, the values, their unit."""
+
+
+def pictures(count: int, size_px: int = 32) -> Dataset:
+    """Return noise in ten classes: what a step costs does not depend on what is in the pictures."""
+    dice = np.random.default_rng(0)
+    pixels = dice.integers(0, 256, (count, size_px, size_px, 3), dtype=np.uint8)
+    items = Items([f"train/{i:05d}" for i in range(count)], np.arange(count) % 10, pixels=pixels)
+    return Dataset("noise", tuple("abcdefghij"), {"train": items}, False, "memory", "arrays")
+
+
+class StepClock(Terminal):
+    """An observer that notes when each step ended."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.times: list[float] = []
+
+    def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
+        """Note the time."""
+        self.times.append(time.perf_counter())
+
+
+def training_speed(config: Config, *, size_px: int = 32, steps: int = 30) -> float:
+    """Return pictures per second of the real loop, the median of some steps."""
+    prepare_process()
+    batch_size = config.training.batch_size
+    packed = pack_dataset(pictures(batch_size * steps, size_px), size_px=size_px)
+    splits = make_splits(packed, val_fraction=0.0, test_fraction=0.0, stratify=False, seed=0, final=True)
+    plan = plan_compute("auto", config.training.precision)
+    clock = StepClock()
+    with tempfile.TemporaryDirectory() as folder, RunWriter(Path(folder) / "run", config, resume=False) as writer:
+        prepared = prepare_training(packed, splits, config, plan)
+        fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=clock)
+    return batch_size / statistics.median(np.diff(clock.times[5:]))
+
+
+def variant(name: str, **changes: object) -> Config:
+    """Return a recipe for one epoch on all pictures at full size, with changes."""
+    return load_config(
+        name,
+        {"training.epochs": 1, "training.size_schedule": [], "data.final": True, "training.minutes": 0}
+        | {"training.restore_best": False, "training.early_stopping_epochs": 0}
+        | ({"schedule.name": "constant"} if load_config(name).schedule.name == "plateau" else {})
+        | {key.replace("__", "."): value for key, value in changes.items()},
+    )
+
+
+def in_turn(what: str, unit: str, variants: dict[str, Callable[[], float]]) -> Iterator[Figure]:
+    """Measure all variants once, then again, and so on."""
+    values: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(ROUNDS):
+        for name, measure in variants.items():
+            values[name].append(measure())
+    for name, found in values.items():
+        yield what, name, found, unit
+
+
+def training(recipes: tuple[str, ...]) -> Iterator[Figure]:
+    """Yield the speed of each recipe's network at its batch size and full picture size."""
+    yield from in_turn(
+        "training", "pictures/s", {name: lambda name=name: training_speed(variant(name)) for name in recipes}
+    )
+
+
+def scaling(recipes: tuple[str, ...]) -> Iterator[Figure]:
+    """Yield the speed of `fast` against batch size, width, picture size and threads."""
+    for size in (125, 250, 500, 1000):
+        yield from in_turn(
+            "batch size",
+            "pictures/s",
+            {str(size): lambda n=size: training_speed(variant("fast", training__batch_size=n))},
+        )
+    for widths in ([32, 128, 128], [64, 256, 256], [128, 384, 384]):
+        config = variant("fast", model__args={"widths": widths})
+        yield from in_turn("widths", "pictures/s", {str(widths): lambda c=config: training_speed(c, steps=15)})
+    for side in (16, 24, 32, 48):
+        yield from in_turn(
+            "picture size",
+            "pictures/s",
+            {f"{side} px": lambda n=side: training_speed(variant("fast"), size_px=n, steps=15)},
+        )
+    threads = torch.get_num_threads()
+    for count in sorted({1, threads}):
+        torch.set_num_threads(count)
+        yield from in_turn("threads", "pictures/s", {str(count): lambda: training_speed(variant("fast"), steps=15)})
+    torch.set_num_threads(threads)
+
+
+def loader(recipes: tuple[str, ...]) -> Iterator[Figure]:
+    """Yield how many augmented pictures a second the data side gives, without a network."""
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    labels, indices = torch.zeros(64, dtype=torch.int64), torch.arange(64)
+    spec = InputSpec(32, 3, (0.5,) * 3, (0.25,) * 3)
+
+    def speed(name: str) -> float:
+        settings: AugmentConfig = load_config(name).augment
+        transform, generator = build_train_transform(settings, spec, seed=0), torch.Generator().manual_seed(0)
+        started = time.perf_counter()
+        for _ in range(200):
+            transform(images, labels, generator=generator, epoch=0, indices=indices)
+        return 200 * len(images) / (time.perf_counter() - started)
+
+    yield from in_turn("augmentation", "pictures/s", {name: lambda name=name: speed(name) for name in recipes})
+
+
+def predict(recipes: tuple[str, ...]) -> Iterator[Figure]:
+    """Yield the seconds that `spot` takes for 10,000 pictures that are in memory."""
+    model = build_model("spot", num_classes=10, in_channels=3, size_px=32, args={})
+    info = BundleInfo(
+        architecture=Architecture(name="spot", args={}),
+        num_classes=10,
+        class_names=tuple("abcdefghij"),
+        input=InputSpec(32, 3, (0.5,) * 3, (0.25,) * 3),
+        views="none",
+        provenance=Provenance(
+            recipe="none", dataset="noise", dataset_fingerprint="0", seed=0, created="", train_seconds=0
+        ),
+    )
+    prepare_process()
+    predictor = Predictor(model, info, plan_compute("auto"))
+    images = torch.randint(0, 256, (500, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+
+    def seconds(views: str) -> float:
+        started = time.perf_counter()
+        for _ in range(20):
+            predictor.batch_logits(images, views=views)  # type: ignore[arg-type]
+        return time.perf_counter() - started
+
+    yield from in_turn(
+        "10,000 predictions", "s", {views: lambda v=views: seconds(v) for views in ("none", "mirror", "mirror-shift")}
+    )
+
+
+def startup(recipes: tuple[str, ...]) -> Iterator[Figure]:
+    """Yield the seconds of a command that does nothing, beside Python itself."""
+
+    def seconds(*command: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    yield from in_turn(
+        "start",
+        "s",
+        {
+            "python -c pass": lambda: seconds("-c", "pass"),
+            "eyespot --help": lambda: seconds("-m", "eyespot", "--help"),
+            "import torch": lambda: seconds("-c", "import torch"),
+        },
+    )
+
+
+PARTS = {"startup": startup, "loader": loader, "predict": predict, "training": training, "scaling": scaling}
+
+
+def main() -> None:
+    """Measure and write the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"{', '.join(PARTS)}; all")
+    parser.add_argument("--recipe", action="append", help="only these recipes")
+    parser.add_argument("--out", type=Path, default=None, help="CSV file; benchmarks/results/speed-... when left out")
+    options = parser.parse_args()
+    plan = plan_compute("auto")
+    machine = [environment()["processor"], " ".join(cpu_features()), torch.__version__]
+    name = f"speed-{plan.precision}-torch{torch.__version__.split('+')[0]}-{plan.device}-{os.cpu_count()}cores.csv"
+    path = options.out or Path(__file__).parent / "results" / name
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["what", "variant", "unit", "median", "low", "high", "n", "processor", "features", "torch"])
+        for part in options.parts or PARTS:
+            for what, name, values, unit in PARTS[part](tuple(options.recipe or RECIPES)):
+                figures = [f"{figure:.4g}" for figure in (statistics.median(values), min(values), max(values))]
+                print(f"{what:<20} {name:<20} {figures[0]:>9} {unit}  [{figures[1]}, {figures[2]}], n = {len(values)}")
+                writer.writerow([what, name, unit, *figures, len(values), *machine])
+                file.flush()
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
