@@ -215,7 +215,8 @@ def main() -> None:
         for part in options.parts or PARTS:
             for what, name, values, unit in PARTS[part](tuple(options.recipe or RECIPES)):
                 figures = [f"{figure:.4g}" for figure in (statistics.median(values), min(values), max(values))]
-                print(f"{what:<20} {name:<20} {figures[0]:>9} {unit}  [{figures[1]}, {figures[2]}], n = {len(values)}")
+                spread = f"[{figures[1]}, {figures[2]}], n = {len(values)}"
+                print(f"{what:<20} {name:<20} {figures[0]:>9} {unit}  {spread}", flush=True)
                 writer.writerow([what, name, unit, *figures, len(values), *machine])
                 file.flush()
     print(path)

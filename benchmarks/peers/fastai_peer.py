@@ -18,6 +18,7 @@ from fastai.vision.all import (
     CategoryBlock,
     DataBlock,
     ImageBlock,
+    Learner,
     Normalize,
     RandomSplitter,
     accuracy,
@@ -46,14 +47,13 @@ def main() -> None:
         batch_tfms=[*aug_transforms(size=32), Normalize.from_stats(*cifar_stats)],
     ).dataloaders(options.data / "train", bs=128)
 
-    def learner() -> object:
+    def learner() -> Learner:
         return vision_learner(loaders, resnet18, metrics=accuracy, pretrained=False)
 
+    probe = learner()
     begun = time.perf_counter()
-    with learner().no_bar():
-        probe = learner()
-        with probe.no_logging(), probe.no_bar():
-            probe.fit(1)
+    with probe.no_logging(), probe.no_bar():
+        probe.fit(1)
     one_epoch = time.perf_counter() - begun
     epochs = max(1, int(options.minutes * 60 / one_epoch))
     model = learner()
