@@ -81,13 +81,16 @@ def training_speed(config: Config, *, size_px: int = 32, steps: int = 30) -> flo
 
 def variant(name: str, **changes: object) -> Config:
     """Return a recipe for one epoch on all pictures at full size, with changes."""
-    return load_config(
-        name,
-        {"training.epochs": 1, "training.size_schedule": [], "data.final": True, "training.minutes": 0}
-        | {"training.restore_best": False, "training.early_stopping_epochs": 0}
-        | ({"schedule.name": "constant"} if load_config(name).schedule.name == "plateau" else {})
-        | {key.replace("__", "."): value for key, value in changes.items()},
-    )
+    settings: dict[str, object] = {
+        "training.epochs": 1,
+        "training.size_schedule": [],
+        "training.restore_best": False,
+        "training.early_stopping_epochs": 0,
+        "data.final": True,
+    }
+    if load_config(name).schedule.name == "plateau":
+        settings["schedule.name"] = "constant"
+    return load_config(name, changes=settings | {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def in_turn(what: str, unit: str, variants: dict[str, Callable[[], float]]) -> Iterator[Figure]:

@@ -38,10 +38,9 @@ def main() -> None:
         theirs.append(json.loads(answer)["images_per_second"])
         print(json.dumps({"eyespot": round(ours[-1], 1), "keras": theirs[-1]}), flush=True)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    print(
-        f"{options.network}: eyespot {statistics.median(ours):,.0f} pictures/s, Keras {statistics.median(theirs):,.0f}, "
-        f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)})"
-    )
+    speeds = f"eyespot {statistics.median(ours):,.0f} pictures/s, Keras {statistics.median(theirs):,.0f}"
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}"
+    print(f"{options.network}: {speeds}, ratio {statistics.median(ratios):.2f} ({spread})")
 
 
 if __name__ == "__main__":

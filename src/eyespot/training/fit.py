@@ -242,7 +242,7 @@ class _Loop:
         """Take one optimizer step on one batch."""
         config, state = self.config, self.state
         # Dropout and everything else that asks torch for randomness: a function of (seed, step).
-        torch.manual_seed(derive_seed(config.training.seed, "dropout", state.step))
+        _seed_torch(derive_seed(config.training.seed, "dropout", state.step), self.plan.device)
         # On the CPU: the same draws on every device, and a GPU need not be waited for.
         generator = torch.Generator()
         generator.manual_seed(derive_seed(config.training.seed, "augment", state.step))
@@ -580,6 +580,20 @@ class _Loop:
             checkpoint = read_checkpoint(self.folder / _BEST)
             load_module("model", model, checkpoint)
         return model.eval()
+
+
+def _seed_torch(seed: int, device: str) -> None:
+    """Seed the generators that a model on a device draws from.
+
+    Not `torch.manual_seed`: for every kind of accelerator that is not in use it keeps a formatted stack trace, a
+    millisecond a step (profile of 300 steps of `dll2018`, of 14 ms each).
+    """
+    torch.default_generator.manual_seed(seed)
+    kind = device.split(":")[0]
+    if kind == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif kind == "mps":
+        torch.mps.manual_seed(seed)
 
 
 @contextmanager
