@@ -1,6 +1,6 @@
 """How fast every part is, on this machine: one CSV row a figure, with its spread and the environment.
 
-make bench                                             everything, about ten minutes on two cores
+make bench                                             everything, about twenty minutes on two cores
 python benchmarks/bench.py training loader             only some of it
 python benchmarks/bench.py training --recipe dll2018   one recipe
 
@@ -112,26 +112,27 @@ def training(recipes: tuple[str, ...]) -> Iterator[Figure]:
 
 def scaling(recipes: tuple[str, ...]) -> Iterator[Figure]:
     """Yield the speed of `fast` against batch size, width, picture size and threads."""
-    for size in (125, 250, 500, 1000):
-        yield from in_turn(
-            "batch size",
-            "pictures/s",
-            {str(size): lambda n=size: training_speed(variant("fast", training__batch_size=n))},
-        )
-    for widths in ([32, 128, 128], [64, 256, 256], [128, 384, 384]):
-        config = variant("fast", model__args={"widths": widths})
-        yield from in_turn("widths", "pictures/s", {str(widths): lambda c=config: training_speed(c, steps=15)})
-    for side in (16, 24, 32, 48):
-        yield from in_turn(
-            "picture size",
-            "pictures/s",
-            {f"{side} px": lambda n=side: training_speed(variant("fast"), size_px=n, steps=15)},
-        )
-    threads = torch.get_num_threads()
-    for count in sorted({1, threads}):
+
+    def speed(size_px: int = 32, steps: int = 15, **changes: object) -> float:
+        return training_speed(variant("fast", **changes), size_px=size_px, steps=steps)
+
+    batch_sizes = {str(n): lambda n=n: speed(training__batch_size=n) for n in (125, 250, 500, 1000)}
+    yield from in_turn("batch size", "pictures/s", batch_sizes)
+    widths = ([32, 128, 128], [64, 128, 256], [64, 256, 256], [128, 384, 384])
+    yield from in_turn("widths", "pictures/s", {str(w): lambda w=w: speed(model__args={"widths": w}) for w in widths})
+    sizes = {f"{side} px": lambda side=side: speed(size_px=side) for side in (16, 24, 32, 48)}
+    yield from in_turn("picture size", "pictures/s", sizes)
+
+    def with_threads(count: int) -> float:
+        threads = torch.get_num_threads()
         torch.set_num_threads(count)
-        yield from in_turn("threads", "pictures/s", {str(count): lambda: training_speed(variant("fast"), steps=15)})
-    torch.set_num_threads(threads)
+        try:
+            return speed()
+        finally:
+            torch.set_num_threads(threads)
+
+    counts = sorted({1, torch.get_num_threads()})
+    yield from in_turn("threads", "pictures/s", {str(n): lambda n=n: with_threads(n) for n in counts})
 
 
 def loader(recipes: tuple[str, ...]) -> Iterator[Figure]:

@@ -378,11 +378,21 @@ class TestLoad:
 
 class TestFindPictures:
     def test_sorted_below_and_without_what_is_hidden_or_no_picture(self, tmp_path: Path) -> None:
-        for name in ("b.jpg", "a.PNG", "sub/c.jpeg", "sub/.d.jpg", ".hidden/e.jpg", "Thumbs.db", "notes.txt", "x"):
+        for name in (
+            "b.jpg",
+            "a.PNG",
+            "sub/c.jpeg",
+            "sub/.d.jpg",
+            ".hidden/e.jpg",
+            "Thumbs.db",
+            "__MACOSX/f.jpg",
+            "notes.txt",
+            "x",
+        ):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(b"")
         found = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
-        assert found == ["a.PNG", "b.jpg", "sub/c.jpeg"]
+        assert found == ["a.PNG", "b.jpg", "sub/c.jpeg", "x"]  # x: its bytes will tell
 
     def test_a_file_is_taken_as_it_is(self, tmp_path: Path) -> None:
         assert find_pictures(tmp_path / "missing.xyz") == [tmp_path / "missing.xyz"]

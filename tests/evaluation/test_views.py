@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eyespot.config import EvaluationConfig
 from eyespot.errors import UsageError
-from eyespot.evaluation.views import Views, check_views, describe_views, view_count, view_logits
+from eyespot.evaluation.views import Views, check_views, view_logits
 
 
 def weighted_sum(images: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def test_mirror_shift_is_six_views_with_airbenchs_weights(images: Tensor) -> Non
     torch.testing.assert_close(view_logits(weighted_sum, images, "mirror-shift"), expected)
 
 
-@pytest.mark.parametrize("views", get_args(Views))
-def test_it_takes_as_many_passes_as_it_says_and_gives_float32(views: Views, images: Tensor) -> None:
+@pytest.mark.parametrize(("views", "passes"), [("none", 1), ("mirror", 2), ("mirror-shift", 6)])
+def test_it_takes_as_many_passes_as_it_says_and_gives_float32(views: Views, passes: int, images: Tensor) -> None:
     shapes = []
 
     def model(batch: Tensor) -> Tensor:
@@ -57,18 +57,12 @@ def test_it_takes_as_many_passes_as_it_says_and_gives_float32(views: Views, imag
 
     logits = view_logits(model, images, views)
     assert logits.dtype == torch.float32
-    assert shapes == [images.shape] * view_count(views)
+    assert shapes == [images.shape] * passes
 
 
 def test_a_mirrored_picture_gets_the_same_answer(images: Tensor) -> None:
     given, mirrored = (view_logits(weighted_sum, batch, "mirror") for batch in (images, images.flip(-1)))
     torch.testing.assert_close(given, mirrored)
-
-
-def test_words_stand_beside_the_number() -> None:
-    assert describe_views("none") == "1 view"
-    assert describe_views("mirror").startswith("mean of 2 views")
-    assert describe_views("mirror-shift").startswith("mean of 6 views")
 
 
 def test_the_recipe_knows_the_same_views() -> None:

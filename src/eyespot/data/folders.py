@@ -300,7 +300,7 @@ def _list(folder: str, prefix: str, left_out: _LeftOut) -> _Listing:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                if _is_litter(name):
+                if is_litter(name):
                     continue
                 try:
                     if entry.is_dir():
@@ -331,7 +331,12 @@ def _unreadable(folder: str, error: OSError) -> DataError:
     return DataError(f"cannot list the folder ({reason})", where=folder, remedy="check its permissions, or its disk")
 
 
-def _is_litter(name: str) -> bool:
+def may_be_picture(name: str) -> bool:
+    """Return whether a file is taken for a picture by its name alone; without an extension its bytes will decide."""
+    return not is_litter(name) and not _other_kind(name)
+
+
+def is_litter(name: str) -> bool:
     """Return whether a file or folder is hidden, a system's litter, or an editor's leftover."""
     return name[0] == "." or name[-1] == "~" or (name[0] == "#" and name[-1] == "#") or name.casefold() in _LITTER
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from eyespot.data.dataset import UInt8Array
 from eyespot.data.decoding import decode_image
-from eyespot.data.folders import PICTURE_EXTENSIONS
+from eyespot.data.folders import is_litter, may_be_picture
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
 from eyespot.errors import BadImageError, DataError, MemoryLimitError, RunError, UsageError
@@ -365,8 +365,9 @@ def _checked_pictures(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
 def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     """Return the pictures in a folder and below it, sorted by path; a path that is no folder comes back alone.
 
-    Hidden files and folders are skipped, links to folders are not followed, and files whose extension is not that of a
-    picture are left out. Nothing is opened: a missing file gets its error when it is predicted.
+    What counts is what counts in training: hidden files, a system's litter and files with the extension of something
+    else are left out. Links to folders are not followed. Nothing is opened: a missing file gets its error when it is
+    predicted.
 
     Args:
         path: Folder or file.
@@ -384,12 +385,8 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
 
     found = []
     for here, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(here, name)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix[1:].lower() in PICTURE_EXTENSIONS
-        ]
+        folders[:] = [name for name in folders if not is_litter(name)]
+        found += [Path(here, name) for name in files if may_be_picture(name)]
     if not found:
         raise DataError("no pictures", where=folder, remedy="give a folder with pictures in it or below it")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())

@@ -15,31 +15,6 @@ from eyespot.errors import UsageError, did_you_mean
 
 Views: TypeAlias = Literal["none", "mirror", "mirror-shift"]
 
-_WORDS: dict[Views, str] = {
-    "none": "1 view",
-    "mirror": "mean of 2 views: as it is and mirrored",
-    "mirror-shift": "mean of 6 views: as it is and shifted by one pixel two ways, each also mirrored",
-}
-_VIEW_COUNTS: dict[Views, int] = {"none": 1, "mirror": 2, "mirror-shift": 6}
-
-
-def describe_views(views: Views) -> str:
-    """Return the views in words, to stand beside the number that they gave.
-
-    Raises:
-        UsageError: Unknown views.
-    """
-    return _WORDS[check_views(views)]
-
-
-def view_count(views: Views) -> int:
-    """Return how many forward passes one image costs.
-
-    Raises:
-        UsageError: Unknown views.
-    """
-    return _VIEW_COUNTS[check_views(views)]
-
 
 def check_views(views: str) -> Views:
     """Return the name of views as it is, or refuse it.
