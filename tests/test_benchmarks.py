@@ -45,7 +45,7 @@ def test_the_csv_has_a_row_a_figure(bench: ModuleType, tmp_path: Path, monkeypat
     path = tmp_path / "speed.csv"
     monkeypatch.setattr(sys, "argv", ["bench.py", "startup", "--out", str(path)])
     bench.main()
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     assert [row["variant"] for row in rows] == ["python -c pass", "eyespot --help", "import torch"]
     assert all(float(row["low"]) <= float(row["median"]) <= float(row["high"]) for row in rows)
     assert {row["n"] for row in rows} == {"1"}
