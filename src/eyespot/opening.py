@@ -193,8 +193,8 @@ def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
         "fingerprint": packed.fingerprint,
         "packed_shape": packed.row_format.shape,
         "packed_bytes": sum(split.pixels.nbytes for split in packed.splits.values() if split.pixels is not None),
-        "fit": packed.fit,
-        "interpolation": packed.interpolation,
+        "fit": packed.row_format.fit,
+        "interpolation": packed.row_format.interpolation,
     }
 
 

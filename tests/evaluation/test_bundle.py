@@ -135,9 +135,9 @@ class TestRoundTrip:
         assert values["weights_sha256"] == hashlib.sha256((bundle / WEIGHTS).read_bytes()).hexdigest()
 
     def test_other_line_breaks_are_no_damage(self, bundle: Path) -> None:
-        content = (bundle / INFO).read_bytes()
+        content, info = (bundle / INFO).read_bytes(), load_bundle(bundle)[1]
         (bundle / INFO).write_bytes(content.replace(b"\n", b"\r\n"))
-        load_bundle(bundle)
+        assert load_bundle(bundle)[1] == info
 
     def test_foreign_weights_and_odd_names_of_files_are_kept(
         self, tmp_path: Path, new_info: NewInfo, new_model: NewModel

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from eyespot.data.resizing import Channels, Fit, Interpolation, RowFormat
+from eyespot.data.resizing import Channels, RowFormat
 
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
@@ -192,13 +192,3 @@ class PackedDataset:
     def channels(self) -> Channels:
         """Return C, 1 or 3."""
         return self.row_format.channels
-
-    @property
-    def fit(self) -> Fit:
-        """Return how a picture that is not S x S becomes S x S."""
-        return self.row_format.fit
-
-    @property
-    def interpolation(self) -> Interpolation:
-        """Return Pillow's name of the resampling filter."""
-        return self.row_format.interpolation

@@ -412,7 +412,7 @@ def make_loader(
     parts = splits.indices[split]
     labels = splits.labels(packed, split)
     windows = None
-    if packed.fit == "short-side":
+    if packed.row_format.fit == "short-side":
         sizes_px = np.concatenate([packed.splits[source].sizes_px[rows] for source, rows in parts.items()])
         windows = Windows(sizes_px, packed.row_format, random=shuffle, seed=seed, device=device)
     if all(packed.splits[source].pixels is not None for source in parts):

@@ -128,7 +128,8 @@ def input_spec(packed: PackedDataset, train: Mapping[SplitName, Int64Array], *, 
         deviations = np.sqrt(np.maximum(counts @ levels**2 / total - means**2, 0))
         # Pictures of one colour have no deviation: one grey level keeps the division finite.
         mean, std = means.tolist(), np.maximum(deviations, 1 / 255).tolist()
-    return InputSpec(packed.size_px, channels, tuple(mean), tuple(std), packed.fit, packed.interpolation)
+    form = packed.row_format
+    return InputSpec(form.size_px, channels, tuple(mean), tuple(std), form.fit, form.interpolation)
 
 
 def read_pixels(packed: PackedDataset, source: SplitName, rows: Int64Array) -> UInt8Array:
