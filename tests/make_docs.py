@@ -65,6 +65,9 @@ def _allowed(kind: Any, metadata: Sequence[Any] = ()) -> str:
     """Return in words what a setting may be."""
     if get_origin(kind) is Literal:
         return ", ".join(f"`{json.dumps(value)}`" for value in get_args(kind))
+    if get_origin(kind) is Annotated:
+        option, field = get_args(kind)
+        return _allowed(option, field.metadata)
     if get_origin(kind) in (Union, UnionType):
         return ", or ".join(_allowed(option) for option in get_args(kind))
     if kind in (int, float):
@@ -110,7 +113,7 @@ def render_recipe_list() -> str:
     for name in recipe_names():
         config = load_config(name)
         epochs = f"{config.training.epochs}" + (" at most" if config.training.early_stopping_epochs else "")
-        optimizer = f"{config.optimizer.name}, {config.optimizer.lr:g}"
+        optimizer = f"{config.optimizer.name}, {config.optimizer.peak_lr:g}"
         rows.append(
             (f"`{name}`", config.description, config.model.name, epochs, str(config.training.batch_size), optimizer)
         )

@@ -30,9 +30,12 @@ def test_the_way_of_the_readme(pictures: Path, trained: eyespot.Run) -> None:
 
 def test_paths_may_be_text_or_path_and_settings_a_mapping_a_list_or_one_text(pictures: Path, tmp_path: Path) -> None:
     text = 'model.args={"widths"=[4,6,8]}'
-    one = eyespot.train(str(pictures), settings=[text, "training.epochs=1"], out=str(tmp_path / "one"))
+    one = eyespot.train(str(pictures), recipe="small", settings=[text, "training.epochs=1"], out=str(tmp_path / "one"))
     two = eyespot.train(
-        pictures, settings={"model.args": {"widths": [4, 6, 8]}, "training.epochs": 1}, out=tmp_path / "2"
+        pictures,
+        recipe="small",
+        settings={"model.args": {"widths": [4, 6, 8]}, "training.epochs": 1},
+        out=tmp_path / "2",
     )
     assert one.config == two.config
     with pytest.raises(UsageError, match=r"training\.epochs is 0"):
@@ -42,10 +45,9 @@ def test_paths_may_be_text_or_path_and_settings_a_mapping_a_list_or_one_text(pic
 def test_it_says_nothing_and_logs_everything(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = eyespot.train(pictures, settings=TINY, out=tmp_path / "run")
+    run = eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
     assert capsys.readouterr() == ("", "")
     log = (run.path / "log.txt").read_text()
-    assert "recipe small" in log
     assert "epoch   2" in log
 
 
@@ -118,7 +120,13 @@ def test_an_observer_is_told_everything(pictures: Path, tmp_path: Path) -> None:
             self.count("attach")
 
     watcher = Watcher()
-    eyespot.train(pictures, settings={**TINY, "evaluation.batch_size": 100}, out=tmp_path / "run", observer=watcher)
+    eyespot.train(
+        pictures,
+        recipe="small",
+        settings={**TINY, "evaluation.batch_size": 100},
+        out=tmp_path / "run",
+        observer=watcher,
+    )
     assert watcher.told["step"] == 6
     assert watcher.told["epoch"] == 2
     assert watcher.told["attach"] == watcher.told["measuring test"] == 1

@@ -24,7 +24,16 @@ from eyespot.runs import Run, RunWriter
 
 from .conftest import draw_pictures
 
-TINY_WORDS = ["--set", "model.args={widths=[4,6,8]}", "--set", "training.epochs=2", "--set", "training.batch_size=16"]
+TINY_WORDS = [
+    "--recipe",
+    "small",
+    "--set",
+    "model.args={widths=[4,6,8]}",
+    "--set",
+    "training.epochs=2",
+    "--set",
+    "training.batch_size=16",
+]
 
 
 class Outcome(NamedTuple):
@@ -101,7 +110,9 @@ WRONG = [
     ("predict", 2, "Missing argument 'RUN' in the command line: eyespot predict --help"),
     ("", 2, "no command in the command line: eyespot --help"),
     ("data", 2, "no command in the command line: eyespot data --help"),
-    ("train pictures --minutes soon", 2, "--minutes"),
+    ("train pictures --recipe small --minutes soon", 2, "--minutes"),
+    ("train pictures --lr fast", 2, r"optimizer\.lr is 'fast': .*'auto' in the settings"),
+    ("train pictures --lr 0", 2, r"optimizer\.lr is '0': input should be greater than 0"),
     # DATA
     ("check nowhere", 2, "unknown data 'nowhere' in DATA: give one of cifar10"),
     ("check cifar11", 2, r"unknown data 'cifar11'\. Did you mean 'cifar10'\?"),
@@ -119,27 +130,45 @@ WRONG = [
     # recipe, model, settings, device
     ("train pictures --recipe smal", 2, r"unknown recipe 'smal'\. Did you mean 'small'\?: \d+ recipes: .*digits"),
     ("train pictures --recipe wrong.toml", 2, r"not valid TOML .* in wrong\.toml: mend the line named"),
-    ("train pictures --set model.name=spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),
-    ("train pictures --set model.args={widht=3}", 2, r"Unknown argument 'widht' .*Did you mean 'widths'\?"),
+    ("train pictures --recipe small --set model.name=spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),
+    (
+        "train pictures --recipe small --set model.args={widht=3}",
+        2,
+        r"Unknown argument 'widht' .*Did you mean 'widths'\?",
+    ),
     (
         "train pictures --set trainin.epochs=3 --set model.nam=x --set training.epochs=0",
         2,
         r"(?=.*unknown key trainin\. Did you mean 'training'\?)(?=.*model\.nam\. Did you mean 'model\.name'\?)"
         r"(?=.*training\.epochs is 0).* in the settings: docs/recipes\.md lists every key",
     ),
-    ("train pictures --set epochs", 2, "--set takes section.key=value, got 'epochs': for example"),
-    ("train pictures --on-bad-image no", 2, "data.on_bad_image is 'no'"),
-    ("train pictures --seed -1", 2, "training.seed is -1"),
-    ("train pictures --device gpu", 2, "unknown device 'gpu': use auto, cpu, cuda or mps"),
-    pytest.param("train pictures --device cuda", 2, "device 'cuda' is not on this machine", marks=NO_GPU),
-    ("train pictures --final --set training.early_stopping_epochs=3", 2, r"training\.early_stopping_epochs must be 0"),
+    ("train pictures --recipe small --set epochs", 2, "--set takes section.key=value, got 'epochs': for example"),
+    ("train pictures --recipe small --on-bad-image no", 2, "data.on_bad_image is 'no'"),
+    ("train pictures --recipe small --seed -1", 2, "training.seed is -1"),
+    ("train pictures --recipe small --device gpu", 2, "unknown device 'gpu': use auto, cpu, cuda or mps"),
+    pytest.param(
+        "train pictures --recipe small --device cuda", 2, "device 'cuda' is not on this machine", marks=NO_GPU
+    ),
+    (
+        "train pictures --recipe small --final --set training.early_stopping_epochs=3",
+        2,
+        r"training\.early_stopping_epochs must be 0",
+    ),
     ("train pictures --recipe gomez2025-vgg --final", 2, r"training\.restore_best must be false"),
-    ("train pictures --set input.size_px=4", 1, "4"),
+    ("train pictures --recipe small --set input.size_px=4", 1, "4"),
     # run folders
-    ("train pictures --out run", 1, "this folder already holds a run in .*run: go on with --resume, or choose"),
-    ("train pictures --out file", 1, r"cannot make the run folder \(.*\) in .*file: choose another with --out"),
-    ("train pictures --out file/run", 1, "cannot make the run folder"),
-    ("train pictures --out pictures/run", 2, "the run folder would lie among the pictures"),
+    (
+        "train pictures --recipe small --out run",
+        1,
+        "this folder already holds a run in .*run: go on with --resume, or choose",
+    ),
+    (
+        "train pictures --recipe small --out file",
+        1,
+        r"cannot make the run folder \(.*\) in .*file: choose another with --out",
+    ),
+    ("train pictures --recipe small --out file/run", 1, "cannot make the run folder"),
+    ("train pictures --recipe small --out pictures/run", 2, "the run folder would lie among the pictures"),
     ("train --resume --out empty", 1, r"not a run folder \(it has no config\.toml\) in empty"),
     ("train --resume --out nowhere", 1, "no such folder in nowhere: give a run folder"),
     ("train --resume", 1, "no unfinished run in .*runs: name the run folder with --out"),
@@ -246,19 +275,41 @@ def test_train_prints_the_result_on_stdout_and_the_rest_on_stderr(
     found = eyespot("train", pictures, "--out", tmp_path / "run", *TINY_WORDS, "--seed", "3")
     assert found.code == 0
     assert re.fullmatch(r"[\d.]+ % \[[\d.]+, [\d.]+\] on test \(n = \d+, 1 view\)\n", found.out)
-    assert found.err.startswith("recipe small: 60 training pictures are few")
     assert "note: The data bring no test split" in found.err
     assert found.last == f"report: {tmp_path / 'run' / 'report.html'}"
     run = Run.open(tmp_path / "run")
     assert run.finished
     assert run.config.training.seed == 3
     log = (run.path / "log.txt").read_text()
-    assert "recipe small" in log
     assert "epoch   2  train loss" in log
     again = eyespot("train", "--resume", "--out", tmp_path / "run")
     assert again.code == 0
     assert again.out == found.out
     assert "this run is finished: nothing to resume" in again.err
+
+
+def test_lr_is_a_number_or_found_before_the_training(eyespot: Call, pictures: Path, tmp_path: Path) -> None:
+    words = ["train", pictures, *TINY_WORDS]
+    found = eyespot(*words, "--out", tmp_path / "auto", "--lr", "auto")
+    assert found.code == 0
+    said = re.search(
+        r"^learning rate ([\d.]+), bias_lr [\d.]+, head_lr [\d.]+: found by the range test of \d+ steps \(loss falls "
+        r"steepest at [\d.]+, (diverges from|does not diverge up to) [\d.]+\)$",
+        found.err,
+        re.MULTILINE,
+    )
+    assert said
+    run = Run.open(tmp_path / "auto")
+    assert f"learning rate {said[1]}," in (run.path / "log.txt").read_text()
+    assert run.lr_finder["chosen"] == float(said[1])
+    assert run.config.optimizer.lr == "auto"
+    assert "Range test of the learning rate" in run.report.read_text(encoding="utf-8")
+    given = eyespot(*words, "--out", tmp_path / "given", "--lr", "0.02")
+    assert given.code == 0
+    assert "range test" not in given.err
+    run = Run.open(tmp_path / "given")
+    assert run.config.optimizer.lr == 0.02
+    assert "Range test" not in run.report.read_text(encoding="utf-8")
 
 
 def test_train_json_is_one_document(eyespot: Call, pictures: Path, tmp_path: Path) -> None:
@@ -537,7 +588,7 @@ def test_a_signal_stops_a_training_within_seconds_and_tells_how_it_goes_on(
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_two_processes_cannot_share_a_folder(pictures: Path, trained: Run, tmp_path: Path, eyespot: Call) -> None:
     with RunWriter(tmp_path / "run", trained.config):
-        found = eyespot("train", pictures, "--out", tmp_path / "run")
+        found = eyespot("train", pictures, "--recipe", "small", "--out", tmp_path / "run")
     assert found.code == 1
     assert "another process is writing this run in" in found.last
 

@@ -49,6 +49,18 @@ def test_overrides_are_read_as_toml_or_as_text() -> None:
     assert load_config("fast", changes={"training.epochs": 4}).training.epochs == 4
 
 
+def test_the_learning_rate_is_a_number_or_auto() -> None:
+    assert load_config("fast", ["optimizer.lr=0.5"]).optimizer.peak_lr == 0.5
+    assert load_config("fast", ['optimizer.lr="0.5"']).optimizer.lr == 0.5
+    auto = load_config("fast", ["optimizer.lr=auto"])
+    assert parse_config(auto.to_toml(), where="copy").optimizer.lr == "auto"
+    with pytest.raises(AssertionError, match="resolve_learning_rate comes before"):
+        _ = auto.optimizer.peak_lr
+    for word in ("atuo", "0", "-1", "inf", "nan"):
+        with pytest.raises(ConfigError, match=r"optimizer\.lr is .*; optimizer\.lr is .*'auto'"):
+            load_config("fast", [f"optimizer.lr={word}"])
+
+
 def test_all_errors_come_at_once_in_human_words() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("fast", ["training.epoch=3", "optimizer.lr=-1", "schedule.name=cosin", "training.batch_size=lots"])

@@ -311,7 +311,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_pictures(folder / "more-photos", seed=2, per_class=4)
     shutil.copytree(folder / "more-photos" / "cat", folder / "holiday")
     Image.open(folder / "more-photos" / "cat" / "000.png").resize((40, 30)).save(folder / "cat.jpg")
-    arguments = ["train", "photos/", "--out", "runs/photos", "--set", "training.epochs=3"]
+    arguments = ["train", "photos/", "--recipe", "small", "--out", "runs/photos", "--set", "training.epochs=3"]
     done = run_python(f"from eyespot.cli import main\n\nmain({arguments!r})\n", folder)
     assert done.returncode == 0, done.stderr
     return folder

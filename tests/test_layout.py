@@ -129,6 +129,7 @@ def test_fit_has_no_parameter_for_the_test_split() -> None:
         "train_transform",
         "eval_transform",
         "num_classes",
+        "class_weights",
     }
 
 

@@ -67,17 +67,30 @@ def report_of(run: Run) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "published", "pictures", "chosen"),
+    ("name", "published", "pictures", "side", "weights", "chosen"),
     [
-        ("digits", True, 1438, "digits"),
-        ("digits", False, 1438, "small"),
-        ("x", False, 9_999, "small"),
-        ("x", False, 10_000, "fast"),
+        ("digits", True, 1438, 8, True, "digits"),
+        ("digits", False, 1438, 8, True, "transfer"),
+        ("x", False, 9_999, 32, True, "transfer"),
+        ("x", False, 9_999, 32, False, "small"),
+        ("x", False, 10_000, 64, True, "fast"),
+        ("x", False, 10_000, 65, True, "transfer"),
+        ("x", False, 10_000, 65, False, "fast"),
     ],
 )
-def test_the_recipe_is_chosen_by_the_data(name: str, published: bool, pictures: int, chosen: str) -> None:
-    items = Items([""] * pictures, np.zeros(pictures, np.int64), paths=[Path()] * pictures)
-    dataset = Dataset(name, ("a", "b"), {"train": items}, published, "", "")
+def test_the_recipe_is_chosen_by_the_data(
+    name: str, published: bool, pictures: int, side: int, weights: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_has_weights", lambda backbone: weights)
+    pixels = np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (pictures, side, side, 3))
+    dataset = Dataset(
+        name,
+        ("a", "b"),
+        {"train": Items([""] * pictures, np.zeros(pictures, np.int64), pixels=pixels)},
+        published,
+        "",
+        "",
+    )
     recipe, reason = opening.choose_recipe(dataset)
     assert recipe == chosen
     assert reason
@@ -303,7 +316,9 @@ def test_an_allowed_leak_is_in_the_report_of_two_classes(tmp_path: Path) -> None
     shutil.copy(tmp_path / "data" / "train" / "cat" / "000.png", tmp_path / "data" / "test" / "cat" / "zz.png")
     with pytest.raises(LeakError, match="1 of the 13 test pictures is also in train"):
         eyespot.train(tmp_path / "data", recipe="small", settings=TINY, out=tmp_path / "run")
-    run = eyespot.train(tmp_path / "data", settings={**TINY, "data.allow_leak": True}, out=tmp_path / "run")
+    run = eyespot.train(
+        tmp_path / "data", recipe="small", settings={**TINY, "data.allow_leak": True}, out=tmp_path / "run"
+    )
     assert "--allow-leak" in report_of(run)
     listener = Listener()
     result = eyespot.evaluate(run.path, tmp_path / "data", observer=listener)
@@ -361,7 +376,9 @@ def test_what_does_not_fit_is_said_before_the_work_and_streamed(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = Listener()
-    packed = data_verbs.pack(pictures, settings={"data.memory_limit_gb": 1e-6, "input.size_px": 24}, observer=listener)
+    packed = data_verbs.pack(
+        pictures, settings={"data.memory_limit_gb": 1e-6, "input.size_px": 24, "model.name": "spot"}, observer=listener
+    )
     assert all(split.pixels is None for split in packed.splits.values())
     assert listener.messages[0].startswith("24 px, as asked for; channels 3")
     assert "60 pictures of 24 x 24 x 3 take 0.1 MB, more than the memory limit" in listener.messages[0]

@@ -96,6 +96,12 @@ def train(
     final: Annotated[
         bool, typer.Option("--final", help="Train on train + val with a fixed recipe; no val figures.")
     ] = False,
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            "--lr", metavar="RATE|auto", help="Peak learning rate; auto finds it with a range test of 100 steps."
+        ),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Cut the epochs to what fits into this much training time.")
     ] = None,
@@ -116,6 +122,7 @@ def train(
     changes = {
         "training.seed": seed,
         "data.final": final or None,
+        "optimizer.lr": lr,
         "training.minutes": minutes,
         "data.on_bad_image": on_bad_image,
         "data.allow_leak": allow_leak or None,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -36,7 +36,8 @@ class InputConfig(_Section):
     size_px: Literal["auto"] | int = Field(
         "auto",
         description="Side of the square input. `auto`: the pictures' own size up to 64, else their median short side "
-        "rounded to a multiple of 8, at most 64.",
+        "rounded to a multiple of 8, at most 64. For backbones `auto` is the size of their weights, or four times the "
+        "pictures' own size where that is less; smaller pictures are enlarged inside the batch.",
     )
     channels: Literal["auto", 1, 3] = Field(
         "auto", description="1 grey, 3 RGB; `auto`: grey where all pictures are grey."
@@ -47,13 +48,15 @@ class InputConfig(_Section):
         "to 16:9; training takes a random square along the long side, everything else the middle one. `crop`: always "
         "the middle square; `squash`: sides stretched; `pad`: black bars.",
     )
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
-        "bilinear", description="Pillow's antialiased resampling filter."
+    interpolation: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = Field(
+        "auto",
+        description="Pillow's antialiased resampling filter. `auto`: bilinear, or the one of a backbone's weights.",
     )
-    normalize: Literal["channel", "scalar", "minmax", "half"] = Field(
-        "channel",
-        description="`channel`: mean and deviation of each channel of the training split; `scalar`: one mean and "
-        "deviation over all channels (gomez2025); `minmax`: pixels / 255; `half`: mean 0.5, deviation 0.5.",
+    normalize: Literal["auto", "channel", "scalar", "minmax", "half"] = Field(
+        "auto",
+        description="`auto`: that of a backbone's weights, else `channel`. `channel`: mean and deviation of each "
+        "channel of the training split; `scalar`: one mean and deviation "
+        "over all channels (gomez2025); `minmax`: pixels / 255; `half`: mean 0.5, deviation 0.5.",
     )
 
     @model_validator(mode="after")
@@ -99,6 +102,38 @@ class ModelConfig(_Section):
     args: dict[str, bool | int | float | str | list[int] | list[float]] = Field(
         default_factory=dict, description="Arguments of the architecture; `eyespot models NAME` lists them."
     )
+    weights: str = Field(
+        "auto",
+        min_length=1,
+        description="Of a backbone. `auto`: from an installed package, else from the Hugging Face hub; `package`, "
+        "`hub`, a file (.safetensors, .pt, .pth), or `random`.",
+    )
+    mode: Literal["full", "features", "last-block", "finetune", "auto"] = Field(
+        "full",
+        description="What of a backbone is trained. `auto`: as `features`, and with a time limit then as `finetune`, "
+        "of which the better one on val is kept. `features`: nothing, every picture goes through it once; "
+        "`last-block`: its last stage; `finetune`: everything, after the head was fitted to frozen features; `full`: "
+        "everything from the start.",
+    )
+    freeze_until: str = Field(
+        "", description="Freeze what comes before this module or parameter of the backbone, such as `layer4`."
+    )
+
+
+class FeaturesConfig(_Section):
+    """How a head is fitted to the features of a frozen backbone, which are computed once and kept in the cache."""
+
+    solver: Literal["auto", "closed", "gradient"] = Field(
+        "auto",
+        description="`closed`: multinomial logistic regression, its L2 penalty chosen on val; `gradient`: the training "
+        "loop; `auto`: closed for a linear head.",
+    )
+    views: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Views of each training picture: 1 as it is, 2 mirrored too, more with the recipe's augmentation.",
+    )
 
 
 class OptimizerConfig(_Section):
@@ -108,7 +143,11 @@ class OptimizerConfig(_Section):
         "sgd",
         description="`muon` makes the steps of convolutions orthogonal; the rest gets SGD with Nesterov momentum.",
     )
-    lr: float = Field(0.01, gt=0.0, description="Peak learning rate; for `muon` that of the orthogonalised filters.")
+    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | Literal["auto"] = Field(
+        0.01,
+        description="Peak learning rate; for `muon` that of the orthogonalised filters. `auto`: found by a range test "
+        "of 100 steps before the training; muon's three rates then move together.",
+    )
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Momentum of sgd, rmsprop and muon.")
     nesterov: bool = Field(False, description="Nesterov momentum (sgd); muon always uses it.")
     weight_decay: float = Field(
@@ -116,6 +155,12 @@ class OptimizerConfig(_Section):
     )
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Adam: decay of the first moment.")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Adam: decay of the second moment.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="Each layer of a backbone learns at this share of the rate of the layer after it; not for muon.",
+    )
     alpha: float = Field(0.99, ge=0.0, lt=1.0, description="RMSprop: decay of the squared gradient (Keras: 0.9).")
     eps: float = Field(1e-8, gt=0.0, description="Added to denominators (Keras: 1e-7).")
     bias_lr: float = Field(0.013, gt=0.0, description="muon: learning rate of biases, for the mean loss over a batch.")
@@ -128,6 +173,12 @@ class OptimizerConfig(_Section):
         le=1.0,
         description="muon: the bias of the whitening layer is trained for this share of the steps.",
     )
+
+    @property
+    def peak_lr(self) -> float:
+        """Return `lr` as a number; where it is `auto`, `training.lr_finder` has to come first."""
+        assert not isinstance(self.lr, str), "optimizer.lr is 'auto': resolve_learning_rate comes before"
+        return self.lr
 
 
 class ScheduleConfig(_Section):
@@ -185,6 +236,14 @@ class TrainingConfig(_Section):
     ema_decay: float = Field(
         0.0, ge=0.0, lt=1.0, description="Exponential moving average of the weights, used for evaluation; 0: off."
     )
+    class_balance: Literal["auto", "none", "loss"] = Field(
+        "auto",
+        description="`loss`: pictures of rare classes count more in the loss, so that all classes weigh the same; "
+        "`auto`: where the largest class of train has more than three times the pictures of the smallest.",
+    )
+    freeze_epochs: float = Field(
+        0.0, ge=0.0, description="For so many epochs at the start only the head of a backbone is trained."
+    )
     clip_norm: float = Field(0.0, ge=0.0, description="Clip the norm of the gradient; 0: off.")
     size_schedule: list[tuple[float, int]] = Field(
         default_factory=list,
@@ -223,6 +282,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
+    features: FeaturesConfig = FeaturesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
@@ -245,6 +305,10 @@ class Config(_Section):
             self.training.early_stopping_epochs or self.training.restore_best or self.schedule.name == "plateau"
         ):
             problems.append("early stopping, restore_best and the plateau schedule need val: data.val_fraction is 0")
+        if self.features.solver == "closed" and (self.model.args.get("hidden") or self.model.args.get("batch_norm")):
+            problems.append("features.solver = 'closed' is for linear heads: model.args has hidden or batch_norm")
+        if self.training.size_schedule and self.model.mode in ("features", "auto"):
+            problems.append("training.size_schedule does not go with stored features (model.mode)")
         shares = [share for share, _ in self.training.size_schedule]
         if shares != sorted(shares) or any(not 0 <= share < 1 for share in shares):
             problems.append("training.size_schedule: the shares must rise and lie in [0, 1)")

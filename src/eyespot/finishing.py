@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from eyespot.evaluation.bundle import BundleInfo
     from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Predictor
-    from eyespot.training.fit import FitResult, TrainState
+    from eyespot.training.fit import TrainState
     from eyespot.training.prepare import Prepared
+    from eyespot.training.transfer import Trained
 
 _AUGMENTED_SAMPLE = 24
 
@@ -31,7 +32,7 @@ def finish(
     packed: PackedDataset,
     splits: Splits,
     prepared: Prepared,
-    result: FitResult,
+    trained: Trained,
     plan: ComputePlan,
     writer: RunWriter,
     watcher: Observer,
@@ -41,16 +42,20 @@ def finish(
     from eyespot.evaluation.evaluate import write_predictions
     from eyespot.evaluation.predictor import Predictor
 
-    config, state = writer.config, result.state
+    config, state = writer.config, trained.result.state
     info = _bundle_info(packed, prepared, state, config)
-    predictor = Predictor(result.model, info, plan)
+    predictor = Predictor(trained.result.model, info, plan)
     names = split_names(splits)
     measured = {
-        split: measure(predictor, packed, splits, split, watcher, batch_size=config.evaluation.batch_size)
+        split: _measure_stored(predictor, trained, packed, splits, split, watcher)
+        if trained.store is not None and info.views != "mirror-shift"
+        else measure(predictor, packed, splits, split, watcher, batch_size=config.evaluation.batch_size)
         for split in names
     }
     metrics: dict[str, Any] = {split: evaluation.metrics for split, evaluation in measured.items()}
     metrics["train_seconds"] = state.seconds
+    if trained.head:
+        metrics["head"] = trained.head
     metrics["epochs"] = state.epoch
     metrics["stopped"] = state.stopped
     metrics["best_epoch"] = state.best_epoch if config.training.restore_best else state.epoch
@@ -64,7 +69,7 @@ def finish(
         split: SplitMetrics(**{key: evaluation.metrics[key] for key in SplitMetrics.model_fields})
         for split, evaluation in measured.items()
     }
-    save_bundle(writer.path / BUNDLE, result.model, info.model_copy(update={"metrics": shipped}))
+    save_bundle(writer.path / BUNDLE, predictor.model, info.model_copy(update={"metrics": shipped}))
     writer.write_metrics(metrics)
     writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})
     _write_report(writer, packed, splits, prepared, predictions)
@@ -110,8 +115,31 @@ def measure(
         )
 
 
+def _measure_stored(
+    predictor: Predictor, trained: Trained, packed: PackedDataset, splits: Splits, split: SplitName, watcher: Observer
+) -> Evaluation:
+    """Measure a head on stored features; pictures that no training has seen are encoded now."""
+    import time
+
+    from eyespot.evaluation.evaluate import evaluation_of
+    from eyespot.training.features import FeatureHead, head_logits
+    from eyespot.training.transfer import encode, sources_of
+
+    assert trained.store is not None
+    assert trained.encoder is not None
+    views = 2 if predictor.info.views == "mirror" else 1
+    sources, store = sources_of(splits, split), trained.store
+    if any(len(store.arrays.get(source, ())) < views for source in sources):
+        store = encode(trained.encoder, sources, views, watcher)
+    started = time.perf_counter()
+    head = FeatureHead(predictor.model).eval()  # type: ignore[arg-type]
+    logits = head_logits(head, store.parts(splits, split), mirror=views == 2, device=predictor.plan.device)
+    seconds = time.perf_counter() - started + store.encode_seconds(splits, split, views)
+    return evaluation_of(predictor, logits, splits.labels(packed, split), seconds=seconds, views=predictor.info.views)
+
+
 def _bundle_info(packed: PackedDataset, prepared: Prepared, state: TrainState, config: Config) -> BundleInfo:
-    from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance
+    from eyespot.evaluation.bundle import Architecture, BundleInfo, Pretrained, Provenance
 
     return BundleInfo(
         architecture=Architecture(name=config.model.name, args=dict(config.model.args)),
@@ -119,6 +147,9 @@ def _bundle_info(packed: PackedDataset, prepared: Prepared, state: TrainState, c
         class_names=packed.dataset.class_names,
         input=prepared.spec,
         views=config.evaluation.views,
+        pretrained=Pretrained(source=prepared.pretrained.source, licence=prepared.pretrained.licence)
+        if prepared.pretrained is not None
+        else None,
         provenance=Provenance(
             recipe=config.name,
             dataset=packed.dataset.name,
@@ -163,7 +194,8 @@ def _write_report(
             augmented=augmented,
             augmented_labels=labels,
             augmentation=prepared.data.train_transform.describe(),
-            model=layer_table(prepared.model, in_channels=packed.channels, size_px=packed.size_px).as_dict(),
+            lr_finder=run.lr_finder,
+            model=layer_table(prepared.model, in_channels=packed.channels, size_px=prepared.spec.input_px).as_dict(),
         ),
         run.report,
     )

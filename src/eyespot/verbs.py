@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
-from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError, UsageError
+from eyespot.errors import ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.finishing import finish, measure, split_names
 from eyespot.opening import (
     Observer,
@@ -172,9 +172,22 @@ def _check_before_packing(request: _Request) -> None:
         DataError: Class names that a bundle cannot carry.
     """
     from eyespot.evaluation.bundle import check_class_names
-    from eyespot.models.registry import check_args
+    from eyespot.models.registry import check_args, model_entry
 
-    check_args(request.config.model.name, request.config.model.args)
+    config = request.config
+    check_args(config.model.name, config.model.args)
+    if not model_entry(config.model.name).is_backbone:
+        for key, is_set in (
+            ("model.mode", config.model.mode not in ("full", "auto")),
+            ("model.freeze_until", bool(config.model.freeze_until)),
+            ("model.weights", config.model.weights not in ("auto", "random")),
+            ("training.freeze_epochs", config.training.freeze_epochs > 0),
+        ):
+            if is_set:
+                raise ConfigError(
+                    f"{key} is for backbones, {config.model.name} is trained from scratch",
+                    remedy="leave it out, or use a backbone: --set model.name=efficientnet_lite0",
+                )
     check_class_names(request.dataset.class_names)
     pictures = Path(request.dataset.origin)
     if pictures.is_dir() and request.folder.is_relative_to(pictures.resolve()):
@@ -186,8 +199,8 @@ def _check_before_packing(request: _Request) -> None:
 def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Observer) -> Run:
     """Walk the whole way of the data in a locked run folder."""
     from eyespot.data.checks import enforce
-    from eyespot.training.fit import fit
     from eyespot.training.prepare import prepare_training
+    from eyespot.training.transfer import train_model
 
     config, dataset = request.config, request.dataset
     if "started" not in Run(writer.path).provenance:
@@ -212,10 +225,15 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
         prepared = prepare_training(packed, splits, config, plan)
         parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
         watcher.on_message(f"{config.model.name}: {parameters:,} parameters")
+        for note in prepared.notes:
+            watcher.on_message(note)
         watcher.on_message(f"augmentation: {prepared.data.train_transform.describe()}")
+        if prepared.pretrained is not None:
+            weights = {"source": prepared.pretrained.source, "sha256": prepared.pretrained.sha256}
+            writer.write_provenance({"pretrained": weights, "notes": list(prepared.notes)})
         with prepared.data.train, prepared.data.val or nullcontext():
-            result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=watcher)
-            return finish(packed, splits, prepared, result, plan, writer, watcher)
+            trained = train_model(prepared, packed, splits, config, plan=plan, writer=writer, observer=watcher)
+            return finish(packed, splits, prepared, trained, plan, writer, watcher)
     except (EyespotError, KeyboardInterrupt):
         raise
     except BaseException as error:  # safetensors panics with one that is no Exception

@@ -124,6 +124,33 @@ def test_a_logarithmic_axis_leaves_out_what_is_not_positive() -> None:
     assert "0.1" in texts(root)
 
 
+def test_on_a_logarithmic_x_axis_equal_factors_are_equal_steps() -> None:
+    rates = [1e-6, 1e-4, 1e-2, 1.0]
+    root = draw(Series("loss", "lr", rates, [2.0, 2.0, 1.0, 3.0]), log_x=True, mark_x=(1e-2, "chosen"))
+    (path,) = paths(root, "line")
+    places = [float(pair.split()[0]) for pair in re.split("[ML]", path)[1:]]
+    steps = [second - first for first, second in itertools.pairwise(places)]
+    assert steps == pytest.approx([steps[0]] * 3, abs=0.11)
+    assert paths(root, "mark") == [f"M{places[2]:.1f} 16.0V186.0"]
+    labels = [element.text for element in root.iter("text") if element.get("text-anchor") == "middle"]
+    assert labels == ["1e-6", "1e-5", "0.0001", "0.001", "0.01", "0.1", "1", "epoch"]
+    wide = draw(Series("loss", "lr", [1e-7, 10.0], [2.0, 1.0]), log_x=True)
+    labels = [element.text for element in wide.iter("text") if element.get("text-anchor") == "middle"]
+    assert labels == ["1e-7", "1e-5", "0.001", "0.1", "10", "epoch"]
+    draw(Series("loss", "lr", [0.1], [2.0]), log_x=True)
+
+
+def test_points_are_one_path_without_a_name() -> None:
+    measured = Series("measured", "lr", [1, 2, 3, 4], [1.0, math.nan, 3.0, 2.0], points=True)
+    root = draw(measured, Series("mean", "lr", [1, 2, 3, 4], [1.0, 1.5, 2.0, 2.0]))
+    (path,) = paths(root, "points c-lr")
+    assert path.count("M") == path.count("h0") == 3
+    assert len(paths(root, "line")) == 1
+    assert "mean" in texts(root)
+    assert "measured" not in texts(root)
+    assert root.get("aria-label") == "Loss. mean from 1 to 2."
+
+
 def test_the_mark_is_labelled_on_the_side_with_room() -> None:
     series = Series("train", "train", list(range(1, 11)), [1.0] * 10)
     for epoch, anchor in ((2, "start"), (9, "end")):

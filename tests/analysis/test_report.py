@@ -179,6 +179,47 @@ def test_a_loss_over_many_decades_gets_a_logarithmic_axis(input_of: Make, histor
     assert "logarithmic" not in render_report(input_of(history=history_of([2.3, 0.5, 0.3])))
 
 
+def range_test(**changes: Any) -> dict[str, Any]:
+    """Return a small lr_finder.json."""
+    return {
+        "chosen": 0.0123,
+        "settings": {"lr": 0.0123},
+        "found": True,
+        "steepest": 0.02,
+        "lowest": 0.1,
+        "diverges": 0.4,
+        "rates": [1e-7, 1e-5, 1e-3, 1e-1, 10.0],
+        "losses": [2.1, 1.9, 1.8, 1.2, 90.0],
+        "smoothed": [2.0, 2.0, 1.8, 1.5, 80.0],
+        "untrained": 2.0,
+        **changes,
+    }
+
+
+def test_the_search_for_the_learning_rate_is_shown_and_explained(input_of: Make) -> None:
+    config = Config().model_dump(mode="json")
+    config["optimizer"]["lr"] = "auto"
+    html = render_report(input_of(lr_finder=range_test(), config=config))
+    page = Page(html)
+    assert "Range test of the learning rate, logarithmic axis, 0.0123 chosen. loss from 2 to 1.5." in html
+    assert "chosen: 0.0123<" in html
+    assert "took 5 steps at a rate that rose from 1e-7 to 10." in page.plain
+    assert "It falls steepest at 0.02 and is lowest at 0.1; the run got 0.0123" in page.plain
+    assert "From 0.4 on it is worse than before any training." in page.plain
+    changed = page.plain[page.plain.index("eyespot's default") : page.plain.index("All settings")]
+    assert "optimizer.lr auto, found 0.0123 0.01" in changed
+    assert "than before any training" not in render_report(input_of(lr_finder=range_test(diverges=None)))
+    no_fall = range_test(found=False, steepest=None, lowest=None, diverges=None, chosen=20.0)
+    usual = render_report(input_of(lr_finder=no_fall))
+    assert "No rate made it fall, so the run got a usual one, 20." in usual
+    assert "chosen: " not in usual, "it lies outside of the chart"
+
+
+@pytest.mark.parametrize("found", [{}, range_test(rates=[], losses=[], smoothed=[])])
+def test_without_a_search_there_is_no_chart_of_it(input_of: Make, found: dict[str, Any]) -> None:
+    assert "ange test" not in render_report(input_of(lr_finder=found))
+
+
 # ---- what may be missing ----
 
 

@@ -83,3 +83,10 @@ def test_rate_and_moment() -> None:
     assert words.moment("2026-03-01T14:03:22+01:00") == "2026-03-01 13:03 UTC"
     assert words.moment("2026-03-01T14:03:22") == "2026-03-01T14:03:22"
     assert words.moment("last summer") == "last summer"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1e-7, "1e-7"), (0.000123, "0.00012"), (0.42292, "0.42"), (9.96, "10"), (10.0, "10")]
+)
+def test_learning_rates_have_two_digits(number: float, text: str) -> None:
+    assert words.learning_rate(number) == text

@@ -135,13 +135,13 @@ class TestOneWayToTheModel:
         as_png = io.BytesIO()
         rgb.save(as_png, "png")
         probs = predictor.predict_probs([np.asarray(rgb), rgb, as_png.getvalue()])
-        assert (probs == probs[0]).all()
+        np.testing.assert_allclose(probs, np.broadcast_to(probs[0], probs.shape), rtol=1e-5)
 
     def test_arrays_of_grey_and_alpha(self, predictor: Predictor) -> None:
         grey = np.asarray(picture(1, mode="L"))
         rgba = np.asarray(picture(1, mode="RGBA"))
         probs = predictor.predict_probs([grey, grey[:, :, None], np.repeat(grey[:, :, None], 3, axis=2)])
-        assert (probs == probs[0]).all()
+        np.testing.assert_allclose(probs, np.broadcast_to(probs[0], probs.shape), rtol=1e-5)
         np.testing.assert_array_equal(predictor.predict_probs([rgba]), predictor.predict_probs([rgba[:, :, :3]]))
         turned = np.asarray(picture(1))[::-1, ::2]  # not contiguous
         np.testing.assert_array_equal(predictor.predict_probs([turned]), predictor.predict_probs([turned.copy()]))

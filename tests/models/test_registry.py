@@ -49,7 +49,8 @@ def test_entry_lists_exactly_the_arguments_of_its_builder(name):
 def test_unknown_model_offers_the_nearest():
     with pytest.raises(UsageError) as caught:
         model_entry("resnt18")
-    text = f"Unknown model 'resnt18'. Did you mean 'resnet18-small'? {len(model_names())} models: eyespot models"
+    text = f"Unknown model 'resnt18'. Did you mean 'resnet18-small'? {len(model_names())} models of eyespot, "
+    text += "and every model of timm: eyespot models"
     assert str(caught.value) == text
     assert caught.value.exit_code == 2
 

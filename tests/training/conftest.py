@@ -79,7 +79,7 @@ class Watcher:
         self.steps += 1
         self.at_step(state.step)
 
-    def on_count(self, label: str, done: int, total: int) -> None:
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
         pass
 
     def attach(self, writer: RunWriter) -> None:

@@ -2,7 +2,8 @@
 
 Before this: curves and the confusion matrix. After this: `report` puts the SVG into its page. An SVG of our own is a
 few kilobytes, sharp at every zoom and on paper, follows the page into dark mode, and its text can be read out.
-Style sheets name these classes: `chart`, `grid`, `axis`, `label`, `line`, `dot`, `mark`, and `c-NAME` for a series.
+Style sheets name these classes: `chart`, `grid`, `axis`, `label`, `line`, `points`, `dot`, `mark`, and `c-NAME` for a
+series.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class Series:
         css: Its colour and dashes are those of the class `c-CSS`.
         x: Float (E,), rising.
         y: Float (E,); nan leaves a gap.
+        points: Drawn as light points without a name, for what was measured beside a smoothed line of it.
     """
 
     name: str
     css: str
     x: Sequence[float] | npt.NDArray[np.float64]
     y: Sequence[float] | npt.NDArray[np.float64]
+    points: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def line_chart(
     title: str,
     x_label: str,
     write_y: Callable[[float], str],
+    log_x: bool = False,
     log_y: bool = False,
     mark_x: tuple[float, str] | None = None,
     height: float = 220.0,
@@ -111,6 +115,7 @@ def line_chart(
         title: Read out instead of the picture, followed by where each line starts and ends.
         x_label: Under the x axis.
         write_y: Turns a tick of the y axis into text.
+        log_x: Logarithmic x axis, for x that are all positive.
         log_y: Logarithmic y axis; points that are not positive are left out.
         mark_x: A place on the x axis to point out, and its label.
         height: In units of 1/370 of the width.
@@ -120,19 +125,22 @@ def line_chart(
     if not lines:
         return ""
     every = np.concatenate([points[np.isfinite(points[:, 1])] for _, points in lines])
-    frame = _Frame.around(every, height, log_y)
+    frame = _Frame.around(every, height, log_x=log_x, log_y=log_y)
     parts = [_axes(frame, x_label, write_y, height)]
     if mark_x is not None:
         parts.append(_mark(frame, *mark_x))
     ends = []
     for one, points in lines:
+        if one.points:
+            parts.append(_scatter(frame, one.css, points))
+            continue
         parts.append(_polyline(frame, one.css, points))
         last = points[np.isfinite(points[:, 1])][-1]
         ends.append((frame.y(last[1]), one))
     for y, one in _spread(ends, frame.bottom):
         x = frame.right + 7
         parts.append(f'<text class="label c-{one.css}" x="{x:.1f}" y="{y + 4:.1f}">{escape(one.name)}</text>')
-    spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines)
+    spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines if not one.points)
     return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
 
 
@@ -159,11 +167,12 @@ class _Frame:
     y_low: float
     y_high: float
     bottom: float
+    log_x: bool
     log_y: bool
     right: float = _WIDTH - _MARGIN_RIGHT
 
     @classmethod
-    def around(cls, points: npt.NDArray[np.float64], height: float, log_y: bool) -> _Frame:
+    def around(cls, points: npt.NDArray[np.float64], height: float, *, log_x: bool, log_y: bool) -> _Frame:
         """Return a frame with a little air above and below the points."""
         low, high = float(points[:, 1].min()), float(points[:, 1].max())
         if log_y:
@@ -174,11 +183,14 @@ class _Frame:
             low, high = (low - air if low < 0 else max(0.0, low - air)), high + air
         x_low, x_high = float(points[:, 0].min()), float(points[:, 0].max())
         if x_low == x_high:
-            x_low, x_high = x_low - 0.5, x_high + 0.5
-        return cls(x_low, x_high, low, high, height - _MARGIN_BOTTOM, log_y)
+            x_low, x_high = (x_low / 2, 2 * x_high) if log_x else (x_low - 0.5, x_high + 0.5)
+        return cls(x_low, x_high, low, high, height - _MARGIN_BOTTOM, log_x, log_y)
 
     def x(self, value: float) -> float:
-        return _MARGIN_LEFT + (self.right - _MARGIN_LEFT) * (value - self.x_low) / (self.x_high - self.x_low)
+        low, high = self.x_low, self.x_high
+        if self.log_x:
+            value, low, high = math.log10(value), math.log10(low), math.log10(high)
+        return _MARGIN_LEFT + (self.right - _MARGIN_LEFT) * (value - low) / (high - low)
 
     def y(self, value: float) -> float:
         low, high = self.y_low, self.y_high
@@ -198,9 +210,15 @@ def _axes(frame: _Frame, x_label: str, write_y: Callable[[float], str], height: 
         parts.append(
             f'<text x="{_MARGIN_LEFT - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(write_y(tick))}</text>'
         )
-    # Epochs are whole: no ticks between them.
-    for tick in (t for t in nice_ticks(frame.x_low, frame.x_high, 6) if t == int(t)):
-        parts.append(f'<text x="{frame.x(tick):.1f}" y="{frame.bottom + 15:.1f}" text-anchor="middle">{tick:g}</text>')
+    if frame.log_x:
+        x_ticks = log_ticks(frame.x_low, frame.x_high)
+        x_ticks = x_ticks[:: 1 + (len(x_ticks) - 1) // 7]  # seven labels have room side by side
+    else:
+        # Epochs are whole: no ticks between them.
+        x_ticks = [tick for tick in nice_ticks(frame.x_low, frame.x_high, 6) if tick == int(tick)]
+    for tick in x_ticks:
+        text = words.learning_rate(tick) if frame.log_x else f"{tick:g}"
+        parts.append(f'<text x="{frame.x(tick):.1f}" y="{frame.bottom + 15:.1f}" text-anchor="middle">{text}</text>')
     parts.append(f'<path class="axis" d="M{_MARGIN_LEFT:.1f} {frame.bottom:.1f}H{frame.right:.1f}"/>')
     middle = (_MARGIN_LEFT + frame.right) / 2
     parts.append(f'<text x="{middle:.1f}" y="{frame.bottom + 30:.1f}" text-anchor="middle">{escape(x_label)}</text>')
@@ -233,6 +251,13 @@ def _polyline(frame: _Frame, css: str, points: npt.NDArray[np.float64]) -> str:
             dots.append(f'<circle class="dot c-{css}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
         pen_down = True
     return f'<path class="line c-{css}" d="{"".join(path)}"/>{"".join(dots)}'
+
+
+def _scatter(frame: _Frame, css: str, points: npt.NDArray[np.float64]) -> str:
+    """Return light points: one path of lines without a length, whose round ends are all there is of them."""
+    known = points[np.isfinite(points[:, 1])]
+    path = "".join(f"M{frame.x(float(x)):.1f} {frame.y(float(y)):.1f}h0" for x, y in known)
+    return f'<path class="points c-{css}" d="{path}"/>'
 
 
 def _spread(ends: list[tuple[float, Series]], bottom: float) -> list[tuple[float, Series]]:

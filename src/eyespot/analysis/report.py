@@ -41,6 +41,8 @@ _PICTURE_PX = 160
 _PIXELATED_PX = 72
 # A loss that falls by more than this factor presses everything but its first epochs to the floor of a linear axis.
 _LOG_RATIO = 30.0
+# In the range test of the learning rate, as a multiple of the untrained network's.
+_HIGHEST_LOSS = 1.5
 
 
 class Mistake(NamedTuple):
@@ -80,6 +82,7 @@ class ReportInput:
         augmented_labels: M labels.
         augmentation: What was done to them, in words.
         model: `LayerTable.as_dict()`, or None.
+        lr_finder: `lr_finder.json`; empty where the recipe gave the learning rate.
     """
 
     run_name: str
@@ -94,6 +97,7 @@ class ReportInput:
     augmented_labels: Sequence[int] = field(default_factory=tuple)
     augmentation: str = ""
     model: Mapping[str, Any] | None = None
+    lr_finder: Mapping[str, Any] = field(default_factory=dict)
 
 
 def most_confident_mistakes(logits: npt.NDArray[np.float32], labels: Int64Array, count: int) -> Int64Array:
@@ -174,6 +178,7 @@ def render_report(inputs: ReportInput) -> str:
         "of_split": f"{split}, n = {words.whole(metrics[split]['n'])}" if split else "",
         "split_table": _split_table(metrics),
         "curves": _curves(inputs),
+        "range_test": _range_test(inputs.lr_finder),
         "confusion": _confusion(metrics, split, inputs.class_names),
         "per_class": _per_class(metrics, split, inputs.class_names),
         "mistakes": [_show_mistake(mistake) for mistake in inputs.mistakes],
@@ -181,7 +186,7 @@ def render_report(inputs: ReportInput) -> str:
         "augmentation": inputs.augmentation[:1].upper() + inputs.augmentation[1:].rstrip("."),
         "data": _data(inputs.data_card, inputs.class_names),
         "model": inputs.model,
-        "config": _config(inputs.config),
+        "config": _config(inputs.config, inputs.lr_finder.get("settings", {})),
         "cost": _cost(inputs),
         "recorded": [(key, _spell(value)) for key, value in inputs.provenance.items() if key not in _SHOWN],
         "reproduce": _reproduce(inputs),
@@ -302,6 +307,42 @@ def _curves(inputs: ReportInput) -> list[Markup]:
         ),
     )
     return [Markup(svg) for svg in drawn]
+
+
+def _range_test(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the chart of the search for the learning rate and what it means; None where there was none."""
+    if not found.get("losses"):
+        return None
+    rates, chosen = found["rates"], float(found["chosen"])
+
+    def series(values: Sequence[float], *, points: bool) -> charts.Series:
+        # What diverges would press all the rest to the floor of the chart.
+        shown = [value if value < _HIGHEST_LOSS * found["untrained"] else math.nan for value in values]
+        return charts.Series("loss", "lr", rates, shown, points=points)
+
+    chart = charts.line_chart(
+        [series(found["losses"], points=True), series(found["smoothed"], points=False)],
+        title=f"Range test of the learning rate, logarithmic axis, {chosen:g} chosen",
+        x_label="learning rate",
+        write_y=lambda value: f"{value:.4g}",
+        log_x=True,
+        mark_x=(chosen, f"chosen: {chosen:g}") if rates[0] <= chosen <= rates[-1] else None,
+    )
+    told = (
+        f"Before the training, a copy of the network took {words.plural(len(rates), 'step')} at a rate that rose from"
+        f" {words.learning_rate(rates[0])} to {words.learning_rate(rates[-1])}. Points: the loss of each batch, as far"
+        " as the chart reaches. Line: the same, smoothed and without the chance of which pictures were drawn."
+    )
+    if not found["found"]:
+        return {"chart": Markup(chart), "text": f"{told} No rate made it fall, so the run got a usual one, {chosen:g}."}
+    told += (
+        f" It falls steepest at {words.learning_rate(found['steepest'])} and is lowest at"
+        f" {words.learning_rate(found['lowest'])}; the run got {chosen:g},"
+        " the middle of the stretch over which it falls."
+    )
+    if found["diverges"] is not None:
+        told += f" From {words.learning_rate(found['diverges'])} on it is worse than before any training."
+    return {"chart": Markup(chart), "text": told}
 
 
 def _best_epoch(inputs: ReportInput) -> tuple[float, str] | None:
@@ -450,12 +491,20 @@ def _some(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + more
 
 
-def _config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings: those that differ from eyespot's defaults first, then all by section."""
+def _config(config: Mapping[str, Any], found: Mapping[str, float]) -> dict[str, Any]:
+    """Return the settings: those that differ from eyespot's defaults first, then all by section.
+
+    Args:
+        config: As in config.toml.
+        found: Learning rates that were searched for, by their keys in `[optimizer]`.
+    """
     from eyespot.config import Config
 
     defaults = _flatten(Config().model_dump(mode="json"))
     settings = _flatten(config)
+    settings |= {
+        f"optimizer.{key}": f"{settings.get(f'optimizer.{key}')}, found {rate:.3g}" for key, rate in found.items()
+    }
     changed = [
         (key, value, defaults.get(key, words.MISSING))
         for key, value in settings.items()

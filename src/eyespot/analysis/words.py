@@ -82,6 +82,11 @@ def rate(per_second: float | None) -> str:
     return f"{whole(per_second)} pictures/s" if per_second >= 10 else f"{per_second:.1f} pictures/s"
 
 
+def learning_rate(number: float) -> str:
+    """Return a learning rate with two digits, as `0.012` or `1e-7`."""
+    return f"{number:.2g}".replace("e-0", "e-")
+
+
 def moment(iso: str) -> str:
     """Return an ISO 8601 time with its zone as `2026-03-01 14:03 UTC`; other text comes back as it is."""
     try:

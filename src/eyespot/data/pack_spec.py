@@ -25,7 +25,8 @@ from eyespot.data.resizing import Channels, Fit, Interpolation, RowFormat
 from eyespot.errors import BadImageError, UsageError
 
 _SAMPLE = 256  # pictures whose headers decide about size and channels
-_SMALLEST_PX, _LARGEST_PX = 16, 64  # what "auto" may choose
+_SMALLEST_PX = 16  # what "auto" may choose
+LARGEST_PX = 64  # what it may choose where the model does not say
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def choose_spec(
     channels: Literal["auto", 1, 3],
     fit: Fit,
     interpolation: Interpolation,
+    largest_px: int = LARGEST_PX,
 ) -> PackSpec:
     """Return what every picture is packed to, with `auto` resolved.
 
@@ -75,6 +77,7 @@ def choose_spec(
         channels: `auto` takes 1 where all are grey.
         fit: As in `RowFormat`; `short-side` becomes `crop` where all sampled pictures are square.
         interpolation: As in `RowFormat`.
+        largest_px: What `auto` may choose at most, in place of 64.
 
     Raises:
         UsageError: The size is not positive.
@@ -83,7 +86,10 @@ def choose_spec(
         raise UsageError(f"picture size {size_px} px", remedy="use a whole number from 1, or auto")
     asked = "auto" in (size_px, channels) or fit == "short-side"
     headers = _sample_headers(dataset.splits["train"]) if asked else []
-    side, size_reason = (size_px, f"{size_px} px, as asked for") if size_px != "auto" else _auto_size(headers)
+    if size_px == "auto":
+        side, size_reason = _auto_size(headers, largest_px)
+    else:
+        side, size_reason = size_px, f"{size_px} px, as asked for"
     depth: Channels
     if channels != "auto":
         depth, depth_reason = channels, "as asked for"
@@ -100,7 +106,13 @@ def describe_size_choice(dataset: Dataset, size_px: int | Literal["auto"] = "aut
     """Return the packed size and the reason for it, such as `32 px, which all sampled pictures have`."""
     if size_px != "auto":
         return f"{size_px} px, as asked for"
-    return _auto_size(_sample_headers(dataset.splits["train"]))[1]
+    return _auto_size(_sample_headers(dataset.splits["train"]), LARGEST_PX)[1]
+
+
+def typical_side_px(dataset: Dataset) -> float:
+    """Return the median short side of an evenly spread sample of the training pictures, 0 where none can be read."""
+    headers = _sample_headers(dataset.splits["train"])
+    return statistics.median(min(header.width_px, header.height_px) for header in headers) if headers else 0.0
 
 
 def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int | None = None) -> PackEstimate:
@@ -154,17 +166,17 @@ def _sample_headers(items: Items) -> list[Header]:
     return headers
 
 
-def _auto_size(headers: list[Header]) -> tuple[int, str]:
+def _auto_size(headers: list[Header], largest_px: int) -> tuple[int, str]:
     if not headers:
         return 32, "32 px, because no sampled picture can be read"
     sizes = {(header.width_px, header.height_px) for header in headers}
     width, height = next(iter(sizes))
-    if len(sizes) == 1 and width == height <= _LARGEST_PX:
+    if len(sizes) == 1 and width == height <= largest_px:
         return width, f"{width} px, which all sampled pictures have"
     median = statistics.median(min(header.width_px, header.height_px) for header in headers)
-    side = min(max(8 * math.floor(median / 8 + 0.5), _SMALLEST_PX), _LARGEST_PX)
+    side = min(max(8 * math.floor(median / 8 + 0.5), _SMALLEST_PX), largest_px)
     return side, (
-        f"{side} px, for a median short side of {median:g} px (multiples of 8 between {_SMALLEST_PX} and {_LARGEST_PX})"
+        f"{side} px, for a median short side of {median:g} px (multiples of 8 between {_SMALLEST_PX} and {largest_px})"
     )
 
 

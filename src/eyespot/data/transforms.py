@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -44,6 +45,8 @@ class InputSpec:
         std: One per channel, in units of pixel / 255.
         fit: How a picture of another shape becomes a square.
         interpolation: How it is resized.
+        model_px: Height and width that the model takes, where that is not `size_px`: squares are resized inside the
+            batch, after augmentation and normalisation.
 
     Raises:
         DataError: A value that no image can have.
@@ -55,11 +58,14 @@ class InputSpec:
     std: tuple[float, ...]
     fit: Fit = "squash"
     interpolation: Interpolation = "bicubic"
+    model_px: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if type(self.size_px) is not int or self.size_px < 1:
             raise _bad_spec("size_px", self.size_px, "a whole number of pixels from 1", "give the side of the square")
+        if self.model_px is not None and (type(self.model_px) is not int or self.model_px < 1):
+            raise _bad_spec("model_px", self.model_px, "a whole number of pixels from 1", "give the model's side")
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise _bad_spec("channels", self.channels, "1 (grey) or 3 (RGB)", "convert the pictures to one of them")
         for name, smallest in (("mean", "from 0"), ("std", "over 0")):
@@ -77,6 +83,11 @@ class InputSpec:
         ):
             if value not in allowed:
                 raise _bad_spec(name, value, f"one of {', '.join(allowed)}", f"use one of them.{_near(value, allowed)}")
+
+    @property
+    def input_px(self) -> int:
+        """Return the side of the images that the model takes."""
+        return self.model_px or self.size_px
 
     @property
     def row_format(self) -> RowFormat:
@@ -102,7 +113,7 @@ class InputSpec:
                     where="input spec",
                     remedy=f"allowed are {', '.join(known)}.{_near(key, known)}",
                 )
-        missing = [key for key in known if key not in values]
+        missing = [key for key in known if key not in values and key != "model_px"]
         if missing:
             raise DataError(f"no {', '.join(missing)}", where="input spec", remedy="write the file with as_dict()")
         parts = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -136,14 +147,14 @@ class EvalTransform:
             images_uint8: uint8 0..255 (B, C, H, W) of the spec's channels and size.
 
         Returns:
-            float32 (B, C, H, W), `(x / 255 - mean) / std`, channels_last where C > 1. A picture's values do not depend,
-            to the last bit, on the batch that it is in.
+            float32 (B, C, H, W), `(x / 255 - mean) / std`, of the side that the model takes, channels_last where C > 1.
+            A picture's values do not depend, to the last bit, on the batch that it is in.
 
         Raises:
             DataError: The pixels are not uint8, or have another shape than the spec.
         """
         _check_pixels(images_uint8, self.spec)
-        return _normalise(images_uint8, self.spec)
+        return _to_model(_normalise(images_uint8, self.spec), self.spec)
 
     def describe(self) -> str:
         """Return the whole way from a picture to the model's input in plain words."""
@@ -188,7 +199,8 @@ class TrainTransform:
             DataError: The pixels are not uint8 or have another shape than the spec, or the numbers of images, labels
                 and indices differ.
         """
-        return _normalise(self._augment(images_uint8, labels, generator, epoch, indices), self.spec)
+        augmented = self._augment(images_uint8, labels, generator, epoch, indices)
+        return _to_model(_normalise(augmented, self.spec), self.spec)
 
     def pixels(
         self, images_uint8: Tensor, labels: Tensor, *, generator: torch.Generator, epoch: int, indices: Tensor
@@ -331,6 +343,17 @@ def _normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
     return ops.from_rows(rows, spec.channels)
 
 
+def _to_model(images: Tensor, spec: InputSpec) -> Tensor:
+    """Return normalised images (B, C, S, S) at the side that the model takes."""
+    side = spec.input_px
+    if side == spec.size_px:
+        return images
+    mode = "bicubic" if spec.interpolation == "lanczos" else spec.interpolation  # torch has no lanczos
+    smooth = {} if mode == "nearest" else {"align_corners": False, "antialias": side < spec.size_px}
+    resized = F.interpolate(images, size=(side, side), mode=mode, **smooth)
+    return resized.contiguous(memory_format=torch.channels_last) if spec.channels > 1 else resized
+
+
 def _mirror_and_move(images: Tensor, config: AugmentConfig, dice: ops.Dice, mirror: Tensor | None) -> Tensor:
     """Return uint8 pixels after flips and shifts by whole pixels; `mirror` bool (B,) for alternating flips."""
     if config.flip == "none" and not config.vertical_flip and config.translate_px == 0:
@@ -405,7 +428,8 @@ def _erase(pixels: Tensor, config: AugmentConfig, dice: ops.Dice, color: tuple[f
 def _describe_normalisation(spec: InputSpec) -> str:
     """Return the last step of both transforms in words."""
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (spec.mean, spec.std))
-    return f"then pixels / 255, minus mean ({mean}), divided by std ({std})"
+    resized = f"; then resized to {spec.model_px} px ({spec.interpolation})" if spec.input_px != spec.size_px else ""
+    return f"then pixels / 255, minus mean ({mean}), divided by std ({std}){resized}"
 
 
 def _augmentation_words(config: AugmentConfig) -> list[tuple[bool, str]]:

@@ -208,8 +208,9 @@ class BundleInfo(_Part):
             raise ValueError(problem)
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
-        if self.input.size_px > _MAX_SIZE_PX:
-            raise ValueError(f"images of {self.input.size_px} px, at most {_MAX_SIZE_PX} are allowed")
+        side = max(self.input.size_px, self.input.input_px)
+        if side > _MAX_SIZE_PX:
+            raise ValueError(f"images of {side} px, at most {_MAX_SIZE_PX} are allowed")
         return self
 
     def digest(self) -> str:
@@ -409,7 +410,7 @@ def _build(info: BundleInfo) -> nn.Module:
         info.architecture.name,
         num_classes=info.num_classes,
         in_channels=info.input.channels,
-        size_px=info.input.size_px,
+        size_px=info.input.input_px,
         args=info.architecture.args,
     )
 

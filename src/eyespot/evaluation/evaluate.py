@@ -97,9 +97,27 @@ def evaluate(
                 remedy="use the label map of the same data set",
             )
         labels = np.asarray(label_map, dtype=np.int64)[labels]
-    metrics = measure(split.logits, labels, predictor.class_names, seconds=seconds, views=views)
+    return evaluation_of(predictor, split.logits, labels, seconds=seconds, views=views)
+
+
+def evaluation_of(
+    predictor: Predictor, logits: Float32Array, labels: Int64Array, *, seconds: float, views: Views
+) -> Evaluation:
+    """Return what logits say about a split.
+
+    Args:
+        predictor: Knows the class names.
+        logits: float32 (N, K).
+        labels: int64 (N,), in the model's order of classes.
+        seconds: Wall clock of loading and of all forward passes.
+        views: Test-time views that the logits are the mean of.
+
+    Raises:
+        DataError, TrainingError, UsageError: As `metrics.measure`.
+    """
+    metrics = measure(logits, labels, predictor.class_names, seconds=seconds, views=views)
     return Evaluation(
-        logits=split.logits,
+        logits=logits,
         labels=labels,
         metrics=metrics,
         seconds=seconds,

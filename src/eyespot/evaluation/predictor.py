@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -30,6 +30,7 @@ from eyespot.errors import BadImageError, DataError, MemoryLimitError, RunError,
 from eyespot.evaluation.bundle import BundleInfo, is_bundle, load_bundle
 from eyespot.evaluation.metrics import Float64Array, Int64Array, check_finite, softmax
 from eyespot.evaluation.views import Views, check_views, view_logits
+from eyespot.models.folding import folded
 from eyespot.runs import BUNDLE
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Told how many pictures are done, and of how many."""
 
 _BATCH_SIZE = 128
+_SAMPLE = 2  # images on which the folding of batch norms is checked
 _REMEDY_PICTURES = "give paths, bytes of a file, Pillow images or uint8 arrays (H, W), (H, W, 1), (H, W, 3), (H, W, 4)"
 
 
@@ -114,6 +116,7 @@ class Predictor:
     model: nn.Module
     info: BundleInfo
     plan: ComputePlan
+    _folded: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Put the model where the plan says, in the same state whether it was just trained or loaded."""
@@ -255,7 +258,7 @@ class Predictor:
             with torch.inference_mode():
                 images = self.transform(pixels.to(self.plan.device))
                 with self.plan.autocast():
-                    logits = view_logits(self.model, images, views)
+                    logits = view_logits(self._network(images), images, views)
                 return logits.float().cpu()
         except (MemoryError, RuntimeError) as error:
             if not is_memory_error(error):
@@ -265,6 +268,13 @@ class Predictor:
                 where=f"device {self.plan.device}",
                 remedy=f"use batch size {max(1, len(pixels) // 2)}",
             ) from error
+
+    def _network(self, images: Tensor) -> nn.Module:
+        """Return the model without its batch norms, made when the first images are there."""
+        if not self._folded:
+            with torch.autocast(images.device.type, enabled=False):
+                self._folded.append(folded(self.model, images[:_SAMPLE]))
+        return self._folded[0]
 
     def _decoded(
         self, named: Sequence[tuple[str, Picture]], batch_size: int

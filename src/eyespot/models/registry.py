@@ -1,8 +1,9 @@
-"""The fixed table of eyespot's own networks, and the one way to build one of them by its name.
+"""The fixed table of eyespot's own networks, timm's beside it, and the one way to build one of them by its name.
 
 Before it: a recipe, a bundle or a call that names a model. After it: training and evaluation, which get a module that
-follows `ImageClassifier`. A name is looked up in the table and never imported, so that a bundle from a stranger cannot
-name code to run. The modules are imported when a model is built, so that the table can be listed without torch.
+follows `ImageClassifier`. A name is looked up in the table, then among timm's networks, and never imported, so that a
+bundle from a stranger cannot name code to run. The modules are imported when a model is built, so that the table can be
+listed without torch.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class ModelEntry:
         default_size_px: Side it is meant for, in pixels.
         source: The publication it comes from.
         args: The keyword arguments it takes, with their defaults; the type of a default is the type of the argument.
+            An empty tuple stands for a list of whole numbers of any length.
+        is_backbone: Whether it is one of timm's networks under a head, which can have pretrained weights.
     """
 
     name: str
@@ -41,6 +44,7 @@ class ModelEntry:
     default_size_px: int
     source: str
     args: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    is_backbone: bool = False
 
 
 _ENTRIES = (
@@ -90,6 +94,10 @@ _ENTRIES = (
         args=MappingProxyType({"width": 64, "zero_init": False}),
     ),
 )
+# What every backbone takes: its head, and how many of the stages before the last the head sees.
+_HEAD_ARGS: Mapping[str, object] = MappingProxyType(
+    {"pool": "gap", "hidden": (), "dropout": 0.0, "batch_norm": False, "activation": "relu", "taps": 0}
+)
 _TABLE: Mapping[str, ModelEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 
 
@@ -102,13 +110,32 @@ def model_entry(name: str) -> ModelEntry:
     """Return what is known about the model `name`.
 
     Raises:
-        UsageError: No model has that name; the nearest one is offered.
+        UsageError: Neither eyespot nor timm has a model of that name; the nearest one is offered.
     """
-    if name not in _TABLE:
+    return _TABLE[name] if name in _TABLE else _backbone_entry(name)
+
+
+def _backbone_entry(name: str) -> ModelEntry:
+    """Return the entry of one of timm's networks."""
+    from eyespot.models.pretrained import backbone_facts, is_backbone, nearest_backbone
+
+    if not is_backbone(name):
+        near = did_you_mean(name, _TABLE) or nearest_backbone(name)
         raise UsageError(
-            f"Unknown model {name!r}.{did_you_mean(name, _TABLE)} {len(_TABLE)} models", remedy="eyespot models"
+            f"Unknown model {name!r}.{near} {len(_TABLE)} models of eyespot, and every model of timm",
+            remedy="eyespot models",
         )
-    return _TABLE[name]
+    facts = backbone_facts(name)
+    return ModelEntry(
+        name=name,
+        title=f"timm's {facts.name}{f', weights {facts.tag}' if facts.tag else ''}",
+        build="eyespot.models.pretrained:build_backbone_classifier",
+        min_size_px=1,  # the network itself says where images do not pass
+        default_size_px=facts.size_px,
+        source="timm (Wightman 2019, doi:10.5281/zenodo.4414861)",
+        args=_HEAD_ARGS,
+        is_backbone=True,
+    )
 
 
 def check_args(name: str, args: Mapping[str, object]) -> dict[str, object]:
@@ -153,7 +180,8 @@ def build_model(
     )
     module_name, _, attribute = entry.build.partition(":")
     build = getattr(importlib.import_module(module_name), attribute)
-    model: nn.Module = build(num_classes=num_classes, in_channels=in_channels, size_px=size_px, **checked)
+    extra = {"name": name, "args": {**entry.args, **checked}} if entry.is_backbone else checked
+    model: nn.Module = build(num_classes=num_classes, in_channels=in_channels, size_px=size_px, **extra)
     return model
 
 
@@ -166,7 +194,11 @@ def _checked(entry: ModelEntry, key: str, value: object) -> object:
             remedy=f"eyespot models {entry.name}",
         )
     default = entry.args[key]
-    if isinstance(default, tuple):
+    if default == ():
+        if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
+            return tuple(value)
+        kind = "a list of whole numbers"
+    elif isinstance(default, tuple):
         if isinstance(value, (list, tuple)) and len(value) == len(default):
             items = [_converted(item, default_item) for item, default_item in zip(value, default, strict=True)]
             if None not in items:

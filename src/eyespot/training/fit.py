@@ -12,13 +12,15 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from types import FrameType
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -49,6 +51,7 @@ from eyespot.training.schedules import PlateauState, schedule_factor
 _CHECK_EVERY_STEPS = {"cpu": 1}
 _CHECK_EVERY_STEPS_ELSEWHERE = 16
 _CHANCE_EPOCHS = 3
+_IMBALANCE = 3  # times the pictures of the smallest class: what `class_balance = "auto"` puts up with
 _BEST = "best.ckpt"
 # Schedules that do not know when the run ends. Cut short by a time limit they would stop at a high rate, where the
 # weights still jump about: the last part of the time is used to bring it down (arXiv:2405.18392).
@@ -131,6 +134,7 @@ class TrainData:
         train_transform: Augmentation, then normalisation.
         eval_transform: Normalisation only; the object that is stored with the model.
         num_classes: K.
+        class_weights: float32 (K,) on the device, what a picture of each class counts in the loss; None: all the same.
     """
 
     train: Loader
@@ -138,6 +142,7 @@ class TrainData:
     train_transform: TrainTransform
     eval_transform: EvalTransform
     num_classes: int
+    class_weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,7 @@ class _Loop:
         # Sums stay on the device until somebody looks: float64, so that adding them up is exact enough to compare runs.
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if plan.device == "mps" else plan.device)
         self.received: list[int] = []
+        self.frozen: bool | None = None  # not yet decided
         self.state = self._restore()
 
     # ---- the loop ----
@@ -241,36 +247,14 @@ class _Loop:
     def _step(self, batch: Batch) -> None:
         """Take one optimizer step on one batch."""
         config, state = self.config, self.state
-        # Dropout and everything else that asks torch for randomness: a function of (seed, step).
-        _seed_torch(derive_seed(config.training.seed, "dropout", state.step), self.plan.device)
-        # On the CPU: the same draws on every device, and a GPU need not be waited for.
-        generator = torch.Generator()
-        generator.manual_seed(derive_seed(config.training.seed, "augment", state.step))
         try:
-            images = self.data.train_transform(
-                batch.images, batch.labels, generator=generator, epoch=state.epoch, indices=batch.indices
+            images, targets = draw_inputs(
+                batch, self.data, config, step=state.step, epoch=state.epoch, progress=self._progress()
             )
-            images = self._resize(images)
-            targets = F.one_hot(batch.labels, self.data.num_classes).to(images.dtype)  # (B, K)
-            if config.training.mixup_alpha or config.training.cutmix_alpha:
-                images, targets = mix_batch(
-                    images,
-                    targets,
-                    mixup_alpha=config.training.mixup_alpha,
-                    cutmix_alpha=config.training.cutmix_alpha,
-                    generator=generator,
-                )
             self._set_learning_rate()
-            self.model.train()
-            with self.plan.autocast():
-                logits = self.model(images)  # (B, K)
-            logits = logits.float()
-            loss = F.cross_entropy(logits, targets, label_smoothing=config.training.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if config.training.clip_norm:
-                nn.utils.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._thaw()
+            loss, logits = compute_loss(self.model, images, targets, self.data, config, self.plan, step=state.step)
+            descend(self.model, self.optimizer, loss, clip_norm=config.training.clip_norm)
             self._average()
         except (MemoryError, RuntimeError) as error:
             if not is_memory_error(error):
@@ -286,18 +270,21 @@ class _Loop:
         state.step += 1
         state.step_in_epoch += 1
 
-    def _resize(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the images at the side that progressive training asks for at this step."""
-        side = images.shape[-1]
-        # The size belongs to the step that is being taken; after an epoch that is its last one.
-        progress = (self.state.step - (self.state.step_in_epoch == self.state.steps_per_epoch)) / self.state.total_steps
-        for share, size in self.config.training.size_schedule:
-            if progress >= share:
-                side = size
-        if side >= images.shape[-1]:
-            return images
-        smaller = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        return smaller.contiguous(memory_format=torch.channels_last)
+    def _thaw(self) -> None:
+        """Keep a backbone frozen for the first epochs, where the recipe wants it."""
+        settings, state = self.config, self.state
+        if not settings.training.freeze_epochs:
+            return
+        frozen = state.step < settings.training.freeze_epochs * state.steps_per_epoch
+        if frozen != self.frozen:
+            self.frozen = frozen
+            mode, until = ("features", "") if frozen else (settings.model.mode, settings.model.freeze_until)
+            self.model.freeze(mode, until)  # type: ignore[operator]
+
+    def _progress(self) -> float:
+        """Return how much of the run is over at the step that is being taken; after an epoch that is its last one."""
+        state = self.state
+        return (state.step - (state.step_in_epoch == state.steps_per_epoch)) / state.total_steps
 
     def _set_learning_rate(self) -> None:
         for group in self.optimizer.param_groups:
@@ -344,7 +331,8 @@ class _Loop:
             raise DivergedError(
                 f"the loss is NaN or infinite at learning rate {rate:.3g}",
                 where=where,
-                remedy=f"lower optimizer.lr (try {self.config.optimizer.lr / 10:.1g}) or set training.clip_norm=1; "
+                remedy=f"lower optimizer.lr (try {self.config.optimizer.peak_lr / 10:.1g}) "
+                "or set training.clip_norm=1; "
                 f"the last good checkpoint is {kept[-1].name if kept else 'the start'}",
             )
         self.state.loss_sum, self.state.correct, self.state.seen = loss_sum, int(correct), int(seen)
@@ -400,7 +388,8 @@ class _Loop:
         for batch in loader.batches(0):
             with self.plan.autocast():
                 # In a progressive run val is seen at the size of the epoch's last step.
-                logits = model(self._resize(self.data.eval_transform(batch.images)))
+                images = self.data.eval_transform(batch.images)
+                logits = model(_resize(images, self.config.training.size_schedule, self._progress()))
             logits = logits.float()
             loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").double().item()
             correct += int((logits.argmax(1) == batch.labels).sum())
@@ -425,7 +414,7 @@ class _Loop:
             self.observer.on_message(state.stopped)
         if self.config.schedule.name == "plateau":
             plateau = PlateauState(**state.plateau)
-            if plateau.update(value, self.config.schedule, peak_lr=self.config.optimizer.lr):
+            if plateau.update(value, self.config.schedule, peak_lr=self.config.optimizer.peak_lr):
                 self.observer.on_message(f"plateau: learning rate x {plateau.factor:.3g} from epoch {row['epoch'] + 1}")
             state.plateau = plateau.as_dict()
 
@@ -470,7 +459,7 @@ class _Loop:
             self.observer.on_message(
                 f"still at chance level: {state.history[-1]['train/top1']:.1%} on train after {state.epoch} epochs, "
                 f"guessing gives {chance:.1%}. Likely causes: learning rate too high or too low "
-                f"(optimizer.lr = {self.config.optimizer.lr:g}), labels that do not belong to the pictures, or a "
+                f"(optimizer.lr = {self.config.optimizer.peak_lr:g}), labels that do not belong to the pictures, or a "
                 "network too deep to start."
             )
 
@@ -582,6 +571,92 @@ class _Loop:
         return model.eval()
 
 
+def draw_inputs(
+    batch: Batch, data: TrainData, config: Config, *, step: int, epoch: int, progress: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the network sees of a batch at a training step: augmented, normalised, resized and mixed.
+
+    Args:
+        batch: From the training loader.
+        data: For its augmentation and number of classes.
+        config: The recipe.
+        step: Steps taken before; with the seed it decides augmentation and mixing.
+        epoch: Finished epochs, for augmentation that alternates.
+        progress: Share of the run that is over, in [0, 1], for progressive sizes.
+
+    Returns:
+        Images float32 (B, C, S, S), and targets float32 (B, K), each row with the sum 1.
+    """
+    settings = config.training
+    # On the CPU: the same draws on every device, and a GPU need not be waited for.
+    generator = torch.Generator()
+    generator.manual_seed(derive_seed(settings.seed, "augment", step))
+    images = data.train_transform(batch.images, batch.labels, generator=generator, epoch=epoch, indices=batch.indices)
+    images = _resize(images, settings.size_schedule, progress)
+    targets = F.one_hot(batch.labels, data.num_classes).to(images.dtype)  # (B, K)
+    if settings.mixup_alpha or settings.cutmix_alpha:
+        images, targets = mix_batch(
+            images,
+            targets,
+            mixup_alpha=settings.mixup_alpha,
+            cutmix_alpha=settings.cutmix_alpha,
+            generator=generator,
+        )
+    return images, targets
+
+
+def compute_loss(
+    model: nn.Module,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    data: TrainData,
+    config: Config,
+    plan: ComputePlan,
+    *,
+    step: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of a training step, float32 (), and its logits, float32 (B, K).
+
+    Args:
+        model: Put into training mode.
+        images: float32 (B, C, S, S).
+        targets: float32 (B, K).
+        data: For the weights of the classes.
+        config: The recipe.
+        plan: Device and precision.
+        step: Steps taken before; with the seed it decides the dropout.
+    """
+    # Dropout and everything else that asks torch for randomness: a function of (seed, step).
+    _seed_torch(derive_seed(config.training.seed, "dropout", step), plan.device)
+    model.train()
+    with plan.autocast():
+        logits = model(images)  # (B, K)
+    logits = logits.float()
+    smoothing = config.training.label_smoothing
+    return F.cross_entropy(logits, targets, weight=data.class_weights, label_smoothing=smoothing), logits
+
+
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float) -> None:
+    """Take an optimizer step down the gradient of a loss; a `clip_norm` of 0 clips nothing."""
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _resize(images: torch.Tensor, size_schedule: Sequence[tuple[float, int]], progress: float) -> torch.Tensor:
+    """Return the images at the side that progressive training asks for at a share of the run."""
+    side = images.shape[-1]
+    for share, size in size_schedule:
+        if progress >= share:
+            side = size
+    if side >= images.shape[-1]:
+        return images
+    smaller = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    return smaller.contiguous(memory_format=torch.channels_last)
+
+
 def _seed_torch(seed: int, device: str) -> None:
     """Seed the generators that a model on a device draws from.
 
@@ -594,6 +669,35 @@ def _seed_torch(seed: int, device: str) -> None:
         torch.cuda.manual_seed(seed)
     elif kind == "mps":
         torch.mps.manual_seed(seed)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], None]]:
+    """Collect the signals that ask for an orderly stop, for work outside of the loop.
+
+    Yields:
+        A function that raises Interrupted once such a signal has come.
+    """
+    with _signals() as received:
+
+        def check() -> None:
+            if received:
+                raise Interrupted(received[0])
+
+        yield check
+
+
+def is_balanced(config: Config, labels: npt.NDArray[np.int64]) -> bool:
+    """Return whether the pictures of rare classes count more in the loss.
+
+    Args:
+        config: The recipe.
+        labels: int64 (N,), of train.
+    """
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    wanted = config.training.class_balance
+    return wanted == "loss" or (wanted == "auto" and counts.max() > _IMBALANCE * counts.min())
 
 
 @contextmanager

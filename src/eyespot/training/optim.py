@@ -28,23 +28,31 @@ def build_optimizer(model: nn.Module, settings: OptimizerConfig, *, batch_size: 
     if settings.name == "muon":
         groups = _muon_groups(model, settings, batch_size)
     else:
-        groups = _decay_groups(model, settings.weight_decay, settings.lr)
+        groups = _decay_groups(model, settings.weight_decay, settings.peak_lr, settings.layer_decay)
     optimizer = _OPTIMIZERS[settings.name](groups, settings)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
 
 
-def _decay_groups(model: nn.Module, weight_decay: float, lr: float) -> list[dict[str, Any]]:
-    """Split the parameters into those that decay and those that do not."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if parameter.ndim > 1]
-    free = [parameter for parameter in trainable if parameter.ndim <= 1]
-    groups = [
-        {"params": decayed, "lr": lr, "weight_decay": weight_decay},
-        {"params": free, "lr": lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def _decay_groups(model: nn.Module, weight_decay: float, lr: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Split the parameters by depth, and into those that decay and those that do not.
+
+    Source:
+        Layer-wise rates: Howard and Ruder 2018, arXiv:1801.06146; as a geometric series over layers as in BEiT.
+    """
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depths: dict[str, int] = {}
+    if layer_decay != 1 and hasattr(model, "parameter_depths"):
+        depths = model.parameter_depths()  # type: ignore[operator]
+    deepest = max(depths.values(), default=0)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in trainable:
+        depth, decays = depths.get(name, deepest), parameter.ndim > 1
+        fresh = {"lr": lr * layer_decay ** (deepest - depth), "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault((-depth, not decays), {"params": [], **fresh})["params"].append(parameter)
+    # The first group is the deepest layer's: its rate stands in the history.
+    return [groups[key] for key in sorted(groups)]
 
 
 def _muon_groups(model: nn.Module, settings: OptimizerConfig, batch_size: int) -> list[dict[str, Any]]:
@@ -75,7 +83,13 @@ def _muon_groups(model: nn.Module, settings: OptimizerConfig, batch_size: int) -
         }
 
     groups = [
-        {"params": filters, "lr": settings.lr, "momentum": settings.momentum, "weight_decay": 0.0, "orthogonal": True},
+        {
+            "params": filters,
+            "lr": settings.peak_lr,
+            "momentum": settings.momentum,
+            "weight_decay": 0.0,
+            "orthogonal": True,
+        },
         sgd(stem, settings.bias_lr, **{UNTIL: settings.stem_bias_fraction}),
         sgd(biases, settings.bias_lr),
         sgd(head, settings.head_lr),
@@ -152,19 +166,21 @@ def orthogonalize(matrix: torch.Tensor, *, steps: int = 3) -> torch.Tensor:
 
 
 def _sgd(groups: list[dict[str, Any]], s: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=s.lr, momentum=s.momentum, nesterov=s.nesterov and s.momentum > 0, fused=True)
+    return torch.optim.SGD(
+        groups, lr=s.peak_lr, momentum=s.momentum, nesterov=s.nesterov and s.momentum > 0, fused=True
+    )
 
 
 def _adam(groups: list[dict[str, Any]], s: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps, fused=True)
+    return torch.optim.Adam(groups, lr=s.peak_lr, betas=(s.beta1, s.beta2), eps=s.eps, fused=True)
 
 
 def _adamw(groups: list[dict[str, Any]], s: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=s.peak_lr, betas=(s.beta1, s.beta2), eps=s.eps, fused=True)
 
 
 def _rmsprop(groups: list[dict[str, Any]], s: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.RMSprop(groups, lr=s.lr, alpha=s.alpha, eps=s.eps, momentum=s.momentum)
+    return torch.optim.RMSprop(groups, lr=s.peak_lr, alpha=s.alpha, eps=s.eps, momentum=s.momentum)
 
 
 def _muon(groups: list[dict[str, Any]], s: OptimizerConfig) -> torch.optim.Optimizer:

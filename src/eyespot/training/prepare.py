@@ -5,8 +5,8 @@ Before this: `packing` and `splits`. After this: `fit`. The test split is not to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,13 +19,17 @@ from eyespot.data.loaders import Loader, make_loader
 from eyespot.data.splits import Splits
 from eyespot.data.transforms import EvalTransform, InputSpec, build_train_transform
 from eyespot.device import ComputePlan
-from eyespot.models.registry import build_model
+from eyespot.models.pretrained import PretrainedClassifier, backbone_facts, smallest_size_px
+from eyespot.models.registry import build_model, model_entry
+from eyespot.models.weights import LoadedWeights
 from eyespot.seeds import derive_seed
-from eyespot.training.fit import TrainData
+from eyespot.training.fit import TrainData, is_balanced
+from eyespot.training.solvers import class_weights_of
 
 _STATISTICS_CHUNK = 4096
 _STREAM_SAMPLE = 2000  # streamed pictures would have to be decoded for their statistics: a sample is enough
 _WHITENING_SAMPLE = 5000  # as airbench94
+_ENLARGEMENT = 4  # times the pictures' own side, up to that of the weights: docs/decisions/006
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,15 @@ class Prepared:
         model: On the device, float32, channels_last, initialised for the recipe's seed.
         data: Loaders and transforms for train and val.
         spec: What a picture must become for this model.
+        pretrained: Where a backbone's weights came from; None where training begins at random ones.
+        notes: Sentences that the user should read before training.
     """
 
     model: nn.Module
     data: TrainData
     spec: InputSpec
+    pretrained: LoadedWeights | None = None
+    notes: tuple[str, ...] = ()
 
 
 def prepare_training(packed: PackedDataset, splits: Splits, config: Config, plan: ComputePlan) -> Prepared:
@@ -55,19 +63,22 @@ def prepare_training(packed: PackedDataset, splits: Splits, config: Config, plan
     Raises:
         ModelError: The network does not take pictures of this size or this number of classes.
         ConfigError: An augmentation that these pictures do not allow.
+        CheckpointError: The backbone's weights cannot be had, or are of another architecture.
     """
     train_count = splits.count("train")
-    streamed = any(packed.splits[source].pixels is None for source in splits.indices["train"])
-    statistics = _sample(splits, "train", _STREAM_SAMPLE if streamed else train_count)
-    spec = input_spec(packed, statistics, normalize=config.input.normalize)
+    spec = _input_spec(packed, splits, config)
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
     model = build_model(
         config.model.name,
         num_classes=packed.dataset.num_classes,
         in_channels=packed.channels,
-        size_px=packed.size_px,
+        size_px=spec.input_px,
         args=config.model.args,
     )
+    pretrained = None
+    notes: list[str] = []
+    if isinstance(model, PretrainedClassifier):
+        pretrained, notes = _prepare_backbone(model, spec, config)
     transform = EvalTransform(spec)
     if hasattr(model, "init_from_images"):
         sample = _sample(splits, "train", _WHITENING_SAMPLE)
@@ -88,14 +99,83 @@ def prepare_training(packed: PackedDataset, splits: Splits, config: Config, plan
             workers=config.data.workers,
         )
 
+    train_labels = splits.labels(packed, "train")
+    weights = None
+    if is_balanced(config, train_labels):
+        weights = class_weights_of(train_labels, packed.dataset.num_classes).to(plan.device)
+        notes.append(_balance_note(train_labels, packed.dataset.class_names))
     data = TrainData(
         train=loader("train", shuffle=True),
         val=loader("val", shuffle=False) if splits.count("val") else None,
         train_transform=build_train_transform(config.augment, spec, seed=config.training.seed),
         eval_transform=transform,
         num_classes=packed.dataset.num_classes,
+        class_weights=weights,
     )
-    return Prepared(model, data, spec)
+    return Prepared(model, data, spec, pretrained, tuple(notes))
+
+
+def _prepare_backbone(
+    model: PretrainedClassifier, spec: InputSpec, config: Config
+) -> tuple[LoadedWeights | None, list[str]]:
+    """Put weights into a backbone, freeze what is not trained, and return what should be known about it."""
+    settings = config.model
+    facts = backbone_facts(settings.name)
+    notes = []
+    pretrained = None if settings.weights == "random" else model.load_backbone(facts, settings.weights)
+    if pretrained is None:
+        notes.append(f"the weights of {facts.name} are random: nothing is transferred")
+    else:
+        notes.append(f"weights of {facts.name}: {pretrained.source}; licence {pretrained.licence}")
+        if config.input.normalize != "auto":
+            notes.append(
+                f"warning: input.normalize = {config.input.normalize} in place of what the weights were trained with; "
+                "leave it at auto unless that is the experiment"
+            )
+    smallest = smallest_size_px(facts)
+    if spec.input_px < smallest:
+        notes.append(
+            f"warning: {spec.input_px} px are less than the {smallest} px that {facts.name} is made for "
+            f"(its weights: {facts.size_px} px); --set input.size_px={facts.size_px}"
+        )
+    model.freeze(frozen_mode(config), settings.freeze_until)
+    return pretrained, [*notes, *model.notes(), model.describe_training()]
+
+
+def _balance_note(labels: Int64Array, class_names: Sequence[str]) -> str:
+    """Return in words that the classes are weighted, and why."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max()).argmin())
+    return (
+        f"classes are weighted in the loss: {class_names[most]} has {counts[most]:,} training pictures, "
+        f"{class_names[least]} {counts[least]:,}; off with --set training.class_balance=none"
+    )
+
+
+def frozen_mode(config: Config) -> str:
+    """Return the mode that is meant: `auto` is `features`, and with a time limit `finetune` after them."""
+    if config.model.mode != "auto":
+        return config.model.mode
+    return "finetune" if config.training.minutes else "features"
+
+
+def _input_spec(packed: PackedDataset, splits: Splits, config: Config) -> InputSpec:
+    """Return the input spec of a recipe: of the weights for a backbone, else of the training pictures."""
+    normalize = config.input.normalize
+    facts = backbone_facts(config.model.name) if model_entry(config.model.name).is_backbone else None
+    if facts is not None and normalize == "auto" and config.model.weights != "random":
+        form = packed.row_format
+        spec = InputSpec(form.size_px, form.channels, facts.mean, facts.std, form.fit, form.interpolation)
+    else:
+        streamed = any(packed.splits[source].pixels is None for source in splits.indices["train"])
+        statistics = _sample(splits, "train", _STREAM_SAMPLE if streamed else splits.count("train"))
+        spec = input_spec(packed, statistics, normalize="channel" if normalize == "auto" else normalize)
+    if facts is None:
+        return spec
+    side = facts.size_px if facts.fixed_size else min(facts.size_px, _ENLARGEMENT * spec.size_px)
+    if config.input.size_px != "auto":
+        side = config.input.size_px
+    return replace(spec, model_px=None if side == spec.size_px else side)
 
 
 def _drops_last(train_count: int, config: Config) -> bool:

@@ -1,0 +1,489 @@
+"""Every picture once through a frozen backbone: features in a memory-mapped cache, and how a head is trained on them.
+
+Before this: packed pictures and a backbone with its weights. After this: `solvers` or the training loop, which take
+seconds, and `finishing`, which measures the trained head on the same features.
+
+The cache knows the pictures by their content and the backbone by its weights: another head, learning rate, split or
+seed encodes nothing again. It grows by whole chunks, so that a killed process goes on where it was, with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from eyespot.augment_config import AugmentConfig
+from eyespot.caches import cache_folder
+from eyespot.data.dataset import Int64Array, PackedDataset, SplitName
+from eyespot.data.loaders import Batch, BatchPlan, make_loader
+from eyespot.data.splits import Splits
+from eyespot.data.transforms import EvalTransform, InputSpec, TrainTransform
+from eyespot.device import ComputePlan
+from eyespot.errors import DataError, ModelError
+from eyespot.files import describe_disk_error, write_json
+from eyespot.locks import file_lock
+from eyespot.models.folding import folded
+from eyespot.models.pretrained import PretrainedClassifier
+from eyespot.models.weights import tensors_sha256
+from eyespot.seeds import derive_seed
+
+FeatureArray = npt.NDArray[Any]
+Progress = Callable[[int, int], None]
+
+_FORMAT_VERSION = 1
+_CHUNK = 1024  # pictures between two marks of progress
+_BATCH = 64  # pictures in a forward pass: their maps stay in the cache
+_SAMPLE = 2  # images on which folding is checked
+
+
+@dataclass(frozen=True)
+class FeatureKey:
+    """What features depend on; equal keys mean equal features.
+
+    Attributes:
+        fingerprint: Of the data's content.
+        weights: Digest of the backbone's weights.
+        backbone: Name of the network.
+        level: `pooled` or `map`, and the number of taps.
+        spec: Input spec as JSON values.
+        device: Kind of device.
+        precision: Of the matrix products.
+        augment: Settings of the augmented views; empty where there are none.
+    """
+
+    fingerprint: str
+    weights: str
+    backbone: str
+    level: str
+    spec: Mapping[str, object]
+    device: str
+    precision: str
+    augment: Mapping[str, object]
+
+    def digest(self) -> str:
+        """Return 32 hex digits."""
+        text = json.dumps({"version": _FORMAT_VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """The features of all pictures of a data set.
+
+    Attributes:
+        arrays: Source split -> one array a view, float16 or float32 (N, D), memory-mapped, read-only.
+        view_seconds: Source split -> what encoding each view took, whenever that was.
+        encoded: Pictures times views that were encoded now; 0 where all were in the cache.
+        seconds: Wall clock of encoding them.
+    """
+
+    arrays: Mapping[SplitName, tuple[FeatureArray, ...]]
+    view_seconds: Mapping[SplitName, tuple[float, ...]]
+    encoded: int
+    seconds: float
+
+    def parts(self, splits: Splits, split: SplitName) -> list[tuple[tuple[FeatureArray, ...], Int64Array]]:
+        """Return the sources of a split, in the order of its labels: arrays (one a view) and rows of them."""
+        return [(self.arrays[source], rows) for source, rows in splits.indices[split].items()]
+
+    def encode_seconds(self, splits: Splits, split: SplitName, views: int) -> float:
+        """Return what encoding so many views of a split took, its share of its sources."""
+        return sum(
+            sum(self.view_seconds[source][:views]) * len(rows) / max(len(self.arrays[source][0]), 1)
+            for source, rows in splits.indices[split].items()
+        )
+
+
+class Encoder:
+    """A backbone that encodes a data set's pictures, and the place in the cache where their features go.
+
+    Args:
+        model: On the plan's device, its backbone frozen.
+        packed: The pictures.
+        spec: What they become for the model.
+        plan: Device and precision.
+        augment: Settings of views beyond the mirrored one.
+        workers: Decoding processes where pictures are streamed; 0: one a core.
+    """
+
+    def __init__(
+        self,
+        model: PretrainedClassifier,
+        packed: PackedDataset,
+        spec: InputSpec,
+        plan: ComputePlan,
+        augment: AugmentConfig,
+        *,
+        workers: int = 0,
+    ) -> None:
+        self._model, self._packed, self._spec, self._plan = model, packed, spec, plan
+        self._augment = augment
+        self._workers = workers
+        self.width = model.encoded_width
+        # Features that come out of bf16 products lose nothing in float16; those of float32 would.
+        self.dtype = np.dtype(np.float16 if plan.precision == "bf16" else np.float32)
+        self._weights = tensors_sha256(model.backbone.state_dict())
+        self._network: nn.Module | None = None
+
+    def estimate(self, splits: Sequence[SplitName], views: int) -> str:
+        """Return in words how much the features will take on disk."""
+        rows = sum(len(self._packed.splits[source]) * self._views(source, views) for source in splits)
+        size = rows * self.width * self.dtype.itemsize
+        return f"{rows:,} views of {self.width:,} features, {size / 1e9:,.2f} GB in {cache_folder('features')}"
+
+    def encode(
+        self, sources: Sequence[SplitName], views: int, *, progress: Progress, should_stop: Callable[[], None]
+    ) -> FeatureStore:
+        """Return the features of source splits, from the cache as far as they are there.
+
+        Args:
+            sources: Splits that the data bring. Train has all views, the others at most the mirrored one.
+            views: 1: as they are; 2: mirrored too; more: augmented.
+            progress: Told (done, all), in pictures times views.
+            should_stop: Called between chunks; may raise.
+
+        Raises:
+            DataError: The cache cannot be written, or a picture cannot be read any more.
+            ModelError: The backbone answers NaN or infinity.
+        """
+        started = time.monotonic()
+        encoded = 0
+        arrays: dict[SplitName, tuple[FeatureArray, ...]] = {}
+        seconds: dict[SplitName, tuple[float, ...]] = {}
+        jobs = [
+            (source, view, len(self._packed.splits[source]))
+            for source in sources
+            for view in range(self._views(source, views))
+        ]
+        total = sum(count for _, _, count in jobs)
+        done = 0
+        try:
+            for source, view, count in jobs:
+                shard = _Shard(self._folder(view), f"{source}-{view}", (count, self.width), self.dtype)
+                with file_lock(shard.lock_path):
+                    kept = shard.open()
+                    done += kept
+                    progress(done, total)
+                    begun = time.monotonic()
+                    for first, rows in self._chunks(source, view, kept):
+                        shard.write(first, rows, time.monotonic() - begun)
+                        begun = time.monotonic()
+                        encoded += len(rows)
+                        done += len(rows)
+                        progress(done, total)
+                        should_stop()
+                    array = shard.map()
+                arrays[source] = (*arrays.get(source, ()), array)
+                seconds[source] = (*seconds.get(source, ()), shard.seconds)
+        except OSError as error:
+            what, step = describe_disk_error(error)
+            raise DataError(
+                f"cannot keep features ({what})", where=cache_folder("features"), remedy=f"{step} with EYESPOT_CACHE"
+            ) from error
+        return FeatureStore(arrays, seconds, encoded, time.monotonic() - started if encoded else 0.0)
+
+    @staticmethod
+    def _views(source: SplitName, views: int) -> int:
+        return views if source == "train" else min(views, 2)
+
+    def _folder(self, view: int) -> Path:
+        key = FeatureKey(
+            fingerprint=self._packed.fingerprint,
+            weights=self._weights,
+            backbone=self._model.name,
+            level=f"{'map' if self._model.head_spec.pool == 'flatten' else 'pooled'} {self._model.taps}",
+            spec=self._spec.as_dict(),
+            device=self._plan.device.split(":")[0],
+            precision=self._plan.precision,
+            augment=self._augment.model_dump(mode="json") if view > 1 else {},
+        )
+        return cache_folder("features") / f"{self._model.name}-{key.digest()}"
+
+    def _chunks(self, source: SplitName, view: int, first: int) -> Iterator[tuple[int, FeatureArray]]:
+        """Yield the place of a chunk's first row, and its features (n, D), from row `first` on, a chunk's beginning."""
+        count = len(self._packed.splits[source])
+        if first >= count:
+            return
+        everything = Splits(self._packed.fingerprint, {source: {source: np.arange(count)}})
+        with make_loader(
+            self._packed,
+            everything,
+            source,
+            batch_size=_CHUNK,
+            shuffle=False,
+            seed=0,
+            drop_last=False,
+            device=self._plan.device,
+            workers=self._workers,
+        ) as loader:
+            for batch in loader.batches(0, first_step=first // _CHUNK):
+                yield first, self._features(batch, view, first)
+                first += len(batch.labels)
+
+    @torch.inference_mode()
+    def _features(self, batch: Batch, view: int, first: int) -> FeatureArray:
+        """Return the features of one chunk, (n, D)."""
+        parts = []
+        for start in range(0, len(batch.labels), _BATCH):
+            images = self._view(Batch(*(part[start : start + _BATCH] for part in batch)), view, first + start)
+            with self._plan.autocast():
+                parts.append(self._folded(images)(images).float().cpu())
+        features = torch.cat(parts).numpy()
+        stored = features.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            what = "NaN or infinity" if not np.isfinite(features).all() else f"values over {np.finfo(np.float16).max:g}"
+            raise ModelError(
+                f"the backbone answers {what}", where=self._model.name, remedy="--set training.precision=float32"
+            )
+        return np.asarray(stored)
+
+    def _view(self, batch: Batch, view: int, first: int) -> Tensor:
+        """Return one view of a batch, normalised, (B, C, S, S)."""
+        if view < 2:
+            images = EvalTransform(self._spec)(batch.images)
+            return images.flip(3) if view else images
+        # The same views for every seed of the training: another seed encodes nothing again.
+        generator = torch.Generator().manual_seed(derive_seed("view", view, first))
+        transform = TrainTransform(self._augment, self._spec)
+        return transform(batch.images, batch.labels, generator=generator, epoch=view, indices=batch.indices)
+
+    def _folded(self, images: Tensor) -> nn.Module:
+        if self._network is None:
+            with torch.autocast(images.device.type, enabled=False):
+                self._network = folded(_FeaturesOf(self._model).eval(), images[:_SAMPLE])
+        return self._network
+
+
+class _FeaturesOf(nn.Module):
+    """A classifier's features as a module's forward pass."""
+
+    def __init__(self, model: PretrainedClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, D)."""
+        return self.model.features_of(images)
+
+
+class _Shard:
+    """The features of one view of one source split: a file of rows, and one that says how many of them are whole."""
+
+    def __init__(self, folder: Path, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self._rows_path = folder / f"{name}.bin"
+        self._index_path = folder / f"{name}.json"
+        self.lock_path = folder.with_name(f"{folder.name}.lock")
+        self._shape, self._dtype = shape, dtype
+        self._checksums: list[int] = []
+        self.seconds = 0.0  # of encoding the rows that are there
+
+    def open(self) -> int:
+        """Return how many rows are there already; what is damaged from some chunk on is encoded again."""
+        self._rows_path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            index = json.loads(self._index_path.read_text(encoding="utf-8"))
+            checksums = index["checksums"] if index["shape"] == list(self._shape) else []
+            self.seconds = float(index["seconds"])
+            with open(self._rows_path, "rb") as file:
+                for checksum in checksums:
+                    if zlib.crc32(file.read(_CHUNK * self._row_bytes)) != checksum:
+                        break
+                    self._checksums.append(checksum)
+        except (OSError, ValueError, KeyError, TypeError):
+            self._checksums, self.seconds = [], 0.0
+        if not self._rows_path.exists() or self._rows_path.stat().st_size != self._row_bytes * self._shape[0]:
+            needed = self._row_bytes * self._shape[0]
+            free = shutil.disk_usage(self._rows_path.parent).free
+            if needed > free:
+                size = f"{needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
+                raise DataError(
+                    f"the features of {self._shape[0]:,} pictures take {size}",
+                    where=self._rows_path.parent,
+                    remedy="use pool gap instead of flatten, or another disk with EYESPOT_CACHE",
+                )
+            with open(self._rows_path, "ab") as file:
+                file.truncate(needed)
+        return min(len(self._checksums) * _CHUNK, self._shape[0])
+
+    def write(self, first: int, rows: FeatureArray, seconds: float) -> None:
+        """Write a chunk that took some seconds, then say that it is there."""
+        data = np.ascontiguousarray(rows).tobytes()
+        with open(self._rows_path, "r+b") as file:
+            file.seek(first * self._row_bytes)
+            file.write(data)
+        self._checksums.append(zlib.crc32(data))
+        self.seconds += seconds
+        index = {"shape": list(self._shape), "checksums": self._checksums, "seconds": self.seconds}
+        write_json(self._index_path, index)
+
+    def map(self) -> FeatureArray:
+        """Return all rows, memory-mapped and read-only."""
+        if self._shape[0] == 0:
+            return np.zeros(self._shape, self._dtype)
+        return np.memmap(self._rows_path, dtype=self._dtype, mode="r", shape=self._shape)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._shape[1] * self._dtype.itemsize
+
+
+# ------------------------------------------------------------------------------------------------- training on features
+
+
+class FeatureHead(nn.Module):
+    """A classifier's head on its own, over stored features; it shares its layers with the whole model.
+
+    Args:
+        model: The whole model.
+    """
+
+    def __init__(self, model: PretrainedClassifier) -> None:
+        super().__init__()
+        self.head = model.head
+        self._cut = (model.head_vectors,)  # in a tuple, so that the backbone is no part of this module
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K) of stored features (B, D)."""
+        logits: Tensor = self.head(self._cut[0](features))
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer."""
+        return self.head[-1]
+
+
+class FeatureLoader:
+    """A `Loader` whose images are stored features, float32 (B, D): a random view of each picture in each epoch.
+
+    Args:
+        parts: Sources of the split: arrays (one a view, (N, D) each) and rows of them.
+        labels: int64 (N,), in the order of the parts.
+        plan: Which pictures come when; without shuffling the first view is taken.
+        device: Where the batches go.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[tuple[FeatureArray, ...], Int64Array]],
+        labels: Int64Array,
+        plan: BatchPlan,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(rows) for _, rows in parts])
+        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
+        self._plan = plan
+        self._device = device
+        self._views = min(len(arrays) for arrays, _ in parts) if plan.shuffle else 1
+
+    @property
+    def num_images(self) -> int:
+        """Return N, the pictures in the split."""
+        return self._plan.num_images
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many pictures a full batch has."""
+        return self._plan.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return how many batches an epoch has."""
+        return self._plan.steps_per_epoch
+
+    @property
+    def labels(self) -> Tensor:
+        """Return int64 (N,), on the device."""
+        return self._labels
+
+    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; see `Loader`."""
+        generator = torch.Generator().manual_seed(derive_seed(self._plan.seed, "feature view", epoch))
+        views = torch.randint(self._views, (self.num_images,), generator=generator).numpy()
+        for positions in self._plan.positions(epoch, first_step):
+            places = positions.numpy()
+            features = torch.from_numpy(self._gather(places, views[places])).to(self._device)
+            indices = positions.to(self._device, copy=True)
+            yield Batch(features, self._labels[indices], indices)
+
+    def _gather(self, places: Int64Array, views: Int64Array) -> npt.NDArray[np.float32]:
+        """Return float32 (B, D): the chosen view of each position."""
+        owners = np.searchsorted(self._ends, places, side="right")
+        gathered = np.empty((len(places), self._parts[0][0][0].shape[1]), np.float32)
+        for part, (arrays, rows) in enumerate(self._parts):
+            offset = int(self._ends[part]) - len(rows)
+            for view in range(self._views):
+                mine = np.flatnonzero((owners == part) & (views == view))
+                gathered[mine] = arrays[view][rows[places[mine] - offset]]
+        return gathered
+
+    def close(self) -> None:
+        """Do nothing: there are no processes."""
+
+    def __enter__(self) -> FeatureLoader:
+        """Return the loader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing: there are no processes."""
+
+
+class StoredTrainTransform(TrainTransform):
+    """In training on features: they were augmented and normalised before they were stored."""
+
+    def __call__(
+        self, images_uint8: Tensor, labels: Tensor, *, generator: torch.Generator, epoch: int, indices: Tensor
+    ) -> Tensor:
+        """Return float32 (B, D) as they are."""
+        return images_uint8
+
+
+class StoredEvalTransform(EvalTransform):
+    """In evaluation on features: they were normalised before they were stored."""
+
+    def __call__(self, images_uint8: Tensor) -> Tensor:
+        """Return float32 (B, D) as they are."""
+        return images_uint8
+
+
+@torch.inference_mode()
+def head_logits(
+    head: nn.Module,
+    parts: Sequence[tuple[tuple[FeatureArray, ...], Int64Array]],
+    *,
+    mirror: bool,
+    device: str,
+    batch_size: int = 4096,
+) -> npt.NDArray[np.float32]:
+    """Return the logits float32 (N, K) of a split's stored features.
+
+    Args:
+        head: In eval mode.
+        parts: As `FeatureStore.parts` returns them.
+        mirror: Take the mean with the mirrored view.
+        device: Where the head is.
+        batch_size: Pictures at once.
+    """
+    logits = []
+    for arrays, rows in parts:
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            views = [torch.from_numpy(arrays[view][chosen].astype(np.float32)) for view in range(1 + mirror)]
+            logits.append(sum(head(view.to(device)).float().cpu() for view in views) / len(views))
+    return torch.cat(logits).numpy()

