@@ -79,7 +79,7 @@ class LeakError(DataError):
 
 
 class DownloadError(DataError):
-    """A data set could not be fetched, or what came is not what was pinned."""
+    """A data set or a backbone's weights could not be fetched, or what came is not what was pinned."""
 
 
 class ArchiveError(DataError):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from eyespot.evaluation.bundle import BundleInfo
     from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Predictor
-    from eyespot.training.fit import TrainState
     from eyespot.training.prepare import Prepared
     from eyespot.training.transfer import Trained
 
@@ -43,7 +42,8 @@ def finish(
     from eyespot.evaluation.predictor import Predictor
 
     config, state = writer.config, trained.result.state
-    info = _bundle_info(packed, prepared, state, config)
+    train_seconds = state.seconds + trained.seconds_before
+    info = _bundle_info(packed, prepared, train_seconds, config)
     predictor = Predictor(trained.result.model, info, plan)
     names = split_names(splits)
     measured = {
@@ -53,7 +53,7 @@ def finish(
         for split in names
     }
     metrics: dict[str, Any] = {split: evaluation.metrics for split, evaluation in measured.items()}
-    metrics["train_seconds"] = state.seconds
+    metrics["train_seconds"] = train_seconds
     if trained.head:
         metrics["head"] = trained.head
     metrics["epochs"] = state.epoch
@@ -138,7 +138,7 @@ def _measure_stored(
     return evaluation_of(predictor, logits, splits.labels(packed, split), seconds=seconds, views=predictor.info.views)
 
 
-def _bundle_info(packed: PackedDataset, prepared: Prepared, state: TrainState, config: Config) -> BundleInfo:
+def _bundle_info(packed: PackedDataset, prepared: Prepared, train_seconds: float, config: Config) -> BundleInfo:
     from eyespot.evaluation.bundle import Architecture, BundleInfo, Pretrained, Provenance
 
     return BundleInfo(
@@ -156,7 +156,7 @@ def _bundle_info(packed: PackedDataset, prepared: Prepared, state: TrainState, c
             dataset_fingerprint=packed.fingerprint,
             seed=config.training.seed,
             created=now(),
-            train_seconds=state.seconds,
+            train_seconds=train_seconds,
         ),
     )
 
@@ -178,6 +178,7 @@ def _write_report(
     class_names = packed.dataset.class_names
     augmented, labels = _augmented_sample(prepared)
     card = data_card(packed, splits)
+    card["notes"] = [*card["notes"], *prepared.notes]
     card["preparation"] = prepared.data.eval_transform.describe()
     write_report(
         ReportInput(

@@ -230,7 +230,7 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
         watcher.on_message(f"augmentation: {prepared.data.train_transform.describe()}")
         if prepared.pretrained is not None:
             weights = {"source": prepared.pretrained.source, "sha256": prepared.pretrained.sha256}
-            writer.write_provenance({"pretrained": weights, "notes": list(prepared.notes)})
+            writer.write_provenance({"pretrained": weights})
         with prepared.data.train, prepared.data.val or nullcontext():
             trained = train_model(prepared, packed, splits, config, plan=plan, writer=writer, observer=watcher)
             return finish(packed, splits, prepared, trained, plan, writer, watcher)

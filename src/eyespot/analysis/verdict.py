@@ -207,6 +207,8 @@ def judge(
     headline = describe_top1(metrics[split], split)
     kinds = {finding.kind for finding in found}
     quiet = "nothing in its curves speaks against it" if len(history) > 1 else "a single epoch leaves no curve to judge"
+    if not history and metrics.get("head"):
+        quiet = "its head was solved on frozen features, without epochs"
     meaning = next((text for kind, text in _MEANING.items() if kind in kinds), quiet)
     names = list(class_names) or list(metrics[split].get("per_class", {}))
     sentences = [f"{headline}: {meaning}.", _say_gap(metrics, split)]

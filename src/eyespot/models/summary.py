@@ -153,7 +153,8 @@ def layer_table(model: nn.Module, *, in_channels: int, size_px: int) -> LayerTab
     Raises:
         ModelError: The model cannot take an image of that shape.
     """
-    calls = _record(model, in_channels, size_px)
+    # timm has many places where nothing stands.
+    calls = [call for call in _record(model, in_channels, size_px) if not isinstance(call.module, nn.Identity)]
     counter = _Counter()
     names = {module: name or "(model)" for name, module in model.named_modules()}
     rows = [_row(names[call.module], call, counter.count(call.module)) for call in calls]

@@ -203,7 +203,7 @@ def are_at_hand(name: str, hub_id: str | None) -> bool:
         port = endpoint.port or {"http": 80}.get(endpoint.scheme, 443)
         with socket.create_connection((endpoint.hostname or "", port), timeout=_REACH_SECONDS):
             return True
-    except OSError:
+    except (OSError, ValueError):  # ValueError: an address that is none
         return False
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 import zlib
@@ -36,6 +37,7 @@ from eyespot.errors import DataError, ModelError
 from eyespot.files import describe_disk_error, write_json
 from eyespot.locks import file_lock
 from eyespot.models.folding import folded
+from eyespot.models.frozen_part import Cut
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.weights import tensors_sha256
 from eyespot.seeds import derive_seed
@@ -57,7 +59,7 @@ class FeatureKey:
         fingerprint: Of the data's content.
         weights: Digest of the backbone's weights.
         backbone: Name of the network.
-        level: `pooled` or `map`, and the number of taps.
+        level: What of the network is kept.
         spec: Input spec as JSON values.
         device: Kind of device.
         precision: Of the matrix products.
@@ -107,11 +109,48 @@ class FeatureStore:
         )
 
 
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """What encodes a picture: a network that does not change any more.
+
+    Attributes:
+        name: Of the backbone.
+        level: What of it is kept, in words that tell one kind of features from another.
+        width: D.
+        network: float32 (B, C, S, S) in, (B, D) out; in eval mode.
+        weights: Digest of its weights.
+    """
+
+    name: str
+    level: str
+    width: int
+    network: nn.Module
+    weights: str
+
+    @classmethod
+    def pooled(cls, model: PretrainedClassifier) -> FrozenNetwork:
+        """Return the whole backbone, for every pooling of its head but `flatten`, which has features of its own."""
+        kind = "map" if model.head_spec.pool == "flatten" else "pooled"
+        weights = tensors_sha256(model.backbone.state_dict())
+        return cls(model.name, f"{kind} {model.taps}", model.encoded_width, _FeaturesOf(model).eval(), weights)
+
+    @classmethod
+    def before(cls, model: PretrainedClassifier, cut: Cut) -> FrozenNetwork:
+        """Return the part of a backbone before its first trained module."""
+        names = {name for name, parameter in model.backbone.named_parameters() if not parameter.requires_grad}
+        owners = {name.rpartition(".")[0] for name in names}
+        frozen = {
+            name: tensor for name, tensor in model.backbone.state_dict().items() if name.rpartition(".")[0] in owners
+        }
+        weights = tensors_sha256(frozen)
+        return cls(model.name, f"before {cut.first}", math.prod(cut.shape), cut.frozen.eval(), weights)
+
+
 class Encoder:
-    """A backbone that encodes a data set's pictures, and the place in the cache where their features go.
+    """A frozen network that encodes a data set's pictures, and the place in the cache where their features go.
 
     Args:
-        model: On the plan's device, its backbone frozen.
+        frozen: On the plan's device.
         packed: The pictures.
         spec: What they become for the model.
         plan: Device and precision.
@@ -121,7 +160,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: PretrainedClassifier,
+        frozen: FrozenNetwork,
         packed: PackedDataset,
         spec: InputSpec,
         plan: ComputePlan,
@@ -129,19 +168,27 @@ class Encoder:
         *,
         workers: int = 0,
     ) -> None:
-        self._model, self._packed, self._spec, self._plan = model, packed, spec, plan
+        self._frozen, self._packed, self._spec, self._plan = frozen, packed, spec, plan
         self._augment = augment
         self._workers = workers
-        self.width = model.encoded_width
+        self.width = frozen.width
         # Features that come out of bf16 products lose nothing in float16; those of float32 would.
         self.dtype = np.dtype(np.float16 if plan.precision == "bf16" else np.float32)
-        self._weights = tensors_sha256(model.backbone.state_dict())
         self._network: nn.Module | None = None
+
+    def size_bytes(self, splits: Sequence[SplitName], views: int) -> int:
+        """Return what the features of source splits take on disk."""
+        return self._rows(splits, views) * self.width * self.dtype.itemsize
+
+    def fits(self, splits: Sequence[SplitName], views: int) -> bool:
+        """Return whether the features of source splits fit on the cache's disk, with a tenth of it to spare."""
+        folder = cache_folder("features")
+        folder.mkdir(parents=True, exist_ok=True)
+        return self.size_bytes(splits, views) < 0.9 * shutil.disk_usage(folder).free
 
     def estimate(self, splits: Sequence[SplitName], views: int) -> str:
         """Return in words how much the features will take on disk."""
-        rows = sum(len(self._packed.splits[source]) * self._views(source, views) for source in splits)
-        size = rows * self.width * self.dtype.itemsize
+        rows, size = self._rows(splits, views), self.size_bytes(splits, views)
         return f"{rows:,} views of {self.width:,} features, {size / 1e9:,.2f} GB in {cache_folder('features')}"
 
     def encode(
@@ -195,6 +242,9 @@ class Encoder:
             ) from error
         return FeatureStore(arrays, seconds, encoded, time.monotonic() - started if encoded else 0.0)
 
+    def _rows(self, splits: Sequence[SplitName], views: int) -> int:
+        return sum(len(self._packed.splits[source]) * self._views(source, views) for source in splits)
+
     @staticmethod
     def _views(source: SplitName, views: int) -> int:
         return views if source == "train" else min(views, 2)
@@ -202,15 +252,15 @@ class Encoder:
     def _folder(self, view: int) -> Path:
         key = FeatureKey(
             fingerprint=self._packed.fingerprint,
-            weights=self._weights,
-            backbone=self._model.name,
-            level=f"{'map' if self._model.head_spec.pool == 'flatten' else 'pooled'} {self._model.taps}",
+            weights=self._frozen.weights,
+            backbone=self._frozen.name,
+            level=self._frozen.level,
             spec=self._spec.as_dict(),
             device=self._plan.device.split(":")[0],
             precision=self._plan.precision,
             augment=self._augment.model_dump(mode="json") if view > 1 else {},
         )
-        return cache_folder("features") / f"{self._model.name}-{key.digest()}"
+        return cache_folder("features") / f"{self._frozen.name}-{key.digest()}"
 
     def _chunks(self, source: SplitName, view: int, first: int) -> Iterator[tuple[int, FeatureArray]]:
         """Yield the place of a chunk's first row, and its features (n, D), from row `first` on, a chunk's beginning."""
@@ -246,7 +296,7 @@ class Encoder:
         if not np.isfinite(stored).all():
             what = "NaN or infinity" if not np.isfinite(features).all() else f"values over {np.finfo(np.float16).max:g}"
             raise ModelError(
-                f"the backbone answers {what}", where=self._model.name, remedy="--set training.precision=float32"
+                f"the backbone answers {what}", where=self._frozen.name, remedy="--set training.precision=float32"
             )
         return np.asarray(stored)
 
@@ -263,7 +313,7 @@ class Encoder:
     def _folded(self, images: Tensor) -> nn.Module:
         if self._network is None:
             with torch.autocast(images.device.type, enabled=False):
-                self._network = folded(_FeaturesOf(self._model).eval(), images[:_SAMPLE])
+                self._network = folded(self._frozen.network, images[:_SAMPLE])
         return self._network
 
 

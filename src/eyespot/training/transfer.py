@@ -6,6 +6,7 @@ Before this: `prepare`. After this: `finishing`. Networks without pretrained par
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from eyespot.data.loaders import BatchPlan, Loader
 from eyespot.data.splits import Splits
 from eyespot.device import ComputePlan
 from eyespot.evaluation.metrics import nll_loss
+from eyespot.models.frozen_part import cut_at_first_trained
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.runs import RunWriter
 from eyespot.training import fit as loop
@@ -26,6 +28,7 @@ from eyespot.training.features import (
     FeatureHead,
     FeatureLoader,
     FeatureStore,
+    FrozenNetwork,
     StoredEvalTransform,
     StoredTrainTransform,
     head_logits,
@@ -52,12 +55,15 @@ class Trained:
         store: The features of the pictures, where the head was trained on them and the backbone is as it was.
         encoder: Encodes the pictures that `store` lacks.
         head: How the head was found; empty where the loop trained it.
+        seconds_before: What encoding train and val took, whenever that was, and solving the head: the loop's own
+            counter knows nothing of it.
     """
 
     result: FitResult
     store: FeatureStore | None = None
     encoder: Encoder | None = None
     head: dict[str, Any] = field(default_factory=dict)
+    seconds_before: float = 0.0
 
 
 def train_model(
@@ -86,20 +92,29 @@ def train_model(
         DivergedError, MemoryLimitError, CheckpointError, Interrupted: As `fit`.
     """
     model, mode = prepared.model, frozen_mode(config)
-    if not isinstance(model, PretrainedClassifier) or mode not in ("features", "finetune") or config.model.freeze_until:
+    if not isinstance(model, PretrainedClassifier):
+        return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
+    if mode == "last-block" or config.model.freeze_until:
+        return _fit_rest(prepared, packed, splits, config, plan=plan, writer=writer, observer=observer)
+    if mode == "full":
         return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
     if mode == "finetune" and not _is_closed(config, model):
         # A head that needs the loop is trained in it: training.freeze_epochs keeps the backbone still at first.
         return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
     views = config.features.views
-    encoder = Encoder(model, packed, prepared.spec, plan, config.augment, workers=config.data.workers)
+    encoder = _encoder(FrozenNetwork.pooled(model), prepared, packed, config, plan)
     sources = sources_of(splits, "train", "val")
     observer.on_message(f"features: {encoder.estimate(sources, views)}")
     store = encode(encoder, sources, views, observer)
     if not _is_closed(config, model):
         return _fit_head(prepared, splits, config, store, encoder, plan=plan, writer=writer, observer=observer)
+    encode_seconds = _encode_seconds(store)
+    begun = time.monotonic()
     found = _solve_head(model, splits, config, store, packed, observer)
-    trained = Trained(_result(model, found), store, encoder, _summary(found))
+    solve_seconds = time.monotonic() - begun
+    head = {**_summary(found), "encode_seconds": encode_seconds, "solve_seconds": solve_seconds}
+    state = TrainState(planned_epochs=0, steps_per_epoch=1)  # a closed solution: no epoch, no step
+    trained = Trained(FitResult(model.eval(), state), store, encoder, head, encode_seconds + solve_seconds)
     if mode == "features":
         return trained
     return _fine_tune(trained, prepared, splits, config, plan=plan, writer=writer, observer=observer)
@@ -133,6 +148,11 @@ def encode(encoder: Encoder, sources: list[SplitName], views: int, observer: Obs
     else:
         observer.on_message("features are in the cache: nothing is encoded again")
     return store
+
+
+def _encode_seconds(store: FeatureStore) -> float:
+    """Return what encoding all pictures of a store took, whenever that was."""
+    return sum(sum(seconds) for seconds in store.view_seconds.values())
 
 
 def _is_closed(config: Config, model: PretrainedClassifier) -> bool:
@@ -207,11 +227,6 @@ def _summary(found: LinearHead) -> dict[str, Any]:
     }
 
 
-def _result(model: PretrainedClassifier, found: LinearHead) -> FitResult:
-    """Return a closed solution in the form of a training's result: no epoch, no step."""
-    return FitResult(model.eval(), TrainState(planned_epochs=0, steps_per_epoch=1))
-
-
 def _fit_head(
     prepared: Prepared,
     splits: Splits,
@@ -224,8 +239,62 @@ def _fit_head(
     observer: Observer,
 ) -> Trained:
     """Train a head of several layers in the loop, on stored features."""
-    model, images = prepared.model, prepared.data
+    model = prepared.model
     assert isinstance(model, PretrainedClassifier)
+    head = FeatureHead(model).to(plan.device)
+    result = _fit_stored(head, store, prepared, splits, config, plan=plan, writer=writer, observer=observer)
+    return Trained(FitResult(model.eval(), result.state), store, encoder, seconds_before=_encode_seconds(store))
+
+
+def _fit_rest(
+    prepared: Prepared,
+    packed: PackedDataset,
+    splits: Splits,
+    config: Config,
+    *,
+    plan: ComputePlan,
+    writer: RunWriter,
+    observer: Observer,
+) -> Trained:
+    """Train what comes after a backbone's frozen part: on stored features where the network can be cut and they fit."""
+    model, spec = prepared.model, prepared.spec
+    assert isinstance(model, PretrainedClassifier)
+    sample = torch.randn(2, spec.channels, spec.input_px, spec.input_px, generator=torch.Generator().manual_seed(0))
+    cut = cut_at_first_trained(model, sample.to(plan.device))
+    why = "it cannot be cut where its trained part begins"
+    if cut is not None:
+        encoder = _encoder(FrozenNetwork.before(model, cut), prepared, packed, config, plan)
+        sources, views = sources_of(splits, "train", "val"), config.features.views
+        if encoder.fits(sources, views):
+            observer.on_message(f"features of the frozen part: {encoder.estimate(sources, views)}")
+            store = encode(encoder, sources, views, observer)
+            result = _fit_stored(cut.rest, store, prepared, splits, config, plan=plan, writer=writer, observer=observer)
+            trained = FitResult(model.eval(), result.state)
+            return Trained(trained, seconds_before=_encode_seconds(store))
+        why = f"its features would not fit on the disk: {encoder.estimate(sources, views)}"
+    observer.on_message(f"the frozen part is computed in every step: {why}")
+    return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
+
+
+def _encoder(
+    frozen: FrozenNetwork, prepared: Prepared, packed: PackedDataset, config: Config, plan: ComputePlan
+) -> Encoder:
+    return Encoder(frozen, packed, prepared.spec, plan, config.augment, workers=config.data.workers)
+
+
+def _fit_stored(
+    module: nn.Module,
+    store: FeatureStore,
+    prepared: Prepared,
+    splits: Splits,
+    config: Config,
+    *,
+    plan: ComputePlan,
+    writer: RunWriter,
+    observer: Observer,
+) -> FitResult:
+    """Train a part of the model in the loop, on stored features; at the end the best or averaged weights are in it."""
+    images = prepared.data
 
     def loader(name: SplitName, like: Loader, *, shuffle: bool) -> FeatureLoader:
         drop_last = like.num_images % like.batch_size > 0 and like.steps_per_epoch == like.num_images // like.batch_size
@@ -240,12 +309,12 @@ def _fit_head(
         train_transform=StoredTrainTransform(config.augment, prepared.spec),
         eval_transform=StoredEvalTransform(prepared.spec),
         num_classes=images.num_classes,
+        class_weights=images.class_weights,
     )
-    head = FeatureHead(model).to(plan.device)
-    result = _fit(head, data, config, plan=plan, writer=writer, observer=observer)
-    if result.model is not head:  # averaged weights are a copy's
-        head.load_state_dict(result.model.state_dict())
-    return Trained(FitResult(model.eval(), result.state), store, encoder)
+    result = _fit(module, data, config, plan=plan, writer=writer, observer=observer)
+    if result.model is not module:  # averaged weights are a copy's
+        module.load_state_dict(result.model.state_dict())
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------- fine-tuning
@@ -275,19 +344,19 @@ def _fine_tune(
         loss_before = _val_loss(before.result.model, splits, before.store, prepared, plan)
     result = _fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer)
     if loss_before is None or not result.state.history:
-        return Trained(result, head=before.head)
+        return replace(before, result=result, store=None, encoder=None)
     best = result.state.best_epoch if config.training.restore_best else len(result.state.history)
     loss_after = result.state.history[best - 1]["val/loss"]
     if loss_after < loss_before:
         observer.on_message(f"fine-tuning brought the loss on val from {loss_before:.3f} to {loss_after:.3f}")
-        return Trained(result, head=before.head)
+        return replace(before, result=result, store=None, encoder=None)
     observer.on_message(
         f"fine-tuning made the loss on val no better ({loss_before:.3f} before, {loss_after:.3f} after): "
         "the head on frozen features is kept"
     )
     model.load_state_dict(kept)
     state = replace(result.state, stopped="fine-tuning was no better on val: the head on frozen features is kept")
-    return Trained(FitResult(model.eval(), state), before.store, before.encoder, before.head)
+    return replace(before, result=FitResult(model.eval(), state))
 
 
 def _val_loss(model: nn.Module, splits: Splits, store: FeatureStore, prepared: Prepared, plan: ComputePlan) -> float:
