@@ -29,7 +29,7 @@ from eyespot.training.solvers import class_weights_of
 _STATISTICS_CHUNK = 4096
 _STREAM_SAMPLE = 2000  # streamed pictures would have to be decoded for their statistics: a sample is enough
 _WHITENING_SAMPLE = 5000  # as airbench94
-_ENLARGEMENT = 4  # times the pictures' own side, up to that of the weights: docs/decisions/006
+_ENLARGEMENT = 6  # times the pictures' own side, up to that of the weights: docs/decisions/006
 
 
 @dataclass(frozen=True)

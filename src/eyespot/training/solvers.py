@@ -39,8 +39,9 @@ _BLOCK_NUMBERS = 2**22
 # Up to this many features the curvature is a full matrix of D x D; its Cholesky factor costs D^3 / 3.
 _CURVATURE_FEATURES = 4096
 # The stop: half the Newton decrement, an estimate of how far the loss (nats) lies above its minimum. On the path it
-# need only rank penalties, whose val losses lie 1e-2 apart around the best one.
+# need only rank penalties; since a weak one changes little, it is also held against this share of the penalty's term.
 _PATH_TOLERANCE = 1e-4
+_PATH_SHARE = 1e-2
 _LAST_TOLERANCE = 1e-9
 _MAX_ITERATIONS = 500
 _LINE_TRIALS = 10
@@ -170,8 +171,8 @@ def solve_linear_head(
     grid = _checked_grid(l2_grid)
     if progress is not None:
         progress(0, len(grid) + 1)
+    _check_rows(val, num_classes, "val", width=train[0].views[0].shape[1])
     fitted, judges, chosen_on = train, _first_views(val), ON_VAL
-    _check_rows(judges, num_classes, "val", width=train[0].views[0].shape[1])
     if sum(map(len, judges)):
         _check_weight(task.weights, judges, "val")
     else:
@@ -188,13 +189,13 @@ def solve_linear_head(
         path, l2 = _walk(solver, judge, grid, progress)
     if chosen_on == ON_VAL:
         at = [point.l2 for point in path].index(l2)
-        last = solver.fit(l2, judge, tolerance=_LAST_TOLERANCE)
+        last = solver.fit(l2, judge, last=True)
         path[at] = replace(last, iterations=path[at].iterations + last.iterations)
     else:
         start = solver.parameters
         del solver  # its copy of the rows, before the next one is made
         solver = _Solver.of(train, task, start)
-        path.append(solver.fit(l2, None, tolerance=_LAST_TOLERANCE))
+        path.append(solver.fit(l2, None, last=True))
     if progress is not None:
         progress(len(grid) + 1, len(grid) + 1)
     weight, bias = solver.rows.scale.fold(task.all_classes(solver.parameters))
@@ -227,7 +228,7 @@ def _walk(
     path: list[PathPoint] = []
     best, best_loss, best_parameters = 0, math.inf, solver.parameters
     for place, l2 in enumerate(grid):
-        point = solver.fit(l2, judge, tolerance=_PATH_TOLERANCE)
+        point = solver.fit(l2, judge, last=False)
         path.append(point)
         assert point.val_loss is not None
         if point.val_loss < best_loss:  # false for NaN, and on a tie: the stronger penalty keeps its place
@@ -472,6 +473,7 @@ class _Value:
     Attributes:
         parameters: float32 (A, D + 1).
         loss: With the penalty.
+        penalty: The penalty's term alone.
         slope: float32 (A, D + 1), the gradient of the loss without the penalty.
         gradient: float32 (A, D + 1), with the penalty.
         curvature: Mean of p (1 - p) over rows and classes, scaled so that two classes at one half give one half.
@@ -479,6 +481,7 @@ class _Value:
 
     parameters: Tensor
     loss: float
+    penalty: float
     slope: Tensor
     gradient: Tensor
     curvature: float
@@ -521,14 +524,14 @@ class _Solver:
             gram = sample.T @ sample / len(sample)
         return cls(rows, task, start, [], gram)
 
-    def fit(self, l2: float, judge: _Rows | None, *, tolerance: float) -> PathPoint:
-        """Minimise from where the last fit ended, and return what came of it."""
-        iterations = self._minimise(l2, tolerance)
+    def fit(self, l2: float, judge: _Rows | None, *, last: bool) -> PathPoint:
+        """Minimise from where the last fit ended, and return what came of it; `last` goes to convergence."""
+        iterations = self._minimise(l2, last)
         train_loss, train_top1 = self.task.measure(self.rows, self.parameters)
         val_loss, val_top1 = (None, None) if judge is None else self.task.measure(judge, self.parameters)
         return PathPoint(l2, train_loss, train_top1, val_loss, val_top1, iterations)
 
-    def _minimise(self, l2: float, tolerance: float) -> int:
+    def _minimise(self, l2: float, last: bool) -> int:
         """Move `parameters` to the minimum and return the number of steps.
 
         Source:
@@ -540,6 +543,9 @@ class _Solver:
         while iterations < _MAX_ITERATIONS:
             direction = self._quasi_newton(value.gradient, l2, guess).neg_()
             descent = _dot(value.gradient, direction)
+            tolerance = _LAST_TOLERANCE
+            if not last:
+                tolerance = max(tolerance, min(_PATH_TOLERANCE, _PATH_SHARE * value.penalty))
             if not -descent / 2 > tolerance:  # true for NaN
                 break
             found = self._search(value, direction, descent, l2)
@@ -588,7 +594,8 @@ class _Solver:
         slope = torch.cat([weight.grad, bias.grad[:, None]], 1).div_(total)
         penalty = l2 / 2 * parameters[:, :-1].square().sum(dtype=torch.float64).item()
         gradient = slope + l2 * _without_bias(parameters)
-        return _Value(parameters, loss / total + penalty, slope, gradient, curvature / total / max(len(bias) - 1, 1))
+        curvature /= total * max(len(bias) - 1, 1)
+        return _Value(parameters, loss / total + penalty, penalty, slope, gradient, curvature)
 
     def _guess(self, curvature: float, l2: float) -> Callable[[Tensor], Tensor]:
         """Return the first guess of the inverse Hessian, a map from (A, D + 1) to (A, D + 1)."""
