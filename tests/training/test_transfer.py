@@ -179,6 +179,14 @@ def test_fine_tuning_starts_from_the_solved_head_and_keeps_what_is_better_on_val
     )
 
 
+def test_a_time_limit_counts_what_came_before_fine_tuning(tmp_path: Path) -> None:
+    settings = {**LINEAR, "model__mode": "auto", "training__minutes": 1e-6}
+    trained, _, watcher = run(tmp_path / "run", tiny_config(**settings))
+    assert any("no fine-tuning" in message for message in watcher.messages)
+    assert watcher.steps == 0
+    assert trained.store is not None
+
+
 def test_with_a_time_limit_auto_fine_tunes() -> None:
     assert frozen_mode(tiny_config(model__mode="auto")) == "features"
     assert frozen_mode(tiny_config(model__mode="auto", training__minutes=1)) == "finetune"

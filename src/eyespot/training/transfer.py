@@ -117,6 +117,13 @@ def train_model(
     trained = Trained(FitResult(model.eval(), state), store, encoder, head, encode_seconds + solve_seconds)
     if mode == "features":
         return trained
+    if config.training.minutes:
+        left = config.training.minutes - (store.seconds + solve_seconds) / 60
+        if left <= 0:
+            observer.on_message("the time limit is over: no fine-tuning")
+            return trained
+        limited = config.training.model_copy(update={"minutes": left})
+        config = config.model_copy(update={"training": limited})
     return _fine_tune(trained, prepared, splits, config, plan=plan, writer=writer, observer=observer)
 
 
