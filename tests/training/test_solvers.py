@@ -203,7 +203,7 @@ def test_the_order_of_rows_views_and_sources_does_not_matter() -> None:
             FeatureRows(views, back, labels[back]),
         ],
     }
-    heads = {name: solve_linear_head(train, val, num_classes=4) for name, train in trains.items()}
+    heads = {name: solve_linear_head(train, val, num_classes=4, l2_grid=[1e-2]) for name, train in trains.items()}
     expected = probs_of(heads["plain"], views[0])
     for name, head in heads.items():
         assert head.l2 == heads["plain"].l2, name
@@ -247,7 +247,7 @@ def test_columns_of_a_wider_map_are_features_too() -> None:
 @pytest.mark.parametrize("limit", ["no copy", "small blocks", "no oneDNN", "many features"])
 def test_the_ways_to_compute_it_agree(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     views, labels = clouds(views=2)
-    expected = solve(views, labels)
+    expected = solve(views, labels, l2_grid=[1e-2])
     if limit == "no copy":
         monkeypatch.setattr(solvers, "COPY_LIMIT_BYTES", 0)
     if limit in ("no copy", "small blocks"):
@@ -256,7 +256,7 @@ def test_the_ways_to_compute_it_agree(limit: str, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     if limit == "many features":
         monkeypatch.setattr(solvers, "_CURVATURE_FEATURES", 4)
-    head = solve(views, labels)
+    head = solve(views, labels, l2_grid=[1e-2])
     assert head.l2 == expected.l2
     assert np.abs(probs_of(head, views[0]) - probs_of(expected, views[0])).max() < 1e-3
 
@@ -273,7 +273,7 @@ def test_it_works_where_gradients_are_off() -> None:
 
 
 def test_the_penalty_with_the_least_val_loss_wins_and_the_path_ends_early() -> None:
-    views, labels = clouds(200, 80, 4)  # few pictures, many features: weak penalties overfit
+    views, labels = clouds(200, 80, 4, spread=8.0)  # few pictures, many features: weak penalties overfit
     head = solve(views, labels, slice(0, 100), slice(100, None))
     losses = [point.val_loss for point in head.path]
     best = min(losses, key=lambda loss: math.inf if loss is None else loss)

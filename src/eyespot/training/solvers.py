@@ -308,7 +308,7 @@ class _Rows:
 
     @classmethod
     def read(cls, parts: Sequence[FeatureRows], split: str, *, num_classes: int, scale: _Scale | None = None) -> _Rows:
-        """Read every row once: check it, take the scale from it unless one is given, and copy it where that fits.
+        """Read and check every row, take the scale from them unless one is given, and copy them where that fits.
 
         Raises:
             DataError: A feature is NaN or infinite.
@@ -316,7 +316,6 @@ class _Rows:
         labels = torch.from_numpy(np.concatenate([part.labels for part in parts for _ in part.views]))
         width = parts[0].views[0].shape[1]
         block_rows = max(1, _BLOCK_NUMBERS // max(width, num_classes))
-        copy: list[Tensor] | None = [] if len(labels) * width * 4 <= COPY_LIMIT_BYTES else None
         moments = _Moments(width)
         for at, x in _read_blocks(parts, block_rows):
             moments.add(x)
@@ -327,14 +326,9 @@ class _Rows:
                     where=split,
                     remedy="look at that picture, or encode in float32 if the backbone's numbers are beyond float16",
                 )
-            if copy is not None:
-                copy.append(x)
-        if scale is None:
-            scale = moments.scale()
-        for place, x in enumerate(copy or []):
-            assert copy is not None
-            copy[place] = _packed(scale.apply_(x))
-        return cls(parts, labels, scale, block_rows, copy)
+        rows = cls(parts, labels, scale or moments.scale(), block_rows, None)
+        small = len(labels) * width * 4 <= COPY_LIMIT_BYTES
+        return replace(rows, copy=[x for _, x in rows]) if small else rows
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield each block's place among the N rows and its features (B, D), packed."""
