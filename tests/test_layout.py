@@ -24,16 +24,18 @@ ORDER = {
     "training": 4,
     "analysis": 4,
     "deployment": 5,
-    "studies": 5,
     "opening": 6,
     "terminal": 6,
     "finishing": 7,
     "predicting": 8,
     "verbs": 8,
     "data_verbs": 8,
-    "tables": 9,
-    "cli": 10,
-    "__main__": 11,
+    "studies": 9,
+    "sweeps": 9,
+    "tables": 10,
+    "commands": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from eyespot import __version__
+from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
 from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
 
 if TYPE_CHECKING:
@@ -38,23 +39,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, look at, fetch and pack data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-
-DataArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA", help="cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file."
-    ),
-]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder (or a bundle).")]
-DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
-]
-BadImageOption = Annotated[
-    str | None,
-    typer.Option("--on-bad-image", metavar="refuse|skip", help="What to do about files that cannot be decoded."),
-]
 
 
 def _version(show: bool) -> None:

@@ -17,13 +17,13 @@ from torch import Tensor
 from eyespot.errors import DataError, UsageError
 from eyespot.training import solvers
 from eyespot.training.solvers import (
-    DEFAULT_L2_GRID,
     ON_NOTHING,
     ON_TENTH,
     ON_VAL,
     FeatureRows,
     LinearHead,
     class_weights_of,
+    default_l2_grid,
     solve_linear_head,
 )
 
@@ -274,15 +274,24 @@ def test_it_works_where_gradients_are_off() -> None:
 
 def test_the_penalty_with_the_least_val_loss_wins_and_the_path_ends_early() -> None:
     views, labels = clouds(200, 80, 4, spread=8.0)  # few pictures, many features: weak penalties overfit
-    head = solve(views, labels, slice(0, 100), slice(100, None))
+    grid = tuple(10.0 ** (-half / 2) for half in range(11))  # 1, 0.32, 0.1, ..., 1e-5
+    head = solve(views, labels, slice(0, 100), slice(100, None), l2_grid=grid)
     losses = [point.val_loss for point in head.path]
     best = min(losses, key=lambda loss: math.inf if loss is None else loss)
-    assert [point.l2 for point in head.path] == list(DEFAULT_L2_GRID[: len(head.path)])
-    assert len(head.path) == losses.index(best) + 3 < len(DEFAULT_L2_GRID)
+    assert [point.l2 for point in head.path] == list(grid[: len(head.path)])
+    assert len(head.path) == losses.index(best) + 3 < len(grid)
     assert head.l2 == head.path[losses.index(best)].l2
     assert head.chosen_on == ON_VAL
     assert head.iterations == sum(point.iterations for point in head.path)
     assert all(later.train_loss < before.train_loss for before, later in zip(head.path, head.path[1:], strict=False))
+
+
+def test_the_default_penalties_are_the_same_for_the_sum_over_any_number_of_pictures() -> None:
+    assert default_l2_grid(100)[0] == pytest.approx(31.62, rel=1e-3)
+    assert np.allclose(np.array(default_l2_grid(100)) * 100, np.array(default_l2_grid(45_000)) * 45_000)
+    views, labels = clouds(200, 80, 4)
+    head = solve(views, labels, slice(0, 100), slice(100, None))
+    assert [point.l2 for point in head.path] == list(default_l2_grid(100)[: len(head.path)])
 
 
 def test_on_a_tie_the_stronger_penalty_wins() -> None:
@@ -339,7 +348,7 @@ def test_progress_only_rises_and_ends_at_the_total() -> None:
     for val in (slice(100, None), slice(0)):
         calls: list[tuple[int, int]] = []
         solve(views, labels, slice(0, 100), val, progress=lambda done, total, calls=calls: calls.append((done, total)))
-        assert {total for _, total in calls} == {len(DEFAULT_L2_GRID) + 1}
+        assert {total for _, total in calls} == {len(default_l2_grid(100)) + 1}
         assert [done for done, _ in calls] == sorted({done for done, _ in calls})
         assert calls[0][0] == 0
         assert calls[-1][0] == calls[-1][1]

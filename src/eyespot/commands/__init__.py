@@ -1,0 +1,1 @@
+"""The larger commands, one file each; `eyespot.cli` puts them together and turns errors into one line."""

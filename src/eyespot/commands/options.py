@@ -1,0 +1,25 @@
+"""The arguments and options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file."
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder (or a bundle).")]
+DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
+]
+BadImageOption = Annotated[
+    str | None,
+    typer.Option("--on-bad-image", metavar="refuse|skip", help="What to do about files that cannot be decoded."),
+]
