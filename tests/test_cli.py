@@ -627,3 +627,27 @@ def test_an_old_locale_and_no_home_are_no_trouble(tmp_path: Path) -> None:
         assert done.stdout.isascii()
         if "--json" in words:
             assert json.loads(done.stdout)["name"] == "日本"
+
+
+# ------------------------------------------------------------------------------------------------- models in the box
+
+
+def test_a_model_in_the_box_is_listed_and_answers(
+    eyespot: Call, run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eyespot.evaluation import bundle
+
+    shutil.copytree(run / "bundle", tmp_path / "box" / "spot-pictures")
+    monkeypatch.setattr(bundle, "_BOX", tmp_path / "box")
+    listed = eyespot("models").out.splitlines()[-1]
+    assert re.fullmatch(
+        r"trained, ready to use: spot-pictures \(spot trained on pictures\), .* on test \(n = 6, .*\); "
+        r"eyespot predict spot-pictures PICTURE",
+        listed,
+    ), listed
+    row = json.loads(eyespot("models", "--json").out)[-1]
+    assert row["name"] == "spot-pictures"
+    assert row["metrics"]["test"]["n"] == 6
+    assert eyespot("predict", "spot-pictures", pictures / "cat" / "000.png").out.count("%") == 1
+    with_data = eyespot("evaluate", "spot-pictures")
+    assert with_data.last == "error: a bundle has no data of its own in spot-pictures: name data with --data"

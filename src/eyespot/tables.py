@@ -24,6 +24,7 @@ _MOST_SIZES = 5
 
 def show_models(*, json: bool) -> None:
     """Print every network with its parameters at its own size."""
+    from eyespot.evaluation.bundle import boxed_names
     from eyespot.models.registry import build_model, model_entry, model_names
     from eyespot.models.summary import count_parameters
 
@@ -41,6 +42,8 @@ def show_models(*, json: bool) -> None:
                 "source": entry.source,
             }
         )
+    trained = [_boxed_row(name) for name in boxed_names()]
+    rows += trained if json else []
     if json:
         print_json(rows)
         return
@@ -61,6 +64,28 @@ def show_models(*, json: bool) -> None:
         "and every network of timm as a backbone, such as efficientnet_lite0, resnet50, vgg16\n"
         "layers, arguments and weights: eyespot models NAME"
     )
+    for row in trained:
+        name = row["name"]
+        print(f"trained, ready to use: {name} ({row['title']}), {row['result']}; eyespot predict {name} PICTURE")
+
+
+def _boxed_row(name: str) -> dict[str, Any]:
+    """Return what is known of a model that comes with eyespot."""
+    from eyespot.evaluation.bundle import find_bundle, read_info
+
+    folder = find_bundle(name)
+    info = read_info(folder)
+    metrics: dict[str, Any] = {split: measured.model_dump() for split, measured in info.metrics.items()}
+    split = headline_split(metrics)
+    return {
+        "name": name,
+        "title": f"{info.architecture.name} trained on {info.provenance.dataset}",
+        "class_names": list(info.class_names),
+        "size_px": info.input.size_px,
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "metrics": metrics,
+        "result": describe_top1(metrics[split], split) if split else "nothing was measured",
+    }
 
 
 def show_model(name: str, *, size: int | None, classes: int, channels: int, json: bool) -> None:

@@ -30,7 +30,9 @@ from eyespot.evaluation.bundle import (
     BundleInfo,
     Pretrained,
     Provenance,
+    boxed_names,
     check_class_names,
+    find_bundle,
     is_bundle,
     load_bundle,
     read_info,
@@ -151,6 +153,104 @@ class TestRoundTrip:
         assert read.pretrained == Pretrained(source="timm/x", licence="Apache-2.0")
         assert read.provenance.dataset == "photos?"
         assert read.provenance.train_seconds == 3.0
+
+
+class TestHalf:
+    def test_half_of_the_bytes_and_nearly_the_same_answers(
+        self, tmp_path: Path, new_info: NewInfo, new_model: NewModel
+    ) -> None:
+        args = {"widths": [16, 32, 32]}
+        whole = new_info(architecture=Architecture(name="spot", args=args))
+        half = whole.model_copy(update={"weights_dtype": "float16"})
+        model = new_model(whole)
+        save_bundle(tmp_path / "whole", model, whole)
+        save_bundle(tmp_path / "half", model, half)
+        sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("half", "whole")]
+        assert sizes[0] < 0.55 * sizes[1]
+        loaded, info = load_bundle(tmp_path / "half")
+        assert info.weights_dtype == "float16"
+        assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32, torch.int64}
+        with torch.inference_mode():
+            expected, found = model(images(whole)), loaded(images(whole))
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+        stored = load((tmp_path / "half" / WEIGHTS).read_bytes())
+        assert {tensor.dtype for tensor in stored.values() if tensor.ndim > 1} == {torch.float16}
+        assert {tensor.dtype for tensor in stored.values() if tensor.ndim == 1} == {torch.float32}
+
+    def test_stored_again_it_is_the_same(self, tmp_path: Path, new_info: NewInfo, new_model: NewModel) -> None:
+        info = new_info(weights_dtype="float16")
+        save_bundle(tmp_path / "a", new_model(info), info)
+        save_bundle(tmp_path / "b", *load_bundle(tmp_path / "a"))
+        assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+
+    def test_what_float16_cannot_hold(self, tmp_path: Path, new_info: NewInfo, new_model: NewModel) -> None:
+        info = new_info(weights_dtype="float16")
+        model = new_model(info)
+        model.get_classifier().weight.data[0, 0] = 1e6  # type: ignore[operator]
+        with pytest.raises(CheckpointError, match=r"'head\.weight' has values over 65,504.*: store float32"):
+            save_bundle(tmp_path / "b", model, info)
+        assert not os.listdir(tmp_path)
+
+    def test_types_that_model_json_does_not_declare(
+        self, tmp_path: Path, new_info: NewInfo, new_model: NewModel
+    ) -> None:
+        info = new_info(weights_dtype="float16")
+        save_bundle(tmp_path / "b", new_model(info), info)
+        reseal(tmp_path / "b", weights_dtype="float32")
+        with pytest.raises(CheckpointError, match=r"float16 .* where the architecture has float32"):
+            load_bundle(tmp_path / "b")
+
+
+def test_a_bundle_of_an_earlier_version_lacks_the_newer_fields(bundle: Path) -> None:
+    expected = load_bundle(bundle)[1]
+    values = json.loads((bundle / INFO).read_text(encoding="utf-8"))
+    del values["weights_dtype"]
+    (bundle / INFO).write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="changed after it was written"):
+        load_bundle(bundle)
+    reseal(bundle)
+    values["info_sha256"] = json.loads((bundle / INFO).read_text(encoding="utf-8"))["info_sha256"]
+    (bundle / INFO).write_text(json.dumps(values), encoding="utf-8")
+    assert load_bundle(bundle)[1].weights_dtype == expected.weights_dtype
+
+
+class TestTheBox:
+    @pytest.fixture
+    def box(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Return a box with one model in it."""
+        box = bundle.parent / "box"
+        shutil.copytree(bundle, box / "spot-cifar10")
+        (box / "notes").mkdir()
+        monkeypatch.setattr(bundle_module, "_BOX", box)
+        return box
+
+    def test_a_name_stands_for_the_model_in_the_box(self, box: Path) -> None:
+        assert boxed_names() == ["spot-cifar10"]
+        assert find_bundle("spot-cifar10") == box / "spot-cifar10"
+        assert find_bundle(Path("spot-cifar10")) == box / "spot-cifar10"
+
+    def test_what_is_on_the_disk_comes_first(
+        self, box: Path, tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(bundle, tmp_path / "spot-cifar10" / "bundle")
+        assert find_bundle("spot-cifar10") == Path("spot-cifar10/bundle")
+        shutil.rmtree(tmp_path / "spot-cifar10" / "bundle")
+        with pytest.raises(RunError, match=r"neither a run nor a bundle.*: give a folder .*, or spot-cifar10"):
+            find_bundle("spot-cifar10")
+
+    @pytest.mark.parametrize("name", ["notes", "../box/spot-cifar10/nothing", "box/spot-cifar10/model.json"])
+    def test_nothing_else_is_taken_from_it(self, box: Path, name: str) -> None:
+        with pytest.raises(RunError):
+            find_bundle(name)
+
+    def test_a_name_that_is_nearly_right(self, box: Path) -> None:
+        with pytest.raises(RunError, match=r"no such folder\. Did you mean 'spot-cifar10'\? in spot-cifar01"):
+            find_bundle("spot-cifar01")
+
+    def test_without_a_box(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bundle_module, "_BOX", tmp_path / "nowhere")
+        assert boxed_names() == []
 
 
 class TestSaving:

@@ -13,7 +13,10 @@ DataArgument = Annotated[
         metavar="DATA", help="cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file."
     ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder (or a bundle).")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder, a bundle, or a model that comes with eyespot (eyespot models)."),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SetOption = Annotated[

@@ -41,14 +41,17 @@ from torch import Tensor, nn
 from eyespot import __version__
 from eyespot.data.dataset import SplitName
 from eyespot.data.transforms import EvalTransform, InputSpec
-from eyespot.errors import CheckpointError, DataError, EyespotError, ModelError, RunError
+from eyespot.errors import CheckpointError, DataError, EyespotError, ModelError, RunError, did_you_mean
 from eyespot.evaluation.views import Views
 from eyespot.files import fsync_folder
 from eyespot.models.registry import build_model
+from eyespot.runs import BUNDLE
 
 WEIGHTS = "weights.safetensors"
 INFO = "model.json"
 FORMAT_VERSION: Literal[1] = 1
+
+_BOX = Path(__file__).parents[1] / "boxed"  # bundles that are part of the package, a folder each
 
 # Limits on what a bundle may declare, each far over what a real one needs.
 _MAX_INFO_BYTES = 32 * 1024**2
@@ -179,6 +182,8 @@ class BundleInfo(_Part):
         metrics: What was measured, by split.
         pretrained: Origin and licence of foreign weights; None where training began at random ones.
         provenance: Recipe, data, seed, time.
+        weights_dtype: What matrices and filters are stored in: `float16` halves the file; they are loaded to float32.
+            Biases, norms and statistics are float32 in both.
         weights_sha256: Digest of weights.safetensors; set when it is saved.
         info_sha256: Digest of all the other values here; set when it is saved.
     """
@@ -199,6 +204,7 @@ class BundleInfo(_Part):
     metrics: dict[SplitName, SplitMetrics] = Field(default_factory=dict)
     pretrained: Pretrained | None = None
     provenance: Provenance
+    weights_dtype: Literal["float32", "float16"] = "float32"
     weights_sha256: str = Field(default="", max_length=64)
     info_sha256: str = Field(default="", max_length=64)
 
@@ -215,9 +221,17 @@ class BundleInfo(_Part):
 
     def digest(self) -> str:
         """Return the SHA-256 of all values but `info_sha256`, independent of the file's line breaks and spacing."""
-        values = self.model_dump(mode="json", exclude={"info_sha256"})
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.model_dump(mode="json"))
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the values of a model.json but `info_sha256`.
+
+    Of the values that the file has: one of an earlier eyespot lacks the fields that came later.
+    """
+    sealed = {key: value for key, value in values.items() if key != "info_sha256"}
+    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_class_names(class_names: Sequence[str]) -> None:
@@ -269,7 +283,7 @@ def save_bundle(folder: Path, model: nn.Module, info: BundleInfo) -> BundleInfo:
     Args:
         folder: Where to; a bundle that is there is replaced, a folder with anything else in it is refused.
         model: The network, on any device.
-        info: Everything else; digests and `eval_transform` are filled in here.
+        info: Everything else, `weights_dtype` too; digests and `eval_transform` are filled in here.
 
     Returns:
         The info as it was written, with its digests.
@@ -280,7 +294,14 @@ def save_bundle(folder: Path, model: nn.Module, info: BundleInfo) -> BundleInfo:
     """
     folder = folder.resolve()
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    _check_tensors(tensors, _declared_tensors(info, folder), folder)
+    declared = _declared_tensors(info, folder)
+    _check_tensors(tensors, declared, folder)
+    tensors = _as_stored(tensors, info)
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float16 and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{name!r} has values over 65,504, which float16 cannot hold", where=folder, remedy="store float32"
+            )
     weights = save(tensors)
     filled: dict[str, Any] = {
         "eval_transform": EvalTransform(info.input).describe(),
@@ -362,6 +383,40 @@ def is_bundle(folder: Path) -> bool:
     return (folder / INFO).exists() or (folder / WEIGHTS).exists()
 
 
+def boxed_names() -> list[str]:
+    """Return the names of the models that come with eyespot."""
+    return sorted(folder.name for folder in _BOX.iterdir() if is_bundle(folder)) if _BOX.is_dir() else []
+
+
+def find_bundle(path: str | os.PathLike[str]) -> Path:
+    """Return the folder of the bundle that a user names.
+
+    Args:
+        path: Run folder, bundle folder, or the name of a model that comes with eyespot; folders come first.
+
+    Raises:
+        RunError: There is nothing of that name, or a run that has no model yet.
+    """
+    folder = Path(path).expanduser()
+    for candidate in (folder / BUNDLE, folder):
+        if is_bundle(candidate):
+            return candidate
+    names = boxed_names()
+    if os.fspath(path) in names and not folder.exists():
+        return _BOX / os.fspath(path)
+    if (folder / "config.toml").is_file():
+        raise RunError(
+            "the run has no model yet (no bundle/model.json)",
+            where=folder,
+            remedy=f"finish it: eyespot train --out {folder} --resume",
+        )
+    what = "not a folder" if folder.exists() else f"no such folder.{did_you_mean(folder.name, names)}"
+    if folder.is_dir():
+        what = "neither a run nor a bundle: no bundle/model.json and no model.json"
+    known = f", or {' or '.join(names)}" if names else ""
+    raise RunError(what, where=folder, remedy=f"give a folder that eyespot train wrote{known}")
+
+
 def read_info(folder: Path) -> BundleInfo:
     """Return what a bundle says about itself, without reading its weights.
 
@@ -388,7 +443,7 @@ def load_bundle(folder: Path) -> tuple[nn.Module, BundleInfo]:
     """
     info = read_info(folder)
     path = _whole_folder(folder) / WEIGHTS
-    declared = _declared_tensors(info, path)
+    declared = _as_stored(_declared_tensors(info, path), info)
     payload = sum(tensor.nbytes for tensor in declared.values())
     limit = payload + _HEADER_BYTES_PER_TENSOR * (len(declared) + 1)
     content = _read(path, limit)
@@ -401,8 +456,21 @@ def load_bundle(folder: Path) -> tuple[nn.Module, BundleInfo]:
     _check_tensors(tensors, declared, path)
     with torch.random.fork_rng(devices=[]), _as_checkpoint_error(path):
         model = _build(info)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors)  # copies into the network's float32
     return model.eval(), info
+
+
+def _as_stored(tensors: Mapping[str, Tensor], info: BundleInfo) -> dict[str, Tensor]:
+    """Return tensors in the types that the file keeps them in.
+
+    Only what is large is worth halving: biases and batch statistics, whose range is not bounded, stay float32.
+    """
+    if info.weights_dtype == "float32":
+        return dict(tensors)
+    return {
+        name: tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _build(info: BundleInfo) -> nn.Module:
@@ -513,7 +581,7 @@ def _parse_info(content: bytes, where: Path) -> BundleInfo:
     except (ValidationError, ModelError) as error:
         reason = _first_problem(error) if isinstance(error, ValidationError) else error.what
         raise CheckpointError(f"not a valid model.json ({reason})", where=where, remedy=_REMEDY) from error
-    if info.digest() != info.info_sha256:
+    if _digest(json.loads(content)) != info.info_sha256:
         raise CheckpointError("model.json was changed after it was written", where=where, remedy=_REMEDY)
     return info
 

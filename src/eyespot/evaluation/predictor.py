@@ -26,12 +26,11 @@ from eyespot.data.decoding import decode_image
 from eyespot.data.folders import is_litter, may_be_picture
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
-from eyespot.errors import BadImageError, DataError, MemoryLimitError, RunError, UsageError
-from eyespot.evaluation.bundle import BundleInfo, is_bundle, load_bundle
+from eyespot.errors import BadImageError, DataError, MemoryLimitError, UsageError
+from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle
 from eyespot.evaluation.metrics import Float64Array, Int64Array, check_finite, softmax
 from eyespot.evaluation.views import Views, check_views, view_logits
 from eyespot.models.folding import folded
-from eyespot.runs import BUNDLE
 
 if TYPE_CHECKING:
     from eyespot.data.loaders import Loader
@@ -406,7 +405,7 @@ def load_predictor(path: str | os.PathLike[str], *, device: str = "auto") -> Pre
     """Return a trained model, ready to answer.
 
     Args:
-        path: Run folder, or bundle folder.
+        path: Run folder, bundle folder, or the name of a model that comes with eyespot.
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
@@ -414,24 +413,7 @@ def load_predictor(path: str | os.PathLike[str], *, device: str = "auto") -> Pre
         CheckpointError: The bundle is damaged or foreign.
         UsageError: The device is unknown or not on this machine.
     """
-    folder = Path(path).expanduser()
-    if is_bundle(folder / BUNDLE):
-        folder = folder / BUNDLE
-    elif not is_bundle(folder):
-        raise _no_bundle(folder)
+    folder = find_bundle(path)
     plan = plan_compute(device)
     model, info = load_bundle(folder)
     return Predictor(model, info, plan)
-
-
-def _no_bundle(folder: Path) -> RunError:
-    if (folder / "config.toml").is_file():
-        return RunError(
-            "the run has no model yet (no bundle/model.json)",
-            where=folder,
-            remedy=f"finish it: eyespot train --out {folder} --resume",
-        )
-    what = "not a folder" if folder.exists() else "no such folder"
-    if folder.is_dir():
-        what = "neither a run nor a bundle: no bundle/model.json and no model.json"
-    return RunError(what, where=folder, remedy="give a folder that eyespot train wrote")
