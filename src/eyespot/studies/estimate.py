@@ -1,0 +1,127 @@
+"""How long points will take, from a few real steps of each kind of them.
+
+Before this: `runner` knows what is to be run. After this: it says the time before the first point begins. Data are
+opened and packed for it, which the first point would do otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from eyespot.config import Config
+from eyespot.errors import EyespotError
+from eyespot.opening import Observer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from eyespot.device import ComputePlan
+    from eyespot.training.fit import TrainData
+
+# Importing torch, opening the data, writing predictions and report: measured on two cores, without the training.
+_START_AND_END_SECONDS = 8.0
+_PROBE_SECONDS = 2.0
+_MOST_STEPS = 12
+
+
+def estimate_seconds(asked: Sequence[tuple[str, Config]], *, device: str, observer: Observer) -> tuple[float, int]:
+    """Return about how long some trainings take one after another, and how many could not be estimated.
+
+    Early stopping may end them sooner; what is measured is the machine as busy as it is now.
+
+    Args:
+        asked: DATA and settings of each.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        observer: Told about data that are packed for it.
+    """
+    known: dict[str, tuple[float, float] | None] = {}
+    total, unknown = 0.0, 0
+    for data, config in asked:
+        key = _kind(data, config)
+        if key not in known:
+            try:
+                known[key] = _measure(data, config, device, observer)
+            except EyespotError as error:
+                known[key] = None
+                observer.on_message(f"no estimate for {config.name} on {data}: {error}")
+        found = known[key]
+        if found is None:
+            unknown += 1
+            continue
+        epoch, once = found
+        training = epoch * config.training.epochs
+        if config.training.minutes:
+            training = min(training, config.training.minutes * 60)
+        total += training + once + _START_AND_END_SECONDS
+    return total, unknown
+
+
+def _kind(data: str, config: Config) -> str:
+    """Return what is equal for trainings whose steps cost the same."""
+    training = config.training.model_copy(update={"seed": 0, "epochs": 1, "minutes": 0.0})
+    same = {"name": "", "description": "", "training": training, "schedule": {}, "optimizer": config.optimizer.name}
+    return f"{data}|{config.model_copy(update=same)!r}"
+
+
+def _measure(data: str, config: Config, device: str, observer: Observer) -> tuple[float, float]:
+    """Return the seconds of an epoch with its look at val, and of everything that is done once."""
+    from eyespot.data.splits import make_splits
+    from eyespot.device import plan_compute
+    from eyespot.models.pretrained import PretrainedClassifier
+    from eyespot.opening import open_data, pack_data
+    from eyespot.training.prepare import frozen_mode, prepare_training
+
+    plan = plan_compute(device, config.training.precision)
+    packed = pack_data(open_data(data, observer), config, observer)
+    splits = make_splits(
+        packed,
+        val_fraction=config.data.val_fraction,
+        test_fraction=config.data.test_fraction,
+        stratify=config.data.stratify,
+        seed=config.data.split_seed,
+        final=config.data.final,
+    )
+    prepared = prepare_training(packed, splits, config, plan)
+    train, val, test = (splits.count("train"), splits.count("val"), splits.count("test"))
+    views = {"none": 1, "mirror": 2, "mirror-shift": 6}[config.evaluation.views]
+    with prepared.data.train, prepared.data.val or nullcontext():
+        step, forward = _time_steps(prepared.model, prepared.data, config, plan)
+    if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) in ("features", "auto"):
+        # Every picture goes through the backbone once; the head costs next to nothing beside it.
+        return 0.0, forward * (train * config.features.views + (val + test) * views)
+    return step * train + forward * val, forward * views * (train + val + test)
+
+
+def _time_steps(model: nn.Module, data: TrainData, config: Config, plan: ComputePlan) -> tuple[float, float]:
+    """Return the seconds that a picture costs in a training step, and in a forward pass; the model is used up."""
+    import torch
+
+    from eyespot.training.fit import compute_loss, descend, draw_inputs
+    from eyespot.training.optim import build_optimizer
+
+    settings = config.optimizer
+    if settings.lr == "auto":
+        settings = settings.model_copy(update={"lr": 1e-3})
+    optimizer = build_optimizer(model, settings, batch_size=config.training.batch_size)
+    steps: list[float] = []
+    begun = time.monotonic()
+    for number, batch in enumerate(data.train.batches(0)):
+        started = time.monotonic()
+        # The last share of the run: with progressive sizes the largest pictures.
+        images, targets = draw_inputs(batch, data, config, step=number, epoch=0, progress=1.0)
+        loss, _ = compute_loss(model, images, targets, data, config, plan, step=number)
+        descend(model, optimizer, loss, clip_norm=config.training.clip_norm)
+        loss.item()  # waits for a GPU
+        steps.append((time.monotonic() - started) / len(batch.labels))
+        if len(steps) >= _MOST_STEPS or (len(steps) >= 2 and time.monotonic() - begun > _PROBE_SECONDS):
+            break
+    model.eval()
+    started = time.monotonic()
+    with torch.inference_mode(), plan.autocast():
+        model(images).float().sum().item()
+    forward = (time.monotonic() - started) / len(images)
+    settled = sorted(steps[1:] or steps)  # the first step chooses kernels
+    return settled[len(settled) // 2], forward

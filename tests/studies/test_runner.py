@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eyespot.errors import ConfigError, RunError, RunLockedError, UsageError
+from eyespot.locks import file_lock
+from eyespot.runs import Run
+from eyespot.studies import estimate, runner
+from eyespot.studies.runner import Limits, Point, point_config, read_journal, run_points, select_points, with_seeds
+
+from ..conftest import TINY
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+        pass
+
+    on_step = on_epoch = attach = on_count  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def _no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "estimate_seconds", lambda asked, **rest: (60.0 * len(asked), 0))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, trained: Run) -> list[list[str]]:
+    """Put a copy of a finished run in the place of every training, and keep the command lines."""
+    seen: list[list[str]] = []
+
+    def train(words: Sequence[str], log: Path, path: Path, epochs: int, label: str, observer: Any) -> int:
+        seen.append(list(words))
+        log.parent.mkdir(exist_ok=True)
+        if any("fails" in word for word in words):
+            log.write_text("noise\nerror: the loss is NaN in step 3: lower optimizer.lr\n")
+            return 1
+        shutil.copytree(trained.path, path, dirs_exist_ok=True)
+        point = next(p for p in _points(trained) if path.name.startswith(p.name))
+        seed = int(path.name.rpartition("seed")[2])
+        config = point_config(Point(point.name, point.recipe, point.data, point.settings, seed), Limits())
+        (path / "config.toml").write_text(config.to_toml())
+        return 0
+
+    monkeypatch.setattr(runner, "_train", train)
+    return seen
+
+
+def _points(trained: Run) -> list[Point]:
+    data = str(trained.provenance["data"])
+    return [Point("base", "small", data, TINY), Point("fails", "small", data, TINY), Point("other", "small", data)]
+
+
+def test_every_point_is_run_once_and_a_failure_does_not_end_the_rest(
+    calls: list[list[str]], trained: Run, tmp_path: Path
+) -> None:
+    listener = Listener()
+    outcomes = run_points(_points(trained), tmp_path, observer=listener)
+    assert [outcome.state for outcome in outcomes] == ["finished", "failed", "finished"]
+    assert outcomes[1].reason == "the loss is NaN in step 3: lower optimizer.lr"
+    assert any("estimate: at most about 3 min" in message for message in listener.messages)
+    again = run_points(_points(trained), tmp_path, observer=listener)
+    assert [outcome.state for outcome in again] == ["finished", "failed", "finished"]
+    assert len(calls) == 4  # only what failed was tried again
+    assert [row["event"] for row in read_journal(tmp_path)].count("finished") == 2
+    whole = read_journal(tmp_path)
+    with (tmp_path / "journal.jsonl").open("a") as journal:
+        journal.write('{"half')
+    assert read_journal(tmp_path) == whole
+
+
+def test_more_seeds_add_to_what_is_there(calls: list[list[str]], trained: Run, tmp_path: Path) -> None:
+    base = _points(trained)[:1]
+    run_points(base, tmp_path, observer=Listener())
+    outcomes = run_points(with_seeds(base, 3), tmp_path, observer=Listener())
+    assert [outcome.point.id for outcome in outcomes] == ["base-seed0", "base-seed1", "base-seed2"]
+    assert len(calls) == 3
+
+
+def test_a_run_that_was_begun_goes_on_and_one_without_data_begins_anew(
+    calls: list[list[str]], trained: Run, tmp_path: Path
+) -> None:
+    point = _points(trained)[0]
+    folder = tmp_path / "runs" / point.id
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(point_config(point, Limits()).to_toml())
+    (folder / "provenance.json").write_text(json.dumps({"data": point.data}))
+    run_points([point], tmp_path, observer=Listener())
+    assert calls[0][:2] == ["train", "--resume"]
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "config.toml").write_text(point_config(point, Limits()).to_toml())
+    run_points([point], tmp_path, observer=Listener())
+    assert "--recipe" in calls[1]
+
+
+def test_a_run_of_other_settings_is_not_taken(calls: list[list[str]], trained: Run, tmp_path: Path) -> None:
+    point = _points(trained)[0]
+    run_points([point], tmp_path, observer=Listener())
+    with pytest.raises(RunError, match=r"training.epochs is 2 there and 4 here"):
+        run_points([point], tmp_path, limits=Limits(epochs_scale=2), observer=Listener())
+    assert len(calls) == 1
+
+
+def test_what_cannot_be_run_is_listed_with_its_reason(calls: list[list[str]], trained: Run, tmp_path: Path) -> None:
+    point = Point("vgg", "nowhere", "cifar10", not_run="its weights cannot be had")
+    outcomes = run_points([point, _points(trained)[0]], tmp_path, only=["base"], observer=Listener())
+    assert (outcomes[0].state, outcomes[0].reason) == ("not run", "its weights cannot be had")
+    assert outcomes[1].state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([Point("a/b", "fast", "digits")], "a point called 'a/b'"),
+        ([Point("a", "fast", "digits"), Point("A", "fast", "digits")], "two points called 'A-seed0'"),
+        ([Point(".a", "fast", "digits")], "a point called"),
+    ],
+)
+def test_names_that_cannot_be_folders_are_refused(points: list[Point], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_points(points, tmp_path, observer=Listener())
+
+
+def test_bad_requests_are_one_clear_line_before_anything_is_run(tmp_path: Path) -> None:
+    points = [Point("exp01", "fast", "digits"), Point("exp02", "fast", "digits", {"training.epoch": 3})]
+    with pytest.raises(ConfigError, match=r"unknown key training.epoch. Did you mean .* point exp02-seed0"):
+        run_points(points, tmp_path, observer=Listener())
+    with pytest.raises(UsageError, match=r"no point 'exp1'. Did you mean 'exp01'"):
+        select_points(points, ["exp1"])
+    with pytest.raises(UsageError, match="--seeds 0"):
+        with_seeds(points, 0)
+    with pytest.raises(UsageError, match="--epochs-scale 0"):
+        Limits(epochs_scale=0)
+    with pytest.raises(UsageError, match="--minutes -1"):
+        Limits(minutes=-1)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with file_lock(tmp_path / ".lock"), pytest.raises(RunLockedError, match="another process is running these points"):
+        run_points([Point("a", "fast", "digits")], tmp_path, observer=Listener())
+
+
+def test_a_quick_look_shortens_every_duration_in_epochs() -> None:
+    changes = {"training.epochs": 40, "training.early_stopping_epochs": 5, "schedule.warmup_epochs": 2.0}
+    changes |= {"schedule.name": "step", "schedule.step_epochs": [20, 30]}
+    found = point_config(Point("a", "small", "digits", changes), Limits(epochs_scale=0.1, minutes=3))
+    assert (found.training.epochs, found.training.early_stopping_epochs, found.training.minutes) == (4, 1, 3)
+    assert (found.schedule.warmup_epochs, found.schedule.step_epochs) == (0.2, [2, 3])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a killed Windows process leaves no exit code of its own")
+def test_a_training_does_not_outlive_its_runner() -> None:
+    import signal
+    import subprocess
+    import sys
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eyespot.studies.child", "train", "digits", "--set", "training.epochs=100000"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=60) in (128 + signal.SIGTERM, -signal.SIGTERM)
