@@ -414,3 +414,10 @@ def test_predictions_do_not_change() -> None:
     prediction = Prediction("x", (ClassScore("cat", 0.5),))
     with pytest.raises(dataclasses.FrozenInstanceError):
         prediction.source = "y"  # type: ignore[misc]
+
+
+def test_pictures_decoded_elsewhere_get_the_same_answers(predictor: Predictor) -> None:
+    pictures = [picture(seed) for seed in range(3)]
+    pixels = [pixels_of(image, predictor.info.input) for image in pictures]
+    assert predictor.predict_pixels(pixels, top_k=2) == predictor.predict(pictures, top_k=2)
+    assert predictor.predict_pixels([]) == []

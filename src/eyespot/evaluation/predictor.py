@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -164,15 +164,32 @@ class Predictor:
         predictions: list[Prediction] = []
         for batch in self._decoded(named, batch_size):
             good = [pixels for pixels in batch if not isinstance(pixels, BadImageError)]
-            rows = iter(self._probs(good, views))
+            answers = iter(self.predict_pixels(good, top_k=top_k, views=views))
             for (source, _), pixels in zip(named[len(predictions) :], batch, strict=False):
                 if isinstance(pixels, BadImageError):
                     predictions.append(Prediction(source, (), pixels.what))
                 else:
-                    predictions.append(Prediction(source, self._top(next(rows), top_k)))
+                    predictions.append(replace(next(answers), source=source))
             if progress is not None:
                 progress(len(predictions), len(named))
         return predictions
+
+    def predict_pixels(
+        self, batch: Sequence[UInt8Array], *, top_k: int = 5, views: Views | None = None
+    ) -> list[Prediction]:
+        """Return an answer for each picture of one batch that was decoded elsewhere, by `pixels_of`.
+
+        Args:
+            batch: uint8 (S, S, C) each.
+            top_k: How many classes an answer lists.
+            views: Test-time views; None takes the model's own.
+
+        Raises:
+            MemoryLimitError: Memory ran out.
+            TrainingError: The model answers NaN.
+        """
+        rows = self._probs(batch, views)
+        return [Prediction(f"picture {n}", self._top(row, top_k)) for n, row in enumerate(rows, start=1)]
 
     def predict_probs(
         self, pictures: Sequence[Picture], *, batch_size: int = _BATCH_SIZE, views: Views | None = None
