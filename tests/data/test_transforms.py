@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from eyespot.augment_config import AugmentConfig
 from eyespot.data import augmentations as ops
+from eyespot.data.resizing import Interpolation
 from eyespot.data.transforms import (
     EvalTransform,
     InputSpec,
@@ -896,3 +898,23 @@ def test_mixing_refuses_what_it_cannot_mix(change, words):
     with pytest.raises(UsageError) as caught:
         mix_batch(images, **arguments, generator=gen())
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+@pytest.mark.parametrize(("size_px", "model_px", "channels"), [(32, 192, 3), (28, 64, 1), (64, 24, 3), (9, 10, 3)])
+def test_the_models_side_is_reached_as_torch_interpolates(
+    interpolation: Interpolation, size_px: int, model_px: int, channels: int
+) -> None:
+    spec = InputSpec(size_px, channels, (0.5,) * channels, (0.25,) * channels, "crop", interpolation, model_px)
+    images = torch.randint(0, 256, (5, channels, size_px, size_px), dtype=torch.uint8)
+    resized = EvalTransform(spec)(images)
+    mode = "bicubic" if interpolation == "lanczos" else interpolation
+    smooth = {} if mode == "nearest" else {"align_corners": False, "antialias": model_px < size_px}
+    expected = F.interpolate((images.float() / 255 - 0.5) / 0.25, size=(model_px, model_px), mode=mode, **smooth)
+    assert resized.shape == (5, channels, model_px, model_px)
+    assert torch.allclose(resized, expected, atol=1e-5)
+    assert channels == 1 or resized.is_contiguous(memory_format=torch.channels_last)
+    # Nor do a picture's values depend on its batch, or on the precision around it.
+    assert torch.equal(EvalTransform(spec)(images[3:4]), resized[3:4])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(EvalTransform(spec)(images), resized)
