@@ -190,9 +190,13 @@ WRONG = [
     ("evaluate run --data foxes --on-bad-image hide", 2, "use refuse or skip"),
     ("evaluate run/bundle", 2, "a bundle has no data of its own in run/bundle: name data with --data"),
     ("predict run nowhere.png", 1, "nowhere.png does not exist: repair it or leave it out"),
-    ("predict run empty", 1, "no pictures in empty"),
+    ("predict run empty", 1, "empty holds no pictures: give a folder"),
+    ("predict run file --csv --top 2", 2, "--csv '--top' is no file in the command line: use --csv FILE or --csv -"),
+    ("predict run file --csv file", 1, "the file is there already in file: give another name, or delete it"),
+    ("predict run - --csv out.csv", 2, "stdin"),
+    ("predict run file --views both", 2, "unknown views 'both'"),
     ("predict run file --top 0", 2, "--top"),
-    ("predict run file --json --csv", 2, "--json and --csv exclude each other in the command line: give one"),
+    ("predict run file --json --csv -", 2, "--json and --csv exclude each other in the command line: give one"),
     # the other commands
     ("models spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),
     ("models vgg16-mini --size 3", 1, "16"),
@@ -396,7 +400,7 @@ def test_predict_json_and_csv_hold_every_picture(eyespot: Call, run: Path, mixed
     assert document["bad.png"]["error"] == "is a text file, not a picture"
     assert len(document["good.png"]["top"]) == 3
     assert sum(score["prob"] for score in document["good.png"]["top"]) == pytest.approx(1)
-    table = eyespot("predict", run, mixed, "--csv", "--top", "2")
+    table = eyespot("predict", run, mixed, "--csv", "-", "--top", "2")
     assert table.code == 1
     rows = {Path(row["picture"]).name: row for row in csv.DictReader(io.StringIO(table.out))}
     assert set(rows["good.png"]) == {"picture", "label1", "prob1", "label2", "prob2", "error"}
@@ -413,14 +417,14 @@ def test_many_pictures_are_answered_a_few_at_a_time(
     from eyespot.evaluation.predictor import Predictor
 
     sizes = []
-    real = Predictor.predict
+    real = Predictor.predict_pixels
 
-    def watch(self: Predictor, sources: Any, **keywords: Any) -> Any:
-        sizes.append(len(sources))
-        return real(self, sources, **keywords)
+    def watch(self: Predictor, batch: Any, **keywords: Any) -> Any:
+        sizes.append(len(batch))
+        return real(self, batch, **keywords)
 
-    monkeypatch.setattr(Predictor, "predict", watch)
-    monkeypatch.setattr("eyespot.predicting._CHUNK", 25)
+    monkeypatch.setattr(Predictor, "predict_pixels", watch)
+    monkeypatch.setattr("eyespot.predicting._BATCH", 25)
     assert len(eyespot("predict", run, pictures).out.splitlines()) == 60
     assert sizes == [25, 25, 10]
 

@@ -181,19 +181,32 @@ def predict(
     ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 1,
     json: JsonOption = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV: picture,label,probability,...")] = False,
+    csv: Annotated[
+        str | None,
+        typer.Option("--csv", metavar="FILE|-", help="Write CSV; the same command goes on after a kill. - prints it."),
+    ] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(metavar="none|mirror|mirror-shift", help="Test-time views; the model's own when left out."),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Name what is in pictures.
 
     Example: eyespot predict runs/photos cat.jpg holiday/ --top 3
     """
-    from eyespot.predicting import print_predictions
+    from eyespot.predicting import print_predictions, write_predictions
 
-    if json and csv:
+    if json and csv is not None:
         raise UsageError("--json and --csv exclude each other", where="the command line", remedy="give one of them")
-    form: Literal["text", "json", "csv"] = "json" if json else "csv" if csv else "text"
-    if print_predictions(run, pictures, top=top, form=form, device=device):
+    if csv is not None and csv != "-":
+        if not csv or csv.startswith("-"):
+            raise UsageError(f"--csv {csv!r} is no file", where="the command line", remedy="use --csv FILE or --csv -")
+        failed = write_predictions(run, pictures, Path(csv), top=top, device=device, views=views)
+    else:
+        form: Literal["text", "json", "csv"] = "json" if json else "text" if csv is None else "csv"
+        failed = print_predictions(run, pictures, top=top, form=form, device=device, views=views)
+    if failed:
         raise typer.Exit(1)
 
 

@@ -1,31 +1,62 @@
-"""`eyespot predict`: pictures named on the command line in, answers on stdout, complaints on stderr.
+"""`eyespot predict`: pictures named on the command line in, answers on stdout or in a CSV file, complaints on stderr.
 
-Pictures are answered a few at a time, so that a folder of a million needs no more memory than one of a hundred, and the
-first answers are there before the last picture is read.
+Pictures are found, decoded and answered a few at a time, so that a folder of a million needs no more memory than one of
+a hundred, and the first answers are there before the last picture is found.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import os
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from eyespot.analysis import words
-from eyespot.errors import DataError, EyespotError
-from eyespot.evaluation.predictor import Picture, Prediction, Predictor, find_pictures, load_predictor
+from eyespot.answer_file import AnswerFile, csv_row
+from eyespot.data.dataset import UInt8Array
+from eyespot.data.decode_pool import core_count
+from eyespot.data.stream_workers import StreamWorkers
+from eyespot.data.walking import walk_pictures
+from eyespot.errors import BadImageError, DataError, EyespotError, UsageError
+from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor, pixels_of
+from eyespot.evaluation.views import Views, check_views
 from eyespot.terminal import Terminal, flush_output, print_json, printable
 
 Form = Literal["text", "json", "csv"]
-Answer = tuple[str, Prediction]
-"""The name of a picture as it was given, and what it shows."""
 
-_CHUNK = 256
+_BATCH = 128  # answered together; as in Predictor.predict, so that the same pictures get the same digits
+_PIECE = 32  # decoded by one process at a time: a batch of photographs would keep one busy for seconds
+_AHEAD = 3  # batches that are being decoded while one is answered
+_FOR_PROCESSES = 1000  # fewer pictures are decoded before two Pythons with numpy have started
 
 
-def print_predictions(run: Path, pictures: Sequence[str], *, top: int, form: Form, device: str = "auto") -> int:
+class Asked(NamedTuple):
+    """One thing that gets an answer.
+
+    Attributes:
+        name: As it was given, or found below what was given.
+        data: Bytes from stdin; None reads the file `name`.
+        error: Why there cannot be one, where that is known already.
+        remedy: What to do about the error.
+    """
+
+    name: str
+    data: bytes | None = None
+    error: str | None = None
+    remedy: str = "repair it or leave it out"
+
+
+def print_predictions(
+    run: Path, pictures: Sequence[str], *, top: int, form: Form, device: str = "auto", views: str | None = None
+) -> int:
     """Print an answer for each picture and return how many could not be answered.
 
     Args:
@@ -34,79 +65,267 @@ def print_predictions(run: Path, pictures: Sequence[str], *, top: int, form: For
         top: How many classes to name.
         form: Lines for people, one JSON document, or CSV.
         device: Where to compute.
+        views: Test-time views; None takes the model's own.
 
     Raises:
         RunError: There is no model in `run`.
+        UsageError: Unknown views.
     """
+    checked = None if views is None else check_views(views)
     predictor = load_predictor(run, device=device)
-    ranks = min(top, predictor.info.num_classes)
-    found, failures = _collect(pictures)
-    failed = len(failures)
+    failed = 0
     documents: list[dict[str, Any]] = []
     if form == "csv":
-        columns = [f"{column}{rank}" for rank in range(1, ranks + 1) for column in ("label", "prob")]
-        _print_csv_row(["picture", *columns, "error"])
+        _print_csv_row(_columns(predictor, top))
     # A bar between the answers would be in their way.
     with Terminal(quiet=form != "json" and _is_terminal(sys.stdout)) as terminal:
-        for start in range(0, len(found), _CHUNK):
-            answers = _answer(predictor, found[start : start + _CHUNK], top)
-            for name, answer in answers:
+        done = 0
+        for batch in answers(predictor, collect(pictures), top=top, views=checked):
+            for asked, answer in batch:
                 if form == "json":
-                    documents.append({**answer.as_dict(), "source": name})
+                    documents.append(answer.as_dict())
                 elif form == "csv":
-                    _print_csv_row(_csv_cells(name, answer, ranks))
+                    _print_csv_row(_cells(answer, min(top, predictor.info.num_classes)))
                 elif answer.error is None:
                     told = "  ".join(f"{score.name} {words.percent(score.prob)}" for score in answer.top)
-                    print(f"{printable(name)}: {told}")
+                    print(f"{printable(answer.source)}: {told}")
                 if answer.error is not None:
                     failed += 1
                     terminal.close_bar()
-                    _complain(DataError(f"{name} {answer.error}", remedy="repair it or leave it out"))
+                    error = DataError(f"{answer.source} {answer.error}", remedy=asked.remedy)
+                    print(f"error: {error}", file=sys.stderr)
             flush_output()
-            terminal.on_count("predicting", start + len(answers), len(found))
+            done += len(batch)
+            terminal.on_count("predicting", done, None)
     if form == "json":
         print_json(documents)
-    for failure in failures:
-        _complain(failure)
     return failed
 
 
-def _answer(predictor: Predictor, pictures: Sequence[Path | None], top: int) -> list[Answer]:
-    """Return a name and an answer for each picture; None stands for the one on stdin."""
-    sources: list[Picture] = [sys.stdin.buffer.read() if path is None else path for path in pictures]
-    names = ["-" if path is None else str(path) for path in pictures]
-    return list(zip(names, predictor.predict(sources, top_k=top), strict=True))
+def write_predictions(
+    run: Path, pictures: Sequence[str], out: Path, *, top: int, device: str = "auto", views: str | None = None
+) -> int:
+    """Write a CSV file with a row for each picture, going on where a killed command stopped.
+
+    Args:
+        run: Run folder or bundle.
+        pictures: Files and folders.
+        out: The file. Its last column is `error`; a bad picture has a row like any other.
+        top: How many classes to name.
+        device: Where to compute.
+        views: Test-time views; None takes the model's own.
+
+    Returns:
+        How many pictures could not be answered.
+
+    Raises:
+        RunError: There is no model in `run`, or the file cannot be written or belongs to something else.
+        DataError: The pictures have changed since the file was begun.
+        UsageError: `-` among the pictures, or unknown views.
+    """
+    if "-" in pictures:
+        raise UsageError("- (stdin) with --csv FILE", where="the command line", remedy="use --csv - for it")
+    checked = None if views is None else check_views(views)
+    predictor = load_predictor(run, device=device)
+    job = {
+        "weights_sha256": predictor.info.weights_sha256,
+        "info_sha256": predictor.info.info_sha256,
+        "pictures": [os.path.abspath(os.path.expanduser(given)) for given in pictures],
+        "names": list(pictures),
+        "top": top,
+        "views": checked or predictor.info.views,
+        "computed": [predictor.plan.device, predictor.plan.precision],
+    }
+    ranks = min(top, predictor.info.num_classes)
+    with Terminal() as terminal, AnswerFile(out, _columns(predictor, top), job, batch_rows=_BATCH) as file:
+        waiting = _after(file, collect(pictures))
+        if file.rows:
+            terminal.on_message(f"{file.rows:,} pictures are answered in {out}; going on behind them")
+        for batch in answers(predictor, waiting, top=top, views=checked):
+            rows = [csv_row(_cells(answer, ranks)) for _, answer in batch]
+            file.append(rows, failed=sum(answer.error is not None for _, answer in batch))
+            terminal.on_count("predicting", file.rows, None)
+        file.finish()
+        terminal.close_bar()
+        bad = f"; {words.plural(file.failed, 'picture')} without an answer: see the column error" if file.failed else ""
+        terminal.say(f"{file.rows:,} rows in {out}{bad}")
+    return file.failed
 
 
-def _collect(pictures: Sequence[str]) -> tuple[list[Path | None], list[EyespotError]]:
-    """Return the pictures, None for stdin, and the folders that hold none or cannot be listed."""
-    found: list[Path | None] = []
-    failures: list[EyespotError] = []
+def _after(file: AnswerFile, asked: Iterator[Asked]) -> Iterator[Asked]:
+    """Return what has no row yet, having compared what has one."""
+    for cell in file.answered():
+        found = next(asked, None)
+        if found is None or not cell.startswith(csv_row([found.name])[:-1] + b","):
+            raise file.mismatch(None if found is None else found.name)
+    return asked
+
+
+def collect(pictures: Iterable[str]) -> Iterator[Asked]:
+    """Yield what is to be answered: files as they are given, and the pictures in folders, in a fixed order."""
     for given in pictures:
         if given == "-":
-            found.append(None)
-            continue
+            yield Asked("-", sys.stdin.buffer.read())
+        elif not Path(given).is_dir():
+            yield Asked(given)
+        else:
+            yield from _in_folder(given)
+
+
+def _in_folder(folder: str) -> Iterator[Asked]:
+    empty = True
+    permissions = "check its permissions"
+    try:
+        for path, error in walk_pictures(folder):
+            empty = False
+            yield Asked(path, error=error, remedy=permissions) if error else Asked(path)
+    except DataError as error:
+        yield Asked(folder, error=error.what, remedy=permissions)
+        return
+    if empty:
+        yield Asked(folder, error="holds no pictures", remedy="give a folder with pictures in it or below it")
+
+
+# ------------------------------------------------------------------------------------------------------ the conveyor
+
+
+def answers(
+    predictor: Predictor, asked: Iterable[Asked], *, top: int, views: Views | None = None
+) -> Iterator[list[tuple[Asked, Prediction]]]:
+    """Yield answers in the order of the questions, a batch at a time; the next ones are decoded meanwhile.
+
+    Memory holds a few batches of squares, however many pictures come.
+
+    Args:
+        predictor: The model.
+        asked: Any number of pictures.
+        top: How many classes an answer lists.
+        views: Test-time views; None takes the model's own.
+
+    Raises:
+        MemoryLimitError: Memory ran out.
+        TrainingError: The model answers NaN.
+        DataError: A decoding process was killed.
+    """
+    waiting = iter(asked)
+    first = list(islice(waiting, _FOR_PROCESSES))
+    everything = chain(first, waiting)
+    with ExitStack() as held:
+        few = len(first) < _FOR_PROCESSES or not sys.executable
+        decoder = _Threads(predictor) if few else _Processes(predictor)
+        held.callback(decoder.close)
+        queue: deque[tuple[list[Asked], _Decoding]] = deque()
+        while True:
+            while len(queue) <= _AHEAD and (batch := list(islice(everything, _BATCH))):
+                queue.append((batch, decoder.submit(batch)))
+            if not queue:
+                return
+            batch, decoding = queue.popleft()
+            yield _answered(predictor, batch, decoding.result(), top, views)
+
+
+def _answered(
+    predictor: Predictor, batch: Sequence[Asked], decoded: Sequence[UInt8Array | str], top: int, views: Views | None
+) -> list[tuple[Asked, Prediction]]:
+    good = [pixels for pixels in decoded if not isinstance(pixels, str)]
+    known = iter(predictor.predict_pixels(good, top_k=top, views=views))
+    return [
+        (
+            asked,
+            Prediction(asked.name, (), pixels) if isinstance(pixels, str) else replace(next(known), source=asked.name),
+        )
+        for asked, pixels in zip(batch, decoded, strict=True)
+    ]
+
+
+class _Decoding(NamedTuple):
+    """The pieces of a batch that is being decoded."""
+
+    pieces: list[Future[list[UInt8Array | str]]]
+
+    def result(self) -> list[UInt8Array | str]:
+        """Wait, and return pixels uint8 (S, S, C) or a reason for each picture."""
+        return [decoded for piece in self.pieces for decoded in piece.result()]
+
+
+class _Threads:
+    """Decodes in this process: right for a few pictures."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._spec = predictor.info.input
+        self._pool = ThreadPoolExecutor(core_count(), thread_name_prefix="eyespot-decode")
+
+    def submit(self, batch: Sequence[Asked]) -> _Decoding:
+        return _Decoding([self.submit_piece([asked]) for asked in batch])
+
+    def submit_piece(self, piece: Sequence[Asked]) -> Future[list[UInt8Array | str]]:
+        return self._pool.submit(self._decode, piece)
+
+    def _decode(self, batch: Sequence[Asked]) -> list[UInt8Array | str]:
+        return [self._one(asked) for asked in batch]
+
+    def _one(self, asked: Asked) -> UInt8Array | str:
+        if asked.error is not None:
+            return asked.error
         try:
-            found += find_pictures(given)
-        except DataError as error:
-            failures.append(error)
-    return found, failures
+            return pixels_of(asked.name if asked.data is None else asked.data, self._spec)
+        except BadImageError as error:
+            return error.what
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _complain(error: EyespotError) -> None:
-    print(f"error: {error}", file=sys.stderr)
+class _Processes:
+    """Decodes in processes: for many small pictures, whose decoding is mostly Python."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._here = _Threads(predictor)
+        self._format = predictor.info.input.row_format
+        self._workers = StreamWorkers(self._format, core_count(), squares=True)
+
+    def submit(self, batch: Sequence[Asked]) -> _Decoding:
+        return _Decoding([self._piece(batch[start : start + _PIECE]) for start in range(0, len(batch), _PIECE)])
+
+    def _piece(self, piece: Sequence[Asked]) -> Future[list[UInt8Array | str]]:
+        if any(asked.data is not None or asked.error is not None for asked in piece):
+            return self._here.submit_piece(piece)
+        size = self._format.size_px
+        squares = np.empty((len(piece), size, size, self._format.channels), np.uint8)
+        done: Future[list[UInt8Array | str]] = Future()
+
+        def deliver(future: Future[dict[int, str]]) -> None:
+            try:
+                bad = future.result()
+            except EyespotError as error:
+                remedy = "free some memory or take that picture away; the same command goes on"
+                done.set_exception(DataError(error.what, where=error.where, remedy=remedy))
+            else:
+                done.set_result([bad.get(place, squares[place]) for place in range(len(piece))])
+
+        self._workers.submit([asked.name for asked in piece], squares).add_done_callback(deliver)
+        return done
+
+    def close(self) -> None:
+        self._workers.close()
+        self._here.close()
 
 
-def _csv_cells(name: str, answer: Prediction, ranks: int) -> list[str]:
+# -------------------------------------------------------------------------------------------------------------- rows
+
+
+def _columns(predictor: Predictor, top: int) -> list[str]:
+    ranks = range(1, min(top, predictor.info.num_classes) + 1)
+    return ["picture", *(f"{column}{rank}" for rank in ranks for column in ("label", "prob")), "error"]
+
+
+def _cells(answer: Prediction, ranks: int) -> list[str]:
     cells = [cell for score in answer.top for cell in (score.name, f"{score.prob:.6f}")]
-    return [name, *cells, *[""] * (2 * ranks - len(cells)), answer.error or ""]
+    return [answer.source, *cells, *[""] * (2 * ranks - len(cells)), answer.error or ""]
 
 
 def _print_csv_row(cells: Sequence[str]) -> None:
-    """Print one row; broken bytes of a file name become escapes, all else is quoted as CSV does it."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
-    print(buffer.getvalue().encode("utf-8", "backslashreplace").decode(), end="")
+    print(csv_row(cells).decode(), end="")
 
 
 def _is_terminal(stream: Any) -> bool:

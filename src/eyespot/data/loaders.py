@@ -222,7 +222,7 @@ class _Pending(NamedTuple):
 
     positions: torch.Tensor
     nhwc: torch.Tensor
-    parts: list[Future[None]]
+    parts: list[Future[dict[int, str]]]
 
 
 class StreamLoader:

@@ -1,7 +1,7 @@
 """Processes that decode pictures while the model computes, for data whose pixels do not fit into memory.
 
-Before this: `packing` found that the pixels would not fit and kept the paths. After this: `StreamLoader` puts the
-decoded rows together to batches.
+Before this: `packing` found that the pixels would not fit and kept the paths, or somebody wants a folder answered.
+After this: `StreamLoader` puts the decoded rows together to batches, `predicting` answers the squares.
 
 Why not torch's DataLoader (torch 2.15, forkserver, its timeout set to 4 s): with a stopped worker the asking process
 still waited after 25 s, since the time-out does not cover the transfer of the tensor; a killed worker came out as a
@@ -28,6 +28,8 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from typing import IO, NamedTuple
 
+import numpy as np
+
 from eyespot.data.dataset import UInt8Array
 from eyespot.data.decoding import decode_image
 from eyespot.data.resizing import RowFormat
@@ -52,13 +54,25 @@ def decode_rows(paths: Sequence[str], row_format: RowFormat, rows: UInt8Array) -
         row[...] = row_format.row(decode_image(path, channels=row_format.channels))
 
 
+def decode_squares(paths: Sequence[str], row_format: RowFormat) -> tuple[UInt8Array, dict[int, str]]:
+    """Return pictures as prediction takes them, uint8 (n, S, S, C), and position -> reason for those that are bad."""
+    squares = np.zeros((len(paths), row_format.size_px, row_format.size_px, row_format.channels), np.uint8)
+    bad = {}
+    for position, path in enumerate(paths):
+        try:
+            squares[position] = row_format.square(decode_image(path, channels=row_format.channels))
+        except BadImageError as error:
+            bad[position] = error.what
+    return squares, bad
+
+
 # ----------------------------------------------------------------------------------------------- the asking process
 
 
 class _Task(NamedTuple):
     paths: Sequence[str]
     rows: UInt8Array
-    done: Future[None]
+    done: Future[dict[int, str]]
 
 
 class StreamWorkers:
@@ -69,16 +83,18 @@ class StreamWorkers:
     Args:
         row_format: What each picture becomes.
         count: Number of processes, 1 or more.
+        squares: Give the squares that prediction takes instead of rows, and a bad picture its reason instead of an
+            error.
     """
 
-    def __init__(self, row_format: RowFormat, count: int) -> None:
+    def __init__(self, row_format: RowFormat, count: int, *, squares: bool = False) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
         # The finalizer and the threads know the list and the queue, never this object: else it would live for ever.
         self._close = weakref.finalize(self, _close_all, self._workers, self._tasks)
         try:
             for _ in range(count):
-                self._workers.append(_Worker(row_format, self._tasks))
+                self._workers.append(_Worker(row_format, squares, self._tasks))
         except OSError as error:
             self.close()
             raise DataError(
@@ -91,16 +107,18 @@ class StreamWorkers:
         """Return the process id of each worker."""
         return tuple(worker.process.pid for worker in self._workers)
 
-    def submit(self, paths: Sequence[str], rows: UInt8Array) -> Future[None]:
+    def submit(self, paths: Sequence[str], rows: UInt8Array) -> Future[dict[int, str]]:
         """Ask for pictures to be decoded into rows.
 
         Args:
             paths: n files.
-            rows: uint8 (n, S, L, C), contiguous; not to be read before the result is there.
+            rows: uint8 (n, S, L, C), or (n, S, S, C) for squares; contiguous; not to be read before the result is
+                there.
 
         Returns:
-            A future that is done when the rows are written. It raises BadImageError for a file that cannot be decoded,
-            and DataError when the worker died.
+            A future that is done when the rows are written, with position -> reason of the bad pictures where squares
+            were asked for. Otherwise it raises BadImageError for a file that cannot be decoded. It raises DataError
+            when the worker died.
         """
         task = _Task(paths, rows, Future())
         self._tasks.put(task)
@@ -114,15 +132,16 @@ class StreamWorkers:
 class _Worker:
     """One process, and the thread that feeds it."""
 
-    def __init__(self, row_format: RowFormat, tasks: queue.SimpleQueue[_Task | None]) -> None:
+    def __init__(self, row_format: RowFormat, squares: bool, tasks: queue.SimpleQueue[_Task | None]) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
         try:
             self.process = start_worker("stream_workers", self.log)
         except OSError:
             self.log.close()
             raise
+        greeting = json.dumps({"row_format": asdict(row_format), "squares": squares}).encode() + b"\n"
         self.thread = threading.Thread(
-            target=_feed, args=(self.process, self.log, row_format, tasks), name="eyespot-stream", daemon=True
+            target=_feed, args=(self.process, self.log, greeting, tasks), name="eyespot-stream", daemon=True
         )
         self.thread.start()
 
@@ -147,32 +166,32 @@ def _close_all(workers: list[_Worker], tasks: queue.SimpleQueue[_Task | None]) -
 
 
 def _feed(
-    process: subprocess.Popen[bytes], log: IO[bytes], row_format: RowFormat, tasks: queue.SimpleQueue[_Task | None]
+    process: subprocess.Popen[bytes], log: IO[bytes], greeting: bytes, tasks: queue.SimpleQueue[_Task | None]
 ) -> None:
     """Hand tasks to one worker until there is None in the queue."""
-    greeting = search_path() + json.dumps(asdict(row_format)).encode() + b"\n"
+    greeting = search_path() + greeting
     while (task := tasks.get()) is not None:
         if not task.done.set_running_or_notify_cancel():
             continue
         try:
-            _exchange(process, greeting, task)
+            bad = _exchange(process, greeting, task)
         except (OSError, EOFError, ValueError):  # a broken pipe, half an answer, or a pipe that `close` has shut
             task.done.set_exception(_death(process, log, task.paths))
         except BaseException as error:
             task.done.set_exception(error)
         else:
-            task.done.set_result(None)
+            task.done.set_result(bad)
         greeting = b""
         del task  # the rows of the last batch must not stay in memory while this waits for the next
 
 
-def _exchange(process: subprocess.Popen[bytes], greeting: bytes, task: _Task) -> None:
+def _exchange(process: subprocess.Popen[bytes], greeting: bytes, task: _Task) -> dict[int, str]:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(greeting + json.dumps(list(task.paths)).encode() + b"\n")
     process.stdin.flush()
     answer = json.loads(process.stdout.readline())  # nothing where the worker is gone: ValueError
-    if answer is not None:
+    if answer is not None and "path" in answer:
         raise BadImageError(answer["reason"], where=answer["path"])
     remaining = task.rows.data.cast("B")
     while remaining:
@@ -180,6 +199,7 @@ def _exchange(process: subprocess.Popen[bytes], greeting: bytes, task: _Task) ->
         if not count:
             raise EOFError
         remaining = remaining[count:]
+    return {int(position): reason for position, reason in (answer or {}).items()}
 
 
 def _death(process: subprocess.Popen[bytes], log: IO[bytes], paths: Sequence[str]) -> DataError:
@@ -212,18 +232,20 @@ def _signal_name(number: int) -> str:
 
 
 def serve(requests: IO[bytes], output: IO[bytes]) -> None:
-    """Be a worker: read the row format, then answer each line of paths until the input ends.
+    """Be a worker: read the job, then answer each line of paths until the input ends.
 
     The answer is a line, `null` and the pixels of all paths behind it, or `{"path": ..., "reason": ...}` for the first
-    picture that cannot be decoded.
+    picture that cannot be decoded. Where squares are asked for, `{position: reason}` and the pixels of all, black where
+    there is a reason.
     """
     # Whatever a library prints must not come between the pixels: only this copy of the output reaches the other side.
     answers = os.fdopen(os.dup(output.fileno()), "wb")
     os.dup2(2, output.fileno())
-    row_format = RowFormat(**json.loads(requests.readline()))
+    job = json.loads(requests.readline())
+    row_format, answer = RowFormat(**job["row_format"]), _answer_squares if job["squares"] else _answer
     with contextlib.suppress(BrokenPipeError):  # the asking process is gone
         for line in requests:
-            _answer(json.loads(line), row_format, answers)
+            answer(json.loads(line), row_format, answers)
 
 
 def _answer(paths: list[str], row_format: RowFormat, answers: IO[bytes]) -> None:
@@ -235,4 +257,11 @@ def _answer(paths: list[str], row_format: RowFormat, answers: IO[bytes]) -> None
     else:
         answers.write(b"null\n")
         answers.write(rows.data.cast("B"))
+    answers.flush()
+
+
+def _answer_squares(paths: list[str], row_format: RowFormat, answers: IO[bytes]) -> None:
+    squares, bad = decode_squares(paths, row_format)
+    answers.write(json.dumps(bad).encode() + b"\n")
+    answers.write(squares.data.cast("B"))
     answers.flush()

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from eyespot.data.dataset import UInt8Array
 from eyespot.data.decoding import decode_image
-from eyespot.data.folders import is_litter, may_be_picture
 from eyespot.data.transforms import EvalTransform, InputSpec
+from eyespot.data.walking import walk_pictures
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
 from eyespot.errors import BadImageError, DataError, MemoryLimitError, UsageError
 from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle
@@ -404,18 +404,14 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     folder = Path(path)
     if not folder.is_dir():
         return [folder]
-
-    def refuse(error: OSError) -> None:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"cannot list the folder ({reason})", where=error.filename, remedy="check its permissions")
-
     found = []
-    for here, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not is_litter(name)]
-        found += [Path(here, name) for name in files if may_be_picture(name)]
+    for path, error in walk_pictures(folder):
+        if error is not None:
+            raise DataError(error, where=path, remedy="check its permissions")
+        found.append(Path(path))
     if not found:
         raise DataError("no pictures", where=folder, remedy="give a folder with pictures in it or below it")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return found
 
 
 def load_predictor(path: str | os.PathLike[str], *, device: str = "auto") -> Predictor:

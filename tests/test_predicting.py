@@ -1,0 +1,285 @@
+"""Prediction on many: one order, constant memory, and a CSV file that no kill harms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyespot import predicting
+from eyespot.answer_file import AnswerFile
+from eyespot.data import walking
+from eyespot.data.resizing import RowFormat
+from eyespot.data.stream_workers import StreamWorkers, decode_squares
+from eyespot.data.walking import walk_pictures
+from eyespot.errors import DataError, EyespotError, RunError
+from eyespot.evaluation.predictor import load_predictor
+from eyespot.locks import file_lock
+from eyespot.runs import Run
+
+# ------------------------------------------------------------------------------------------------------------- walking
+
+
+def make_tree(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+TREE = [
+    "b.png",
+    "a/z.png",
+    "a/b/c.jpg",
+    "a!.png",
+    "a.png",
+    "a-1.png",
+    "ab/x.png",
+    ".hidden/x.png",
+    "a/notes.txt",
+    "é/ü.png",
+]
+
+
+@pytest.mark.parametrize("names", [50_000, 2])
+def test_pictures_come_in_the_order_of_their_paths_however_many_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: int
+) -> None:
+    monkeypatch.setattr(walking, "_NAMES", names)
+    make_tree(tmp_path, [*TREE, *(f"many/{n:02}.png" for n in range(20))])
+    found = [Path(path).relative_to(tmp_path).as_posix() for path, _ in walk_pictures(tmp_path)]
+    wanted = [name for name in TREE if not name.startswith(".") and not name.endswith("txt")]
+    assert found == sorted([*wanted, *(f"many/{n:02}.png" for n in range(20))])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither such names nor such links")
+def test_odd_names_links_and_folders_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walking, "_NAMES", 2)
+    make_tree(tmp_path, ["shut/x.png", "a\nb.png", '"q".png'])
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))).touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    real = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = {os.path.basename(path): error for path, error in walk_pictures(tmp_path)}
+    assert found == {
+        "a\nb.png": None,
+        '"q".png': None,
+        "\udcff.png": None,
+        "shut": "cannot list the folder (Permission denied)",
+    }
+    with pytest.raises(DataError, match=r"cannot list the folder \(Permission denied\) in .*shut: check its perm"):
+        list(walk_pictures(tmp_path / "shut"))
+
+
+# -------------------------------------------------------------------------------------------------------------- squares
+
+
+def test_processes_give_the_squares_and_the_reasons_that_this_process_gives(tmp_path: Path) -> None:
+    form = RowFormat(8, 3, "short-side", "bilinear")
+    dice = np.random.default_rng(0)
+    for n, (width, height) in enumerate([(20, 13), (13, 20), (8, 8)]):
+        Image.fromarray(dice.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    paths = [str(tmp_path / name) for name in ("0.png", "bad.png", "1.png", "2.png", "none.png")]
+    expected, reasons = decode_squares(paths, form)
+    assert reasons == {1: "is a text file, not a picture", 4: "does not exist"}
+    assert expected[[0, 2, 3]].any(axis=(1, 2, 3)).all()
+    workers = StreamWorkers(form, 1, squares=True)
+    try:
+        squares = np.ones_like(expected)
+        assert workers.submit(paths, squares).result(60) == reasons
+        assert (squares == expected).all()
+    finally:
+        workers.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- the file
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Return a folder with forty pictures, of which two are bad, and odd names."""
+    folder = tmp_path / "many"
+    (folder / "below").mkdir(parents=True)
+    dice = np.random.default_rng(0)
+    for n in range(38):
+        Image.fromarray(dice.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / f"{n:02}.png")
+    (folder / "05.png").write_text("no picture")
+    (folder / "below" / "bad.jpg").write_bytes(b"")
+    if os.name != "nt":
+        (folder / "07.png").rename(folder / '07 "a",\nb.png')
+    return folder
+
+
+def write(trained: Run, folder: Path, out: Path, **changes: Any) -> int:
+    return predicting.write_predictions(trained.path, [str(folder)], out, **{"top": 2, **changes})
+
+
+def test_every_picture_has_a_row_in_order_and_the_answer_of_predict(
+    trained: Run, many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    assert write(trained, many, out) == 2
+    assert "39 rows in" in capsys.readouterr().err
+    rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8"), newline="")))
+    assert rows[0] == ["picture", "label1", "prob1", "label2", "prob2", "error"]
+    paths = [path for path, _ in walk_pictures(many)]
+    assert [row[0] for row in rows[1:]] == paths
+    for row, answer in zip(rows[1:], load_predictor(trained.path).predict(paths, top_k=2), strict=True):
+        assert row[-1] == (answer.error or "")
+        if answer.error is None:
+            assert row[1:3] == [answer.label, f"{answer.prob:.6f}"]
+    assert not list(tmp_path.glob("out.csv.*"))
+
+
+def test_processes_and_threads_write_the_same_bytes(
+    trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(trained, many, tmp_path / "threads.csv")
+    monkeypatch.setattr(predicting, "_FOR_PROCESSES", 10)
+    write(trained, many, tmp_path / "processes.csv")
+    assert (tmp_path / "threads.csv").read_bytes() == (tmp_path / "processes.csv").read_bytes()
+
+
+@pytest.fixture
+def whole(trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Return the bytes of an undisturbed run in batches of eight."""
+    monkeypatch.setattr(predicting, "_BATCH", 8)
+    write(trained, many, tmp_path / "whole.csv")
+    return (tmp_path / "whole.csv").read_bytes()
+
+
+def interrupt(trained: Run, many: Path, out: Path, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Leave a file as a kill would after some batches."""
+    with monkeypatch.context() as patch:
+        real, done = AnswerFile.append, []
+
+        def append(self: AnswerFile, *args: Any, **keywords: Any) -> None:
+            if len(done) == batches:
+                raise KeyboardInterrupt
+            done.append(real(self, *args, **keywords))
+
+        patch.setattr(AnswerFile, "append", append)
+        with pytest.raises(KeyboardInterrupt):
+            write(trained, many, out)
+    assert out.with_name("out.csv.journal").exists()
+
+
+@pytest.mark.parametrize("batches", [0, 1, 4])
+@pytest.mark.parametrize("damage", ["none", "torn", "half a batch", "zeros", "no head"])
+def test_after_a_kill_the_same_command_gives_the_same_bytes(
+    trained: Run,
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: bytes,
+    batches: int,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.csv"
+    interrupt(trained, many, out, monkeypatch, batches)
+    there = out.read_bytes()
+    assert whole.startswith(there)
+    if damage == "torn":
+        out.write_bytes(there[:-3])
+    elif damage == "half a batch":
+        out.write_bytes(whole[: len(there) + 150])
+    elif damage == "zeros":
+        out.write_bytes(there + bytes(100))
+    elif damage == "no head":
+        out.write_bytes(there[:9])
+    assert write(trained, many, out) == 2
+    assert out.read_bytes() == whole
+    if damage == "none" and batches:
+        assert f"{8 * batches} pictures are answered in {out}; going on behind them" in capsys.readouterr().err
+    with pytest.raises(RunError, match="the file is there already"):
+        write(trained, many, out)
+
+
+def test_another_job_another_folder_or_a_second_process_is_refused(
+    trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bytes
+) -> None:
+    out = tmp_path / "out.csv"
+    interrupt(trained, many, out, monkeypatch, 2)
+    there = out.read_bytes()
+    with pytest.raises(RunError, match=r"begun with another model, other pictures or other options in .*: give them"):
+        write(trained, many, out, top=1)
+    with file_lock(tmp_path / "out.csv.journal"), pytest.raises(RunError, match="another process writes it"):
+        write(trained, many, out)
+    (many / "00a.png").write_bytes((many / "00.png").read_bytes())
+    with pytest.raises(DataError, match=r"not those that the first 16 rows answer \(one is new or gone near .*00a"):
+        write(trained, many, out)
+    (many / "00a.png").unlink()
+    for path in list(many.glob("*.png")):
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(DataError, match="near"):
+        write(trained, many, out)
+    assert out.read_bytes() == there, "a refused file was changed"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no way to have a full disk")
+def test_a_full_disk_is_one_clear_line_and_the_rows_before_it_stay(
+    trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bytes
+) -> None:
+    import resource
+
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.getsignal(signal.SIGXFSZ)
+    assert ignored is signal.SIG_IGN, "Python ignores it, so that the write says EFBIG"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limit[1]))
+    try:
+        with pytest.raises(EyespotError, match=r"cannot write \(the disk is full\) in .*out\.csv: free some space"):
+            write(trained, many, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert whole.startswith(out.read_bytes())
+    write(trained, many, out)
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_killed_for_good_at_some_moment_and_taken_up_again(trained: Run, many: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    for n in range(12):
+        for path in sorted(many.glob("1*.png")):
+            (folder / f"{n:02}").mkdir(parents=True, exist_ok=True)
+            os.link(path, folder / f"{n:02}" / path.name)
+    script = (
+        "import sys, time; from pathlib import Path; from eyespot import predicting, answer_file\n"
+        "predicting._BATCH = 4; real = answer_file.AnswerFile.append\n"
+        "def slow(self, rows, **k): real(self, rows, **k); print('.', flush=True); time.sleep(0.02)\n"
+        "answer_file.AnswerFile.append = slow\n"
+        "predicting.write_predictions(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), top=1)\n"
+    )
+    call = [sys.executable, "-c", script, str(trained.path), str(folder)]
+    subprocess.run([*call, str(tmp_path / "whole.csv")], check=True, capture_output=True)
+    with subprocess.Popen(
+        [*call, str(tmp_path / "out.csv")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.11)
+        process.kill()
+    rows = (tmp_path / "out.csv").read_bytes().count(b"\n")
+    assert 4 < rows < 121
+    subprocess.run([*call, str(tmp_path / "out.csv")], check=True, capture_output=True)
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
