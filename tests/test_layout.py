@@ -18,6 +18,7 @@ GROUND = ("errors", "augment_config", "caches", "config", "device", "files", "lo
 ORDER = {
     **dict.fromkeys(GROUND, 0),
     "runs": 1,
+    "notes": 2,
     "data": 2,
     "models": 2,
     "evaluation": 3,

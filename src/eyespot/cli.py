@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from eyespot import __version__
+from eyespot.commands.note import note
 from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
 from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
 
@@ -283,15 +284,22 @@ def recipes(
 @app.command()
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look.")] = Path("runs"),
+    sort: Annotated[
+        str, typer.Option(metavar="created|name|test|val|minutes|params", help="Order; the highest comes last.")
+    ] = "created",
+    tag: Annotated[str | None, typer.Option(help="Only runs with this tag of `eyespot note`.")] = None,
     json: JsonOption = False,
 ) -> None:
     """List the runs in a folder.
 
-    Example: eyespot runs runs/
+    Example: eyespot runs runs/ --sort val
     """
     from eyespot.tables import show_runs
 
-    show_runs(folder, json=json)
+    show_runs(folder, json=json, sort=sort, tag=tag)
+
+
+app.command()(note)
 
 
 @data_app.command("list")

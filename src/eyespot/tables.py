@@ -10,13 +10,24 @@ from eyespot.analysis import words
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.caches import cache_folder
 from eyespot.data_verbs import look_at_cache
-from eyespot.errors import EyespotError, RunError
+from eyespot.errors import EyespotError, RunError, UsageError, did_you_mean
+from eyespot.notes import read_annotations
 from eyespot.runs import Run
 from eyespot.terminal import add_row, plain_table, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import PackedDataset
+
+RUN_ORDERS = {
+    "created": "created",
+    "name": "run",
+    "test": "test_top1",
+    "val": "val_top1",
+    "minutes": "train_seconds",
+    "params": "parameters",
+}
+"""What `eyespot runs --sort` may be, and the value of a row it stands for; the highest comes last."""
 
 _MOST_CLASSES = 50
 _MOST_SIZES = 5
@@ -154,41 +165,64 @@ def _backbone_rows(name: str) -> dict[str, Any]:
     }
 
 
-def show_runs(folder: Path, *, json: bool) -> None:
-    """Print the runs in a folder, the newest last."""
+def show_runs(folder: Path, *, json: bool, sort: str = "created", tag: str | None = None) -> None:
+    """Print the runs in a folder.
+
+    Args:
+        folder: Holds the run folders.
+        json: As one JSON document.
+        sort: A key of `RUN_ORDERS`; runs without that figure come first.
+        tag: Only runs with this tag.
+    """
+    if sort not in RUN_ORDERS:
+        raise UsageError(
+            f"unknown order {sort!r}.{did_you_mean(sort, RUN_ORDERS)}", where="--sort", remedy=", ".join(RUN_ORDERS)
+        )
     folder = folder.expanduser()
     if not folder.is_dir():
         raise RunError("no such folder", where=folder, remedy="name the folder that holds the run folders")
-    found = sorted(folder.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
-    rows = [_run_row(path.parent) for path in found]
+    rows = [_run_row(path.parent) for path in folder.glob("*/config.toml")]
+    rows = [row for row in rows if tag is None or tag in row["tags"]]
+    key = RUN_ORDERS[sort]
+    rows.sort(key=lambda row: (row[key] is not None, row[key], row["run"]))
     if json:
         print_json(rows)
         return
     if not rows:
-        print(f"no runs in {printable(str(folder))}: eyespot train writes one")
+        tagged = f" with the tag {printable(tag)}" if tag is not None else ""
+        print(f"no runs in {printable(str(folder))}{tagged}: eyespot train writes one, eyespot note tags one")
         return
-    table = plain_table("run", "recipe", "data", "epochs>", "training>", "result")
+    table = plain_table("run", "recipe", "data", "parameters>", "epochs>", "training>", "val>", "result", "tags")
     for row in rows:
         took = words.duration(row["train_seconds"])
-        add_row(table, row["run"], row["recipe"], row["data"], str(row["epochs"]), took, row["result"])
+        size = "" if row["parameters"] is None else f"{row['parameters']:,}"
+        val = "" if row["val_top1"] is None else words.percent(row["val_top1"])
+        cells = (row["run"], row["recipe"], row["data"], size, str(row["epochs"]), took, val, row["result"])
+        add_row(table, *cells, ", ".join(row["tags"]))
     print_table(table)
 
 
 def _run_row(folder: Path) -> dict[str, Any]:
     """Return one line of the list; a damaged run says so instead of hiding the others."""
     row: dict[str, Any] = {"run": folder.name, "recipe": "", "data": "", "epochs": 0, "train_seconds": None}
-    row |= {"top1": None, "split": None, "finished": False}
+    row |= {"top1": None, "split": None, "finished": False, "created": None, "parameters": None}
+    row |= {"val_top1": None, "test_top1": None, "tags": [], "notes": []}
     try:
         run = Run.open(folder)
-        metrics, split = run.metrics, headline_split(run.metrics)
+        metrics, split, annotations = run.metrics, headline_split(run.metrics), read_annotations(run)
         row |= {
             "recipe": run.config.name,
             "data": run.provenance.get("dataset", ""),
             "epochs": len(run.history),
             "train_seconds": metrics.get("train_seconds"),
             "finished": run.finished,
+            "created": run.provenance.get("started"),
+            "parameters": run.provenance.get("parameters"),
+            "tags": list(annotations.tags),
+            "notes": [note.text for note in annotations.notes],
             "result": f"not finished: eyespot train --resume --out {folder}",
         }
+        row |= {f"{name}_top1": metrics[name]["top1"] for name in ("val", "test") if name in metrics}
         if split is not None:
             row |= {"top1": metrics[split]["top1"], "split": split, "result": describe_top1(metrics[split], split)}
     except (EyespotError, KeyError, TypeError) as error:

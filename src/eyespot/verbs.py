@@ -224,6 +224,7 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
     try:
         prepared = prepare_training(packed, splits, config, plan)
         parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
+        writer.write_provenance({"parameters": parameters})
         watcher.on_message(f"{config.model.name}: {parameters:,} parameters")
         for note in prepared.notes:
             watcher.on_message(note)

@@ -1,0 +1,108 @@
+"""Notes and tags on a run, and the list of runs that shows them."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eyespot.config import load_config
+from eyespot.errors import EyespotError, RunError, UsageError
+from eyespot.notes import NOTES, Annotations, annotate, read_annotations
+from eyespot.runs import Run, RunWriter
+from eyespot.tables import show_runs
+
+
+def make_run(folder: Path, **figures: float) -> Run:
+    """Return a run folder of a few lines: val, test (top-1), seconds and parameters where they are given."""
+    with RunWriter(folder, load_config("digits")) as writer:
+        shares = {name: figures[name] for name in ("val", "test") if name in figures}
+        splits = {name: {"n": 10, "top1": top1, "top1_ci95": [0.1, 0.9]} for name, top1 in shares.items()}
+        writer.write_metrics({**splits, "train_seconds": figures.get("seconds", 1.0)})
+        writer.write_provenance({"dataset": "digits", "parameters": figures.get("parameters"), "finished": "now"})
+    return Run(folder)
+
+
+def test_notes_are_kept_in_order_and_tags_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    assert read_annotations(run) == Annotations()
+    annotate(run.path, note="first", tags=["b", "a"])
+    found = annotate(run.path, note=" second ", tags=["b"], untag=["a"])
+    assert [note.text for note in found.notes] == ["first", "second"]
+    assert found.tags == ("b",)
+    assert read_annotations(Run(run.path)) == found
+
+
+def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: annotate(run.path, note=f"n{number}", tags=[f"t{number}"]), range(12)))
+    found = read_annotations(run)
+    assert {note.text for note in found.notes} == {f"n{number}" for number in range(12)}
+    assert len(found.tags) == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"note": " "}, "an empty or overlong note"),
+        ({"note": "x" * 10_001}, "an empty or overlong note"),
+        ({"tags": ["a,b"]}, "'a,b' cannot be a tag"),
+        ({"tags": ["a\nb"]}, "cannot be a tag"),
+        ({"tags": [""]}, "'' cannot be a tag"),
+        ({"untag": ["gone"]}, "no tag 'gone'.*its tags: here"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_changes_nothing(
+    tmp_path: Path, words: dict[str, Any], message: str
+) -> None:
+    run = make_run(tmp_path / "a")
+    before = annotate(run.path, tags=["here"])
+    with pytest.raises(UsageError, match=message):
+        annotate(run.path, **words)
+    assert read_annotations(run) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"notes": [1], "tags": []}', '{"notes": []}', "[" * 100_000])
+def test_a_damaged_file_is_named_and_never_overwritten(tmp_path: Path, content: str) -> None:
+    run = make_run(tmp_path / "a")
+    (run.path / NOTES).write_text(content)
+    for call in (lambda: read_annotations(run), lambda: annotate(run.path, note="new")):
+        with pytest.raises(RunError, match="not the notes of a run"):
+            call()
+    assert (run.path / NOTES).read_text() == content
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        annotate(tmp_path, note="x")
+
+
+def test_runs_are_sorted_and_found_by_their_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", val=0.5, test=0.9, seconds=3.0, parameters=20)
+    make_run(tmp_path / "b", val=0.7, seconds=2.0, parameters=10)
+    make_run(tmp_path / "c", test=0.8, seconds=1.0)
+    annotate(tmp_path / "b", tags=["good", "old"], note="why")
+    (tmp_path / "c" / NOTES).write_text("{")
+
+    def order(*, sort: str, tag: str | None = None) -> list[str]:
+        show_runs(tmp_path, json=True, sort=sort, tag=tag)
+        return [row["run"] for row in json.loads(capsys.readouterr().out)]
+
+    assert order(sort="name") == ["a", "b", "c"]
+    assert order(sort="test") == ["b", "c", "a"]
+    assert order(sort="val") == ["c", "a", "b"]
+    assert order(sort="params") == ["c", "b", "a"]
+    assert order(sort="minutes")[-2:] == ["b", "a"]
+    assert order(sort="created", tag="good") == ["b"]
+    show_runs(tmp_path, json=False)
+    told = capsys.readouterr().out
+    assert "good, old" in told
+    assert "damaged: not the notes of a run" in told
+    show_runs(tmp_path, json=False, tag="none")
+    assert "no runs in" in capsys.readouterr().out
+    with pytest.raises(EyespotError, match=r"unknown order 'tset'. Did you mean 'test'"):
+        show_runs(tmp_path, json=False, sort="tset")
