@@ -89,6 +89,8 @@ def _allowed(kind: Any, metadata: Sequence[Any] = ()) -> str:
 def _many(item: Any) -> str:
     if get_origin(item) is tuple:
         return f"pairs `[a, b]`: {', '.join(_allowed(part) for part in get_args(item))}"
+    if get_origin(item) is Literal:
+        return _allowed(item)
     return {int: "whole numbers", float: "numbers"}[item]
 
 

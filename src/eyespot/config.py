@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from eyespot.augment_config import AugmentConfig
 from eyespot.errors import ConfigError, did_you_mean
+from eyespot.mistakes import MistakeName
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,11 +53,12 @@ class InputConfig(_Section):
         "auto",
         description="Pillow's antialiased resampling filter. `auto`: bilinear, or the one of a backbone's weights.",
     )
-    normalize: Literal["auto", "channel", "scalar", "minmax", "half"] = Field(
+    normalize: Literal["auto", "channel", "scalar", "minmax", "half", "raw", "twice"] = Field(
         "auto",
         description="`auto`: that of a backbone's weights, else `channel`. `channel`: mean and deviation of each "
         "channel of the training split; `scalar`: one mean and deviation "
-        "over all channels (gomez2025); `minmax`: pixels / 255; `half`: mean 0.5, deviation 0.5.",
+        "over all channels (gomez2025); `minmax`: pixels / 255; `half`: mean 0.5, deviation 0.5. Two mistakes of "
+        "culp2021: `raw`: pixels 0 to 255; `twice`: as `auto`, and what comes of it / 255 (see `mistakes`).",
     )
 
     @model_validator(mode="after")
@@ -79,6 +81,13 @@ class DataConfig(_Section):
         0.1, ge=0.0, lt=1.0, description="Share kept for test where the data bring no test split."
     )
     stratify: bool = Field(True, description="Keep the class shares equal in every split.")
+    train_fraction: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="Train on this share of the training pictures only, for curves over their number. A smaller share "
+        "is part of every larger one; val and test stay as they are.",
+    )
     split_seed: int = Field(
         0, ge=0, description="Seed of the split; not the seed of the training, so that runs stay comparable."
     )
@@ -278,6 +287,13 @@ class Config(_Section):
 
     name: str = Field("custom", description="Name of the recipe.")
     description: str = Field("", description="What it is for, in a sentence.")
+    mistakes: list[MistakeName] = Field(
+        default_factory=list,
+        description="Mistakes of publications to be repeated on purpose (`eyespot study`); each is stamped on every "
+        "figure that it spoils. `train-on-test`, `select-on-test`: train, or val, is a copy of test; `augmented-val`: "
+        "val is augmented while training; `wrong-preprocessing`: `input.normalize` is not that of the weights; "
+        "`linear-stack`: hidden layers without an activation.",
+    )
     input: InputConfig = InputConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -314,9 +330,31 @@ class Config(_Section):
             problems.append("training.size_schedule: the shares must rise and lie in [0, 1)")
         if any(size < 4 for _, size in self.training.size_schedule):
             problems.append("training.size_schedule: sides under 4 pixels carry no picture")
+        problems += self._unspoken_mistakes()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _unspoken_mistakes(self) -> list[str]:
+        """Return where `mistakes` and the settings differ: a stamp must neither lie nor be missing."""
+        problems, named = [], set(self.mistakes)
+        leaks = named & {"train-on-test", "select-on-test"}
+        if len(leaks) > 1:
+            problems.append("mistakes: train-on-test and select-on-test exclude each other")
+        for name in sorted(leaks):
+            if not self.data.allow_leak:
+                problems.append(f"mistakes = ['{name}'] needs data.allow_leak = true")
+        if "train-on-test" in named and self.data.val_fraction:
+            problems.append("mistakes = ['train-on-test'] leaves no val: data.val_fraction must be 0")
+        if "augmented-val" in named and (self.augment == AugmentConfig() or self.model.mode in ("features", "auto")):
+            problems.append("mistakes = ['augmented-val'] needs [augment], and a network that sees pictures")
+        if self.input.normalize in ("raw", "twice") and "wrong-preprocessing" not in named:
+            problems.append(f"input.normalize = '{self.input.normalize}' needs mistakes = ['wrong-preprocessing']")
+        if "wrong-preprocessing" in named and self.input.normalize == "auto":
+            problems.append("mistakes = ['wrong-preprocessing'], but input.normalize = 'auto' is right")
+        if "linear-stack" in named and self.model.args.get("activation") != "none":
+            problems.append("mistakes = ['linear-stack'] needs model.args.activation = 'none'")
+        return problems
 
     def to_toml(self) -> str:
         """Return the recipe with every default written out."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
 from eyespot.device import ComputePlan, peak_memory_bytes
+from eyespot.mistakes import stamped
 from eyespot.opening import Observer, data_card
 from eyespot.runs import BUNDLE, Run, RunWriter, now
 
@@ -52,7 +53,11 @@ def finish(
         else measure(predictor, packed, splits, split, watcher, batch_size=config.evaluation.batch_size)
         for split in names
     }
-    metrics: dict[str, Any] = {split: evaluation.metrics for split, evaluation in measured.items()}
+    metrics: dict[str, Any] = {
+        split: stamped(evaluation.metrics, config.mistakes, split) for split, evaluation in measured.items()
+    }
+    if config.mistakes:
+        metrics["mistakes"] = list(config.mistakes)
     metrics["train_seconds"] = train_seconds
     if trained.head:
         metrics["head"] = trained.head
@@ -66,8 +71,8 @@ def finish(
     }
     write_predictions(writer.path / "predictions.npz", predictions)
     shipped = {
-        split: SplitMetrics(**{key: evaluation.metrics[key] for key in SplitMetrics.model_fields})
-        for split, evaluation in measured.items()
+        split: SplitMetrics(**{key: metrics[split][key] for key in SplitMetrics.model_fields if key in metrics[split]})
+        for split in names
     }
     save_bundle(writer.path / BUNDLE, predictor.model, info.model_copy(update={"metrics": shipped}))
     writer.write_metrics(metrics)

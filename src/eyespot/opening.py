@@ -138,6 +138,17 @@ def open_data(data: str | Path, watcher: Observer) -> Dataset:
     )
 
 
+def open_for(config: Config, data: str | Path, watcher: Observer) -> Dataset:
+    """Return the data set that a run is about: as it was found, but for the leak that a recipe asks for aloud.
+
+    Raises:
+        UsageError: Unknown data, or a leak that they cannot have.
+    """
+    from eyespot.data.planting import plant_mistakes
+
+    return plant_mistakes(open_data(data, watcher), config.mistakes)
+
+
 def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedDataset:
     """Return a data set packed as a recipe says; what will not fit is said before the work begins."""
     from eyespot.data.packing import estimate_pack, pack_dataset

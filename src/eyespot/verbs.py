@@ -18,6 +18,7 @@ from eyespot.config import Config
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.finishing import finish, measure, split_names
+from eyespot.mistakes import stamped
 from eyespot.opening import (
     Observer,
     Settings,
@@ -28,6 +29,7 @@ from eyespot.opening import (
     lasting_name,
     load_recipe,
     open_data,
+    open_for,
     pack_data,
 )
 from eyespot.runs import (
@@ -96,7 +98,8 @@ def train(
             watcher.on_message("this run is finished: nothing to resume")
             return run
         known = str(run.provenance["data"])
-        request = _Request(known, open_data(known, watcher), run.config, run.path)
+        config = run.config
+        request = _Request(known, open_for(config, known, watcher), config, run.path)
     else:
         request = _new_request(data, recipe, settings, out, watcher)
     _check_before_packing(request)
@@ -139,6 +142,8 @@ def _new_request(
         check_settings(settings)
     else:
         load_recipe(recipe, settings)
+    from eyespot.data.planting import plant_mistakes
+
     source = "cifar10" if data is None else data
     dataset = open_data(source, watcher)
     chosen = recipe
@@ -146,6 +151,7 @@ def _new_request(
         chosen, reason = choose_recipe(dataset)
         watcher.on_message(f"recipe {chosen}: {reason}")
     config = load_recipe(chosen, settings)
+    dataset = plant_mistakes(dataset, config.mistakes)
     folder = Path(out).expanduser().resolve() if out is not None else new_run_folder(config.name, str(source))
     return _Request(lasting_name(source), dataset, config, folder)
 
@@ -260,6 +266,7 @@ def _divide(packed: PackedDataset, config: Config, writer: RunWriter) -> Splits:
         stratify=config.data.stratify,
         seed=config.data.split_seed,
         final=config.data.final,
+        train_fraction=config.data.train_fraction,
     )
     splits.save(path)
     return splits
@@ -348,6 +355,8 @@ def evaluate(
         known = ", ".join(split_names(splits))
         raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
     result = measure(predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map)
+    if home is not None and data is None:
+        result.metrics.update(stamped(result.metrics, home.config.mistakes, name))
     if home is not None and name == "test" and packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
         _count_test_read(home, watcher)
     return result
@@ -364,7 +373,7 @@ def _own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
     known = run.provenance
     if "data" not in known:
         raise RunError("the run does not say its data", where=run.path, remedy="name them with --data")
-    packed = pack_data(open_data(str(known["data"]), watcher), run.config, watcher)
+    packed = pack_data(open_for(run.config, str(known["data"]), watcher), run.config, watcher)
     return packed, Splits.load(run.path / "split.json", packed)
 
 

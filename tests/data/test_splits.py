@@ -534,3 +534,27 @@ def test_a_million_pictures(tmp_path: Path) -> None:
     assert splits.count("val") == splits.count("test") == 100_000
     splits.save(tmp_path / "split.json")
     assert Splits.load(tmp_path / "split.json", packed).hash() == splits.hash()
+
+
+@given(share=st.floats(0.01, 1), larger=st.floats(0.01, 1), seed=st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_a_smaller_share_of_train_is_part_of_a_larger_one(share: float, larger: float, seed: int) -> None:
+    # The first 20 pictures are ten pairs of copies.
+    contents = [i // 2 if i < 20 else i for i in range(200)]
+    packed = packed_of({"train": ([0 if i < 20 else i % 4 for i in range(200)], contents)})
+    low, high = sorted((share, larger))
+    small, big, whole = (split(packed, seed=seed, train_fraction=fraction) for fraction in (low, high, 1.0))
+    assert set(small.indices["train"]["train"]) <= set(big.indices["train"]["train"])
+    for name in SPLIT_NAMES[1:]:
+        assert np.array_equal(small.indices[name]["train"], whole.indices[name]["train"])
+    counts = np.bincount(small.labels(packed, "train"), minlength=4)
+    expected = low * np.bincount(whole.labels(packed, "train"), minlength=4)
+    assert (counts >= np.maximum(expected - 1e-6, 1)).all()
+    assert (counts < expected + 2).all()  # up to the next picture, or the next pair of copies
+
+
+def test_a_share_of_train_is_said_and_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="train_fraction is 0: choose a share over 0, at most 1"):
+        split(simple(20, 20), train_fraction=0.0)
+    halved = split(simple(20, 20), train_fraction=0.5)
+    assert halved.notes[-1] == "Trains on 16 of the 32 training pictures (data.train_fraction)."

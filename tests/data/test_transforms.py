@@ -88,7 +88,7 @@ def test_input_spec_survives_json():
         ({"mean": [0.5]}, "mean = (0.5,) is not a tuple of 3, one number per channel"),
         ({"mean": 0.5}, "mean = 0.5 is not a tuple of 3"),
         ({"mean": [125.3, 122.9, 113.9]}, "divide statistics of 0..255 pixels by 255"),
-        ({"std": [0.2, 0.0, 0.2]}, "numbers over 0 to 1"),
+        ({"std": [0.2, 0.0, 0.2]}, "numbers over 0 to 255"),
         ({"std": [0.2, float("nan"), 0.2]}, "std = (0.2, nan, 0.2)"),
         ({"std": [0.2, "x", 0.2]}, "std = (0.2, 'x', 0.2)"),
         (

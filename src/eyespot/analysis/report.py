@@ -172,6 +172,7 @@ def render_report(inputs: ReportInput) -> str:
         "subtitle": _subtitle(inputs),
         "verdict": verdict,
         "top1": words.percent(metrics[split]["top1"]) if split else "",
+        "flaw": metrics[split].get("flaw", "") if split else "",
         "findings": sort_findings([*verdict.findings, *cautions]),
         "figures": _headline_figures(inputs, split),
         "interval_chart": Markup(_interval_chart(metrics, num_classes)),
@@ -214,7 +215,8 @@ def _headline_figures(inputs: ReportInput, split: str | None) -> list[tuple[str,
     for name in ("test", "val", "train"):
         if name != split and metrics.get(name):
             found = metrics[name]
-            detail = f"{words.interval(found['top1_ci95'])}, n = {words.whole(found['n'])}"
+            flaw = f"{found['flaw']}; " if found.get("flaw") else ""
+            detail = f"{flaw}{words.interval(found['top1_ci95'])}, n = {words.whole(found['n'])}"
             figures.append((f"{name.capitalize()} accuracy", words.percent(found["top1"]), detail))
     if split and metrics[split].get("ece") is not None:
         detail = f"ECE on {split}, n = {words.whole(metrics[split]['n'])}"
@@ -238,7 +240,12 @@ def _headline_figures(inputs: ReportInput, split: str | None) -> list[tuple[str,
 
 def _interval_chart(metrics: Mapping[str, Any], num_classes: int) -> str:
     rows = [
-        charts.Interval(name, name, metrics[name]["top1"], *metrics[name]["top1_ci95"])
+        charts.Interval(
+            f"{name} ({metrics[name]['flaw']})" if metrics[name].get("flaw") else name,
+            name,
+            metrics[name]["top1"],
+            *metrics[name]["top1_ci95"],
+        )
         for name in ("test", "val", "train")
         if metrics.get(name)
     ]
@@ -256,7 +263,7 @@ def _split_table(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         found = metrics[name]
         rows.append(
             {
-                "split": name,
+                "split": f"{name} ({found['flaw']})" if found.get("flaw") else name,
                 "n": words.whole(found["n"]),
                 "views": describe_views(found.get("views")) or words.MISSING,
                 "top1": f"{words.percent(found['top1'])} {words.interval(found['top1_ci95'])}",

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eyespot.analysis import words
+from eyespot.mistakes import MISTAKES
 
 Severity: TypeAlias = Literal["note", "warning", "serious"]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -59,6 +60,7 @@ SAME_ANSWER_SHARE = 0.9
 _USEFUL_WIDTH = 0.02
 
 _MEANING = {
+    "mistake-on-purpose": "it repeats a published mistake on purpose, and is not what the model can do",
     "diverged": "the training diverged, so the figure means nothing",
     "at-chance": "it cannot be told from guessing",
     "only-train-measured": "these are the pictures it was trained on, so this says nothing about new ones",
@@ -151,13 +153,14 @@ def describe_top1(metrics_split: Mapping[str, Any], split: str) -> str:
 
     Args:
         metrics_split: One split of `metrics.json`: `top1` and both ends of `top1_ci95` in [0, 1], `n`, and where
-            they are recorded the name of the test-time `views`.
+            they are recorded the name of the test-time `views`; `flaw` stands before everything else.
         split: Its name.
     """
     views = describe_views(metrics_split.get("views"))
     bounds = words.interval(metrics_split["top1_ci95"])
     count = f"n = {words.whole(metrics_split['n'])}"
-    return f"{words.percent(metrics_split['top1'])} {bounds} on {split} ({count}{', ' if views else ''}{views})"
+    flaw = f"{metrics_split['flaw']}: " if metrics_split.get("flaw") else ""
+    return f"{flaw}{words.percent(metrics_split['top1'])} {bounds} on {split} ({count}{', ' if views else ''}{views})"
 
 
 def confused_pairs(confusion: Sequence[Sequence[int]] | npt.NDArray[np.int64], count: int) -> list[ConfusedPair]:
@@ -255,6 +258,14 @@ class _Run:
         """Return whether the learning rate was brought down by the end."""
         known = self.lr[np.isfinite(self.lr)]
         return bool(known.size and known[-1] < ANNEALED_FRACTION * known.max())
+
+
+def _mistakes(run: _Run) -> Finding | None:
+    """Say which mistakes of a publication were made on purpose."""
+    names = [name for name in run.metrics.get("mistakes", ()) if name in MISTAKES]
+    if not names:
+        return None
+    return Finding("mistake-on-purpose", "serious", " ".join(MISTAKES[name].text for name in names))
 
 
 def _diverged(run: _Run) -> Finding | None:
@@ -506,6 +517,7 @@ def _disagree(run: _Run) -> Finding | None:
 
 
 _RULES = (
+    _mistakes,
     _diverged,
     _at_chance,
     _one_answer,

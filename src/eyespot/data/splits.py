@@ -114,7 +114,14 @@ class Splits:
 
 
 def make_splits(
-    packed: PackedDataset, *, val_fraction: float, test_fraction: float, stratify: bool, seed: int, final: bool
+    packed: PackedDataset,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    stratify: bool,
+    seed: int,
+    final: bool,
+    train_fraction: float = 1.0,
 ) -> Splits:
     """Return train, val and test for a run.
 
@@ -140,6 +147,8 @@ def make_splits(
             picture in train.
         seed: Of the draw, not of the training.
         final: Whether val becomes a part of train (whoever made it); there is no val then.
+        train_fraction: Share of what is left for train that is used. A smaller share is part of every larger one with
+            the same seed; val and test do not depend on it.
 
     Raises:
         UsageError: The fractions leave nothing for train.
@@ -148,7 +157,7 @@ def make_splits(
     Source:
         Largest remainders: Hamilton's method of apportionment.
     """
-    _check_fractions(val_fraction, test_fraction)
+    _check_fractions(val_fraction, test_fraction, train_fraction)
     given = {name: split for name, split in packed.splits.items() if len(split)}
     if "train" not in given:
         raise DataError("no picture in train can be used", where=packed.dataset.name, remedy="see eyespot check")
@@ -169,7 +178,7 @@ def make_splits(
                 where=packed.dataset.name,
                 remedy=f"add pictures, or --set data.{name}_fraction=0",
             )
-    indices["train"]["train"] = pool.rest()
+    indices["train"]["train"] = pool.rest() if train_fraction == 1 else pool.part(train_fraction, seed)
     for name in SPLIT_NAMES[1:]:
         if name in given:
             home: SplitName = "train" if final and name == "val" else name
@@ -180,6 +189,9 @@ def make_splits(
         *_division_notes(splits, given, shares, seed=seed, final=final),
         *_draw_notes(splits, packed, pool, shares),
     ]
+    if train_fraction < 1:
+        used, left = len(indices["train"]["train"]), len(pool.rest())
+        notes.append(f"Trains on {used:,} of the {left:,} training pictures (data.train_fraction).")
     return Splits(packed.fingerprint, ordered, tuple(notes))
 
 
@@ -289,8 +301,29 @@ class _Pool:
         """Return the indices of the pictures that were not drawn, rising."""
         return np.flatnonzero(self.free[self.group])
 
+    def part(self, share: float, seed: int) -> Int64Array:
+        """Return a share of the pictures that were not drawn, rising: smaller shares are parts of larger ones.
 
-def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+        Every stratum gives the first groups of one random order, until it has its share; one group at least.
+        """
+        key = np.random.PCG64(derive_seed(seed, "split", "part")).random_raw(len(self.size))
+        groups = np.flatnonzero(self.free)
+        order = groups[np.lexsort((key[groups], self.stratum[groups]))]
+        place = self.stratum[order]
+        starts = _starts(place)
+        total = np.cumsum(self.size[order])
+        first = np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+        before = total - self.size[order] - (total[first] - self.size[order][first])  # pictures of the stratum so far
+        left = np.bincount(place, weights=self.size[order], minlength=self.num_classes)
+        chosen = np.zeros(len(self.size), np.bool_)
+        # The small subtrahend lets 0.07 * 100 = 7.000000000000001 be 7.
+        chosen[order[before < left[place] * share - 1e-9]] = True
+        return np.flatnonzero(chosen[self.group])
+
+
+def _check_fractions(val_fraction: float, test_fraction: float, train_fraction: float) -> None:
+    if not 0 < train_fraction <= 1:
+        raise UsageError(f"train_fraction is {train_fraction:g}", remedy="choose a share over 0, at most 1")
     if min(val_fraction, test_fraction) < 0 or not val_fraction + test_fraction < 1:  # "not": NaN is refused too
         raise UsageError(
             f"val_fraction is {val_fraction:g} and test_fraction {test_fraction:g}",

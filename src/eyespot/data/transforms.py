@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import get_args
@@ -69,15 +70,15 @@ class InputSpec:
             raise _bad_spec("model_px", self.model_px, "a whole number of pixels from 1", "give the model's side")
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise _bad_spec("channels", self.channels, "1 (grey) or 3 (RGB)", "convert the pictures to one of them")
-        for name, smallest in (("mean", "from 0"), ("std", "over 0")):
+        for name, smallest, largest in (("mean", "from 0", 1), ("std", "over 0", 255)):
             values = getattr(self, name)
             remedy = "divide statistics of 0..255 pixels by 255"
             if not isinstance(values, tuple) or len(values) != self.channels:
                 raise _bad_spec(name, values, f"a tuple of {self.channels}, one number per channel", remedy)
             for value in values:
                 number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-                if not number or not 0 <= value <= 1 or (name == "std" and value == 0):
-                    raise _bad_spec(name, values, f"numbers {smallest} to 1, in units of pixel / 255", remedy)
+                if not number or not 0 <= value <= largest or (name == "std" and value == 0):
+                    raise _bad_spec(name, values, f"numbers {smallest} to {largest}, in units of pixel / 255", remedy)
         for name, value, allowed in (
             ("fit", self.fit, get_args(Fit)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
@@ -256,6 +257,30 @@ class TrainTransform:
                 fill=config.fill,
             )
         return _erase(_recolor(pixels, config, dice), config, dice, tuple(255 * mean for mean in self.spec.mean))
+
+
+@dataclass(frozen=True)
+class AugmentedEvalTransform(EvalTransform):
+    """What gomez2025 did to its validation pictures: augmented like training pictures (`mistakes`, never by default).
+
+    Attributes:
+        augment: What is switched on. Each batch gets the same augmentation in every epoch, drawn from its content, so
+            that a resumed run measures what it would have measured; Keras draws it anew in each epoch.
+    """
+
+    augment: AugmentConfig
+
+    def __call__(self, images_uint8: Tensor) -> Tensor:
+        """Return augmented and normalised images, float32 (B, C, H, W)."""
+        content = zlib.crc32(images_uint8.cpu().contiguous().numpy().tobytes())
+        indices = torch.arange(len(images_uint8))
+        transform = TrainTransform(self.augment, self.spec)
+        generator = torch.Generator().manual_seed(content)
+        return transform(images_uint8, indices, generator=generator, epoch=0, indices=indices)
+
+    def describe(self) -> str:
+        """Return what is done in plain words, the mistake first."""
+        return f"augmented while training, on purpose: {TrainTransform(self.augment, self.spec).describe()}"
 
 
 def build_train_transform(

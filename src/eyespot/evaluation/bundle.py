@@ -112,12 +112,14 @@ class SplitMetrics(_Part):
         top1: Accuracy, 0 to 1.
         top1_ci95: Its 95 % Wilson interval.
         views: Test-time views it was measured with.
+        flaw: What must be said before the figure, such as `leaked`; empty for an honest one.
     """
 
     n: int = Field(ge=1)
     top1: float = Field(ge=0.0, le=1.0)
     top1_ci95: tuple[float, float]
     views: Views = "none"
+    flaw: str = Field("", max_length=200)
 
 
 class Pretrained(_Part):

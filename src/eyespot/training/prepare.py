@@ -17,7 +17,7 @@ from eyespot.data.dataset import Int64Array, PackedDataset, SplitName, UInt8Arra
 from eyespot.data.decoding import decode_image
 from eyespot.data.loaders import Loader, make_loader
 from eyespot.data.splits import Splits
-from eyespot.data.transforms import EvalTransform, InputSpec, build_train_transform
+from eyespot.data.transforms import AugmentedEvalTransform, EvalTransform, InputSpec, build_train_transform
 from eyespot.device import ComputePlan
 from eyespot.models.pretrained import PretrainedClassifier, backbone_facts, smallest_size_px
 from eyespot.models.registry import build_model, model_entry
@@ -108,7 +108,9 @@ def prepare_training(packed: PackedDataset, splits: Splits, config: Config, plan
         train=loader("train", shuffle=True),
         val=loader("val", shuffle=False) if splits.count("val") else None,
         train_transform=build_train_transform(config.augment, spec, seed=config.training.seed),
-        eval_transform=transform,
+        eval_transform=AugmentedEvalTransform(spec, config.augment)
+        if "augmented-val" in config.mistakes
+        else transform,
         num_classes=packed.dataset.num_classes,
         class_weights=weights,
     )
@@ -163,9 +165,10 @@ def _input_spec(packed: PackedDataset, splits: Splits, config: Config) -> InputS
     """Return the input spec of a recipe: of the weights for a backbone, else of the training pictures."""
     normalize = config.input.normalize
     facts = backbone_facts(config.model.name) if model_entry(config.model.name).is_backbone else None
-    if facts is not None and normalize == "auto" and config.model.weights != "random":
+    if facts is not None and normalize in ("auto", "twice") and config.model.weights != "random":
         form = packed.row_format
-        spec = InputSpec(form.size_px, form.channels, facts.mean, facts.std, form.fit, form.interpolation)
+        std = facts.std if normalize == "auto" else tuple(255 * value for value in facts.std)
+        spec = InputSpec(form.size_px, form.channels, facts.mean, std, form.fit, form.interpolation)
     else:
         streamed = any(packed.splits[source].pixels is None for source in splits.indices["train"])
         statistics = _sample(splits, "train", _STREAM_SAMPLE if streamed else splits.count("train"))
@@ -191,13 +194,15 @@ def input_spec(packed: PackedDataset, train: Mapping[SplitName, Int64Array], *, 
     Args:
         packed: The pictures.
         train: The training pictures: source split -> int64 (N,) rows in it.
-        normalize: `channel`, `scalar`, `minmax` or `half`, as in the recipe.
+        normalize: `channel`, `scalar`, `minmax`, `half`, `raw` or `twice`, as in the recipe.
     """
     channels = packed.channels
     if normalize == "minmax":
         mean, std = [0.0] * channels, [1.0] * channels
     elif normalize == "half":
         mean, std = [0.5] * channels, [0.5] * channels
+    elif normalize == "raw":
+        mean, std = [0.0] * channels, [1 / 255] * channels
     else:
         counts = _histogram(packed, train)  # (C, 256)
         if normalize == "scalar":
@@ -208,6 +213,8 @@ def input_spec(packed: PackedDataset, train: Mapping[SplitName, Int64Array], *, 
         deviations = np.sqrt(np.maximum(counts @ levels**2 / total - means**2, 0))
         # Pictures of one colour have no deviation: one grey level keeps the division finite.
         mean, std = means.tolist(), np.maximum(deviations, 1 / 255).tolist()
+        if normalize == "twice":
+            std = [255 * value for value in std]
     form = packed.row_format
     return InputSpec(form.size_px, channels, tuple(mean), tuple(std), form.fit, form.interpolation)
 
