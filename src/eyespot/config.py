@@ -289,7 +289,7 @@ class Config(_Section):
     description: str = Field("", description="What it is for, in a sentence.")
     mistakes: list[MistakeName] = Field(
         default_factory=list,
-        description="Mistakes of publications to be repeated on purpose (`eyespot study`); each is stamped on every "
+        description="Mistakes of publications to be repeated on purpose, for published studies; each is stamped on every "
         "figure that it spoils. `train-on-test`, `select-on-test`: train, or val, is a copy of test; `augmented-val`: "
         "val is augmented while training; `wrong-preprocessing`: `input.normalize` is not that of the weights; "
         "`linear-stack`: hidden layers without an activation.",
