@@ -289,10 +289,10 @@ class Config(_Section):
     description: str = Field("", description="What it is for, in a sentence.")
     mistakes: list[MistakeName] = Field(
         default_factory=list,
-        description="Mistakes of publications to be repeated on purpose, for published studies; each is stamped on every "
-        "figure that it spoils. `train-on-test`, `select-on-test`: train, or val, is a copy of test; `augmented-val`: "
-        "val is augmented while training; `wrong-preprocessing`: `input.normalize` is not that of the weights; "
-        "`linear-stack`: hidden layers without an activation.",
+        description="Mistakes of publications to be repeated on purpose, for `eyespot study`; each is stamped on "
+        "every figure that it spoils. `train-on-test`, `select-on-test`: train, or val, is a copy of test; "
+        "`augmented-val`: val is augmented while training; `wrong-preprocessing`: `input.normalize` is not "
+        "that of the weights; `linear-stack`: hidden layers without an activation.",
     )
     input: InputConfig = InputConfig()
     data: DataConfig = DataConfig()
@@ -414,7 +414,7 @@ def parse_config(
         tree = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"not valid TOML ({error})", where=where, remedy="mend the line named") from error
-    for key, value in [*(_parse_override(item) for item in overrides), *(changes or {}).items()]:
+    for key, value in [*(parse_override(item) for item in overrides), *(changes or {}).items()]:
         _assign(tree, key, value)
     try:
         return Config.model_validate(tree)
@@ -422,7 +422,7 @@ def parse_config(
         raise ConfigError("; ".join(_explain(error)), where=where, remedy="docs/recipes.md lists every key") from error
 
 
-def _parse_override(item: str) -> tuple[str, Any]:
+def parse_override(item: str) -> tuple[str, Any]:
     """Split `section.key=value`; the value is TOML where it parses as TOML, else a plain string."""
     key, equals, text = item.partition("=")
     if not equals or not key.strip():

@@ -59,6 +59,18 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Spot:
+    """One measured value over what it cost: a number to find it in the table, and both ends of its interval."""
+
+    number: int
+    css: str
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Cell:
     """One cell of a confusion table.
 
@@ -306,6 +318,33 @@ def interval_chart(rows: Sequence[Interval], *, title: str, chance: float) -> st
         parts.append(f'<circle class="dot c-{row.css}" cx="{place(row.value):.1f}" cy="{y:.1f}" r="4"/>')
     spoken = "; ".join(f"{row.name} {words.percent(row.value)} {words.interval((row.low, row.high))}" for row in rows)
     return _svg(_WIDTH, bottom + 22, f"{title}. {spoken}.", "".join(parts))
+
+
+def cost_chart(
+    spots: Sequence[Spot], *, title: str, x_label: str, write_y: Callable[[float], str], height: float = 220.0
+) -> str:
+    """Return values with their intervals over their cost, on a logarithmic axis, as SVG; nothing where there is none.
+
+    Args:
+        spots: The values; a cost that is not positive is left out.
+        title: Read out instead of the picture, followed by the values.
+        x_label: Under the x axis.
+        write_y: Turns a tick of the y axis into text.
+        height: In units of 1/370 of the width.
+    """
+    spots = [spot for spot in spots if spot.x > 0 and math.isfinite(spot.x)]
+    if not spots:
+        return ""
+    ends = np.array([(x, y) for s in spots for x in (s.x / 1.3, s.x * 1.3) for y in (s.low, s.high)], dtype=np.float64)
+    frame = _Frame.around(ends, height, log_x=True, log_y=False)
+    parts = [_axes(frame, x_label, write_y, height)]
+    for spot in spots:
+        x, y = frame.x(spot.x), frame.y(spot.y)
+        parts.append(f'<path class="line c-{spot.css}" d="M{x:.1f} {frame.y(spot.low):.1f}V{frame.y(spot.high):.1f}"/>')
+        parts.append(f'<circle class="dot c-{spot.css}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(f'<text class="label c-{spot.css}" x="{x + 7:.1f}" y="{y + 4:.1f}">{spot.number}</text>')
+    spoken = "; ".join(f"{spot.number}: {write_y(spot.y)} at {words.learning_rate(spot.x)}" for spot in spots)
+    return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
 
 
 def confusion_cells(confusion: npt.NDArray[np.int64]) -> list[list[Cell]]:

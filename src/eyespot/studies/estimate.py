@@ -71,11 +71,11 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     from eyespot.data.splits import make_splits
     from eyespot.device import plan_compute
     from eyespot.models.pretrained import PretrainedClassifier
-    from eyespot.opening import open_data, pack_data
+    from eyespot.opening import open_for, pack_data
     from eyespot.training.prepare import frozen_mode, prepare_training
 
     plan = plan_compute(device, config.training.precision)
-    packed = pack_data(open_data(data, observer), config, observer)
+    packed = pack_data(open_for(config, data, observer), config, observer)
     splits = make_splits(
         packed,
         val_fraction=config.data.val_fraction,
@@ -83,6 +83,7 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
         stratify=config.data.stratify,
         seed=config.data.split_seed,
         final=config.data.final,
+        train_fraction=config.data.train_fraction,
     )
     prepared = prepare_training(packed, splits, config, plan)
     train, val, test = (splits.count("train"), splits.count("val"), splits.count("test"))

@@ -1,0 +1,452 @@
+"""The page of a study: our figures beside the published ones, what each mistake does, and the publication's charts.
+
+Before this: `runner` left run folders and `points.json`. After this: one HTML file that opens offline. It is written
+again at any moment from what is there; points that were not run are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from eyespot.analysis import charts, words
+from eyespot.analysis.pages import png_data_uri, render_page, write_page
+from eyespot.analysis.verdict import describe_top1, headline_split, judge
+from eyespot.errors import EyespotError, RunError
+from eyespot.mistakes import MISTAKES
+from eyespot.runs import BUNDLE, Run
+from eyespot.studies.schema import RIGHT, Claim, PrintedTable, Study
+from eyespot.studies.tables import describe_claim
+
+_HUES = 6  # c-r0 to c-r5 in templates/study.css
+_MOST_PICTURES = 12
+_PICTURE_PX = 160
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A point with its runs, one for each seed.
+
+    Attributes:
+        number: From 1, in the order of the study.
+        id: Of the point.
+        title: What was tried, with the backbone that stands in for another.
+        claims: What was published.
+        says: The publication's words.
+        line: Where it stands.
+        note: What a reader should know.
+        runs: Finished ones.
+        reason: Why there is none.
+    """
+
+    number: int
+    id: str
+    title: str
+    claims: tuple[Claim, ...] = ()
+    says: str = ""
+    line: str = ""
+    note: str = ""
+    runs: tuple[Run, ...] = ()
+    reason: str = ""
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return metrics.json of each run."""
+        return [run.metrics for run in self.runs]
+
+    def figure(self, split: str) -> str:
+        """Return the accuracy on a split with everything that belongs to it; over seeds the mean and deviation."""
+        found = [metrics[split] for metrics in self.metrics if metrics.get(split)]
+        if not found:
+            return ""
+        if len(found) == 1:
+            return describe_top1(found[0], split)
+        values = np.array([one["top1"] for one in found])
+        flaw = f"{found[0]['flaw']}: " if found[0].get("flaw") else ""
+        spread = f"sd {100 * values.std(ddof=1):.1f} over {len(found)} seeds"
+        return f"{flaw}{words.percent(float(values.mean()))}, {spread}, on {split} (n = {words.whole(found[0]['n'])})"
+
+    def mean(self, key: str, split: str = "") -> float | None:
+        """Return the mean of a field over the runs; None where none has it."""
+        found = [(metrics.get(split) or {}) if split else metrics for metrics in self.metrics]
+        values = [one[key] for one in found if one.get(key) is not None]
+        return float(np.mean(values)) if values else None
+
+
+@dataclass
+class _Cost:
+    """What a run's network is: counted once for each architecture."""
+
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def of(self, run: Run) -> tuple[int, int] | None:
+        """Return parameters and multiplications for one picture; None where the bundle cannot be read."""
+        from eyespot.models.registry import build_model
+        from eyespot.models.summary import layer_table
+
+        try:
+            info = json.loads((run.path / BUNDLE / "model.json").read_text(encoding="utf-8"))
+            spec, kind = info["input"], info["architecture"]
+            size = spec.get("model_px") or spec["size_px"]
+            key = json.dumps([kind, size, spec["channels"], info["num_classes"]])
+            if key not in self.known:
+                model = build_model(
+                    kind["name"],
+                    num_classes=info["num_classes"],
+                    in_channels=spec["channels"],
+                    size_px=size,
+                    args=kind["args"],
+                )
+                table = layer_table(model, in_channels=spec["channels"], size_px=size)
+                self.known[key] = (table.count.parameters, table.macs)
+            return self.known[key]
+        except (OSError, ValueError, KeyError, TypeError, EyespotError):
+            return None
+
+
+def write_study_report(study: Study, folder: str | Path, *, pictures: Path | None = None) -> Path:
+    """Write `report.html` into a study's folder.
+
+    Args:
+        study: What was published.
+        folder: Where its points were run.
+        pictures: A folder of pictures from outside of the data, to be named by every run; two photographs that come
+            with scikit-learn when left out.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: The folder is none of a study, or the page cannot be written.
+    """
+    home = Path(folder).expanduser().resolve()
+    rows = read_rows(study, home)
+    page = home / "report.html"
+    write_page(render_page("study.html.j2", _context(study, home, rows, pictures)), page)
+    return page
+
+
+def read_rows(study: Study, folder: Path) -> list[Row]:
+    """Return the points of a study with what was run of them.
+
+    Raises:
+        RunError: The folder has no points.json.
+    """
+    path = folder / "points.json"
+    try:
+        asked = json.loads(path.read_text(encoding="utf-8"))["points"]
+        listed = {point["id"]: point for point in asked}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            "no study was run here", where=folder, remedy=f"run one first: eyespot study run {study.name}"
+        ) from error
+    rows: list[Row] = []
+    for point in study.points:
+        for id_ in (point.id, *([point.id + RIGHT] if point.mistakes else [])):
+            own = [entry for entry in listed.values() if entry["id"].rpartition("-seed")[0] == id_]
+            runs = [Run(folder / "runs" / entry["id"]) for entry in own]
+            finished = tuple(run for run in runs if (run.path / "config.toml").is_file() and run.finished)
+            reason = (
+                "" if finished else next((entry["not_run"] for entry in own if entry.get("not_run")), "not run yet")
+            )
+            twin = id_ != point.id
+            rows.append(
+                Row(
+                    number=len(rows) + 1,
+                    id=id_,
+                    title=own[0]["title"] if own else point.title,
+                    claims=() if twin else tuple(point.claims),
+                    says="" if twin else point.says,
+                    line=point.line,
+                    note="" if twin else point.note,
+                    runs=finished,
+                    reason=reason,
+                )
+            )
+    return rows
+
+
+def _context(study: Study, folder: Path, rows: Sequence[Row], pictures: Path | None) -> dict[str, Any]:
+    """Return what the template shows."""
+    done = {row.id: row for row in rows if row.runs}
+    limits = json.loads((folder / "points.json").read_text(encoding="utf-8")).get("limits", {})
+    held = []
+    if limits.get("minutes"):
+        held.append(f"at most {limits['minutes']:g} minutes of training each")
+    if limits.get("epochs_scale", 1.0) != 1.0:
+        held.append(f"a quick look: epochs times {limits['epochs_scale']:g}, so not the published settings")
+    return {
+        "study": study,
+        "held": held,
+        "data": _describe_data(done),
+        "finished": len(done),
+        "points": len(rows),
+        "rows": [_table_row(row) for row in rows if row.runs or row.claims],
+        "missing": [(row.id, row.title, row.reason) for row in rows if not row.runs],
+        "mistakes": _mistakes(study, done),
+        "overlays": [chart for overlay in study.overlays if (chart := _overlay(overlay.title, overlay.points, done))],
+        "costs": _costs(rows),
+        "sizes": _sizes(study, done),
+        "tables": [_layers(table) for table in study.layer_tables],
+        "answers": _answers(done, pictures),
+        "verdicts": [(row.number, row.id, _verdict(row)) for row in done.values()],
+    }
+
+
+def _describe_data(done: dict[str, Row]) -> str:
+    """Return what our figures were measured on."""
+    names = []
+    for row in done.values():
+        known = row.runs[0].provenance
+        name = str(known.get("dataset", ""))
+        origin = f"{known.get('dataset_origin', '')} {known.get('dataset_layout', '')}".lower()
+        # The official pictures are arrays: a copy of them as JPEG files has lost something.
+        names.append("CIFAR-10 (JPEG 75)" if name == "cifar10" and "jpeg" in origin else name)
+    return ", ".join(dict.fromkeys(filter(None, names)))
+
+
+def _table_row(row: Row) -> dict[str, Any]:
+    seconds = row.mean("seconds", "test")
+    train_seconds = row.mean("train_seconds")
+    return {
+        "number": row.number,
+        "id": row.id,
+        "title": row.title,
+        "line": row.line,
+        "says": row.says,
+        "note": row.note,
+        "published": [f"{describe_claim(claim)}, {claim.line}" for claim in row.claims],
+        "published_minutes": _listed(claim.minutes for claim in row.claims),
+        "published_seconds": _listed(claim.seconds for claim in row.claims),
+        "ours": [text for split in ("test", "val", "train") if (text := row.figure(split))],
+        "minutes": f"{train_seconds / 60:.1f}" if train_seconds is not None else "",
+        "seconds": f"{seconds:.1f}" if seconds is not None else "",
+        "reason": row.reason,
+    }
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(f"{value:g}" for value in values if value is not None)
+
+
+def _mistakes(study: Study, done: dict[str, Row]) -> list[dict[str, Any]]:
+    """Return what each mistake does to the number, where it was made and undone."""
+    found = []
+    for point in study.points:
+        wrong, right = done.get(point.id), done.get(point.id + RIGHT)
+        if not point.mistakes or wrong is None or right is None:
+            continue
+        sentences = [MISTAKES[name].text for name in point.mistakes]
+        split = headline_split(wrong.metrics[0])
+        if split is None or not right.metrics[0].get(split):
+            continue
+        first, second = (row.figure(split) for row in (wrong, right))
+        change = _difference(wrong.metrics[0][split], right.metrics[0][split])
+        if point.mistakes == ["augmented-val"]:
+            # Both on the pictures of val: as the loop saw them, and as they are.
+            seen = wrong.runs[0].history[wrong.metrics[0]["best_epoch"] - 1].get("val/top1")
+            n = wrong.metrics[0]["val"]["n"]
+            first = f"augmented val: {words.percent(seen)} on val while training (n = {words.whole(n)}, best epoch)"
+            second = describe_top1(wrong.metrics[0]["val"], "val") + ", the same run on pictures as they are"
+            change = f"{words.points(wrong.metrics[0]['val']['top1'] - (seen or 0))} between the two"
+        found.append(
+            {
+                "id": point.id,
+                "title": point.title,
+                "texts": sentences,
+                "wrong": first,
+                "right": second,
+                "change": change,
+            }
+        )
+    return found
+
+
+def _difference(wrong: dict[str, Any], right: dict[str, Any]) -> str:
+    """Return the difference of two accuracies with its 95 % interval, as of independent samples."""
+    change = wrong["top1"] - right["top1"]
+    variance = sum(one["top1"] * (1 - one["top1"]) / one["n"] for one in (wrong, right))
+    error = 1.96 * variance**0.5
+    low, high = change - error, change + error
+    if low <= 0 <= high:
+        return f"no difference can be told ({100 * change:+.1f} points [{100 * low:.1f}, {100 * high:.1f}])"
+    direction = "above" if change > 0 else "below"
+    bounds = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"as published is {words.points(change)} {direction} done right ({bounds}, one seed each)"
+
+
+def _overlay(title: str, ids: Sequence[str], done: dict[str, Row]) -> dict[str, Any] | None:
+    """Return curves of accuracy and loss of several runs, train dashed."""
+    drawn = [(place, done[id_]) for place, id_ in enumerate(ids) if id_ in done and done[id_].runs[0].history]
+    if not drawn:
+        return None
+    pictures = []
+    for key, write_y in (("top1", words.percent), ("loss", lambda value: f"{value:.2g}")):
+        lines = []
+        for place, row in drawn:
+            history = row.runs[0].history
+            epochs = [one["epoch"] for one in history]
+            for split, css in (("train", f"r{place % _HUES} dashed"), ("val", f"r{place % _HUES}")):
+                values = [one.get(f"{split}/{key}") for one in history]
+                y = [np.nan if value is None else float(value) for value in values]
+                name = str(row.number) if split == "val" or np.isnan(y).all() else ""
+                lines.append(charts.Series(name, css, epochs, y))
+        pictures.append(
+            Markup(charts.line_chart(lines, title=f"{title}: {key}", x_label="epoch", write_y=write_y, height=240))
+        )
+    legend = [(row.number, f"r{place % _HUES}", row.title) for place, row in drawn]
+    return {"title": title, "accuracy": pictures[0], "loss": pictures[1], "legend": legend}
+
+
+def _costs(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
+    """Return accuracy over what it cost: training, answers, parameters, multiplications."""
+    cost = _Cost()
+    axes: dict[str, list[charts.Spot]] = {
+        "minutes of training": [],
+        "seconds for all test pictures": [],
+        "pictures a second": [],
+        "million parameters": [],
+        "GFLOP for one picture": [],
+    }
+    for row in rows:
+        for run, metrics in zip(row.runs, row.metrics, strict=True):
+            split = headline_split(metrics)
+            if split is None:
+                continue
+            found = metrics[split]
+            size = cost.of(run)
+            values = (
+                metrics["train_seconds"] / 60,
+                found["seconds"],
+                found["images_per_second"] or 0.0,
+                size[0] / 1e6 if size else 0.0,
+                2 * size[1] / 1e9 if size else 0.0,  # a multiplication and an addition
+            )
+            css = "serious" if found.get("flaw") else "test"
+            for spots, value in zip(axes.values(), values, strict=True):
+                spots.append(charts.Spot(row.number, css, value, found["top1"], *found["top1_ci95"]))
+        for claim in row.claims:
+            for axis, value in (
+                ("minutes of training", claim.minutes),
+                ("seconds for all test pictures", claim.seconds),
+            ):
+                if value:
+                    error = claim.error or 0.0
+                    bounds = (claim.top1 - error, claim.top1 + error)
+                    axes[axis].append(charts.Spot(row.number, "claim", value, claim.top1, *bounds))
+    drawn = [
+        (axis, charts.cost_chart(spots, title=f"Accuracy over {axis}", x_label=axis, write_y=words.percent))
+        for axis, spots in axes.items()
+    ]
+    return [(axis, Markup(chart)) for axis, chart in drawn if chart]
+
+
+def _sizes(study: Study, done: dict[str, Row]) -> list[tuple[str, Markup, list[str]]]:
+    """Return accuracy on test over the number of training pictures."""
+    found = []
+    for sizes in study.data_sizes:
+        series, texts = [], []
+        for place, line in enumerate(sizes.lines):
+            rows = [done[id_] for id_ in line.points if id_ in done and done[id_].mean("top1", "test") is not None]
+            counts = [row.mean("n", "train") or 1.0 for row in rows]
+            if rows:
+                values = [row.mean("top1", "test") or 0.0 for row in rows]
+                series.append(charts.Series(line.name, f"r{place % _HUES}", counts, values))
+            texts += [
+                f"{line.name}, {words.whole(n)} training pictures: {row.figure('test')}"
+                for n, row in zip(counts, rows, strict=True)
+            ]
+        if series:
+            chart = charts.line_chart(
+                series, title=sizes.title, x_label="training pictures", write_y=words.percent, log_x=True, height=240
+            )
+            found.append((sizes.title, Markup(chart), texts))
+    return found
+
+
+def _layers(table: PrintedTable) -> dict[str, Any]:
+    """Return a printed layer table beside ours, with what does not agree."""
+    from eyespot.models.registry import build_model
+    from eyespot.models.summary import layer_table
+
+    model = build_model(table.model, num_classes=10, in_channels=3, size_px=table.size_px, args=table.args)
+    ours = layer_table(model, in_channels=3, size_px=table.size_px)
+    rows = []
+    for line in table.rows:
+        own = [row for row in ours.rows if row.name == line.ours or row.name.startswith(f"{line.ours}.")]
+        total = sum(row.total for row in own)
+        shape = next((row.output_shape for row in reversed(own) if row.output_shape), ())
+        wrong = line.printed - total if line.printed is not None else 0
+        rows.append((line.name, " x ".join(map(str, shape)), total, line.printed, wrong))
+    printed = [row[3] for row in rows if row[3] is not None]
+    return {
+        "title": table.title,
+        "rows": rows,
+        "note": table.note,
+        "total": ours.count.total,
+        "printed_total": table.printed_total,
+        "printed_sum": sum(printed) if len(printed) == len(rows) else None,
+        "warnings": ours.warnings,
+    }
+
+
+def _answers(done: dict[str, Row], pictures: Path | None) -> dict[str, Any]:
+    """Return what every run says to pictures from outside of the data."""
+    from eyespot.evaluation.predictor import load_predictor
+
+    if not done:
+        return {}
+    if pictures is None:
+        import sklearn.datasets
+
+        paths = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    else:
+        if not pictures.is_dir():
+            raise RunError("no such folder", where=pictures, remedy="give a folder of pictures with --pictures")
+        paths = sorted(path for path in pictures.iterdir() if path.suffix.lower() in _PICTURES)[:_MOST_PICTURES]
+    shown, lines = [], []
+    for path in paths:
+        try:
+            shown.append((path.name, _thumbnail(path)))
+        except (OSError, ValueError):
+            shown.append((path.name, ""))
+    for row in done.values():
+        predictor = load_predictor(row.runs[0].path)
+        said = []
+        for path in paths:
+            try:
+                answer = predictor.predict([path])[0]
+                said.append(f"{answer.label}, {words.percent(answer.prob)} sure")
+            except EyespotError as error:
+                said.append(f"no answer: {error.what}")
+        lines.append((row.number, row.id, said))
+    return {"pictures": shown, "lines": lines, "own": pictures is not None}
+
+
+def _thumbnail(path: Path) -> str:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
+        return png_data_uri(np.asarray(picture.convert("RGB"), dtype=np.uint8))
+
+
+def _verdict(row: Row) -> str:
+    run, metrics = row.runs[0], row.metrics[0]
+    split = headline_split(metrics)
+    names = list(metrics[split].get("per_class", {})) if split else []
+    return judge(
+        run.history,
+        metrics,
+        num_classes=max(len(names), 2),
+        epochs_planned=run.config.training.epochs,
+        class_names=names,
+    ).sentence
