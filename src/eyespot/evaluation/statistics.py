@@ -1,0 +1,130 @@
+"""What two or more results on the same pictures, or over several seeds, allow to be said.
+
+Before this: which pictures each run named right. After this: `compare` and ablations, which put it in words.
+Two kinds of chance are kept apart: which test pictures were drawn (`mcnemar_exact`, `paired_bootstrap`), and which
+seed the training had (`mean_interval`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.errors import UsageError
+from eyespot.evaluation.metrics import Float64Array, IntArray
+
+
+class McNemar(NamedTuple):
+    """The exact McNemar test of two runs on the same pictures.
+
+    Attributes:
+        only_first: Pictures that only the first run names right.
+        only_second: Pictures that only the second run names right.
+        p_value: Two-sided, in [0, 1]: how often chance alone splits them at least so unevenly.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+class MeanInterval(NamedTuple):
+    """Mean of a figure over seeds, its standard deviation (n - 1) and 95 % interval; nan where one seed tells none."""
+
+    n: int
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+def mcnemar_exact(first: IntArray, second: IntArray) -> McNemar:
+    """Return the exact McNemar test.
+
+    Args:
+        first: bool or 0/1 (N,), whether the first run names each picture right.
+        second: The same of the second run, picture by picture.
+
+    Raises:
+        UsageError: The arrays have different lengths.
+
+    Source:
+        McNemar 1947, Psychometrika 12; exact form: a two-sided binomial test of the discordant pictures at 1/2.
+    """
+    one, two = _paired(first, second)
+    only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
+    from scipy.stats import binom
+
+    discordant = only_first + only_second
+    p = 1.0 if not discordant else min(1.0, 2 * float(binom.cdf(min(only_first, only_second), discordant, 0.5)))
+    return McNemar(only_first, only_second, p)
+
+
+def paired_bootstrap(
+    first: IntArray, second: IntArray, *, confidence: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the interval of the difference in accuracy, second minus first, by drawing the pictures anew.
+
+    Drawing N pictures with replacement is drawing how many of them are right for only one run, only the other, or
+    neither: one multinomial draw instead of N.
+
+    Args:
+        first: bool or 0/1 (N,).
+        second: The same pictures in the same order.
+        confidence: In (0, 1).
+        draws: Bootstrap samples.
+        seed: Of the draws.
+
+    Source:
+        Efron 1979, percentile interval.
+    """
+    one, two = _paired(first, second)
+    n = len(one)
+    shares = np.array([(one & ~two).sum(), (two & ~one).sum()]) / n
+    counts = np.random.default_rng(seed).multinomial(n, [*shares, 1 - shares.sum()], size=draws)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile((counts[:, 1] - counts[:, 0]) / n, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> Float64Array:
+    """Return p-values corrected for how many there are, float64 (M,), in their order.
+
+    Source:
+        Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return corrected
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
+    """Return mean, standard deviation and Student's t interval of a figure over seeds.
+
+    Raises:
+        UsageError: No values.
+    """
+    if not len(values):
+        raise UsageError("a mean of nothing", remedy="give at least one run")
+    array = np.asarray(values, dtype=np.float64)
+    n, mean = len(array), float(array.mean())
+    if n == 1:
+        return MeanInterval(1, mean, math.nan, math.nan, math.nan)
+    from scipy.stats import t
+
+    std = float(array.std(ddof=1))
+    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
+    return MeanInterval(n, mean, std, mean - half, mean + half)
+
+
+def _paired(first: IntArray, second: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if one.shape != two.shape or one.ndim != 1 or not len(one):
+        raise UsageError(f"results of shapes {one.shape} and {two.shape}", remedy="give the same pictures for both")
+    return one, two

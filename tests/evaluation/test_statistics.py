@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
+
+from eyespot.errors import UsageError
+from eyespot.evaluation.statistics import holm, mcnemar_exact, mean_interval, paired_bootstrap
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_agree_with_statsmodels(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    first, second = dice.random(500) < 0.8, dice.random(500) < 0.75
+    table = [[(first & second).sum(), (first & ~second).sum()], [(~first & second).sum(), (~first & ~second).sum()]]
+    assert mcnemar_exact(first, second).p_value == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-9)
+    p = dice.random(7) ** 3
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-9)
+    values = dice.normal(0.9, 0.01, 4)
+    found = mean_interval(values)
+    assert (found.low, found.high) == pytest.approx(DescrStatsW(values).tconfint_mean(0.05), abs=1e-9)
+    assert found.std == pytest.approx(stats.tstd(values), abs=1e-9)
+
+
+def test_the_paired_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    dice, hits = np.random.default_rng(0), 0
+    for trial in range(1000):
+        cells = dice.choice(4, 1000, p=[0.7, 0.12, 0.08, 0.1])  # both, only first, only second, neither
+        low, high = paired_bootstrap(cells < 2, (cells == 0) | (cells == 2), draws=1000, seed=trial)
+        hits += low <= -0.04 <= high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_what_tells_nothing_says_so() -> None:
+    same = np.array([True, False, True])
+    assert mcnemar_exact(same, same) == (0, 0, 1.0)
+    assert paired_bootstrap(same, same) == (0.0, 0.0)
+    assert math.isnan(mean_interval([0.9]).std)
+    with pytest.raises(UsageError, match="the same pictures"):
+        mcnemar_exact(same, same[:2])
+    with pytest.raises(UsageError, match="mean of nothing"):
+        mean_interval([])
