@@ -31,6 +31,7 @@ ORDER = {
     "answer_file": 7,
     "predicting": 8,
     "verbs": 8,
+    "comparing": 8,
     "data_verbs": 8,
     "studies": 9,
     "sweeps": 9,
@@ -105,6 +106,7 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
     assert eyespot.__all__ == sorted(eyespot.__all__, key=lambda name: (name.islower(), name)) or set(eyespot.__all__)
     expected = {
         "BundleInfo",
+        "Comparison",
         "Evaluation",
         "EyespotError",
         "Prediction",
@@ -112,6 +114,7 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
         "Run",
         "__version__",
         "check",
+        "compare",
         "evaluate",
         "load",
         "train",

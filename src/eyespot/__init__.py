@@ -14,6 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eyespot.analysis.compare import Comparison
+    from eyespot.comparing import compare
     from eyespot.errors import EyespotError
     from eyespot.evaluation.bundle import BundleInfo
     from eyespot.evaluation.evaluate import Evaluation
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BundleInfo",
+    "Comparison",
     "Evaluation",
     "EyespotError",
     "Prediction",
@@ -33,6 +36,7 @@ __all__ = [
     "Run",
     "__version__",
     "check",
+    "compare",
     "evaluate",
     "load",
     "train",
@@ -40,12 +44,14 @@ __all__ = [
 
 _HOMES = {
     "BundleInfo": "eyespot.evaluation.bundle",
+    "Comparison": "eyespot.analysis.compare",
     "Evaluation": "eyespot.evaluation.evaluate",
     "EyespotError": "eyespot.errors",
     "Prediction": "eyespot.evaluation.predictor",
     "Predictor": "eyespot.evaluation.predictor",
     "Run": "eyespot.runs",
     "check": "eyespot.verbs",
+    "compare": "eyespot.comparing",
     "evaluate": "eyespot.verbs",
     "load": "eyespot.evaluation.predictor:load_predictor",
     "train": "eyespot.verbs",

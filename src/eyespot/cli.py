@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from eyespot import __version__
+from eyespot.commands.compare import compare
 from eyespot.commands.note import note
 from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
 from eyespot.commands.study import study_app
@@ -42,6 +43,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="List, look at, fetch and pack data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+app.command()(compare)
 
 
 def _version(show: bool) -> None:

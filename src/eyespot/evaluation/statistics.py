@@ -17,6 +17,8 @@ import numpy.typing as npt
 from eyespot.errors import UsageError
 from eyespot.evaluation.metrics import Float64Array, IntArray
 
+BoolArray = npt.NDArray[np.bool_]
+
 
 class McNemar(NamedTuple):
     """The exact McNemar test of two runs on the same pictures.
@@ -42,7 +44,7 @@ class MeanInterval(NamedTuple):
     high: float
 
 
-def mcnemar_exact(first: IntArray, second: IntArray) -> McNemar:
+def mcnemar_exact(first: BoolArray | IntArray, second: BoolArray | IntArray) -> McNemar:
     """Return the exact McNemar test.
 
     Args:
@@ -65,7 +67,12 @@ def mcnemar_exact(first: IntArray, second: IntArray) -> McNemar:
 
 
 def paired_bootstrap(
-    first: IntArray, second: IntArray, *, confidence: float = 0.95, draws: int = 10_000, seed: int = 0
+    first: BoolArray | IntArray,
+    second: BoolArray | IntArray,
+    *,
+    confidence: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the interval of the difference in accuracy, second minus first, by drawing the pictures anew.
 
@@ -123,7 +130,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInte
     return MeanInterval(n, mean, std, mean - half, mean + half)
 
 
-def _paired(first: IntArray, second: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _paired(first: BoolArray | IntArray, second: BoolArray | IntArray) -> tuple[BoolArray, BoolArray]:
     one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if one.shape != two.shape or one.ndim != 1 or not len(one):
         raise UsageError(f"results of shapes {one.shape} and {two.shape}", remedy="give the same pictures for both")

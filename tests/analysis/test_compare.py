@@ -1,0 +1,164 @@
+"""Comparisons of run folders that are written by hand: what is said, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import eyespot
+from eyespot.analysis.compare import compare_runs
+from eyespot.comparing import print_comparison
+from eyespot.config import load_config
+from eyespot.errors import DataError, RunError, UsageError
+from eyespot.evaluation.evaluate import write_predictions
+
+N = 1000
+
+
+def write_run(
+    folder: Path,
+    right: np.ndarray[Any, Any],
+    *,
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    fingerprint: str = "f1",
+    ids: list[str] | None = None,
+    labels: np.ndarray[Any, Any] | None = None,
+    split: str = "test",
+) -> Path:
+    """Write a finished run that names the pictures of `right` right and calls the others the next class."""
+    folder.mkdir(parents=True)
+    n = len(right)
+    labels = np.arange(n, dtype=np.int64) % 3 if labels is None else labels
+    logits = np.zeros((n, 3), np.float32)
+    logits[np.arange(n), np.where(right, labels, (labels + 1) % 3)] = 2
+    config = load_config("fast", changes={**(settings or {}), "training.seed": seed})
+    (folder / "config.toml").write_text(config.to_toml())
+    top1 = float(np.mean(right))
+    per_class = {name: {"n": n // 3} for name in ("cat", "dog", "eel")}
+    figures = {"n": n, "top1": top1, "top1_ci95": [top1, top1], "nll_loss": 0.4, "ece": 0.02, "per_class": per_class}
+    metrics = {split: figures, "train": {**figures, "top1": 0.99}, "train_seconds": 120.0, "test_reads": 1}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    known = {"dataset_fingerprint": fingerprint, "device": "cpu", "finished": "2026-01-01T00:00:00+00:00"}
+    (folder / "provenance.json").write_text(json.dumps(known))
+    rows = [
+        {"epoch": e, "train/loss": 1 / e, "train/top1": 0.5, "val/loss": 1.1 / e, "images_per_second": 100.0 * e}
+        for e in (1, 2, 3)
+    ]
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_predictions(
+        folder / "predictions.npz",
+        {split: (logits, labels, ids or [f"test/{i:05}" for i in range(n)])},  # type: ignore[dict-item]
+    )
+    return folder
+
+
+def hits(share: float, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).random(N) < share
+
+
+def test_a_clear_difference_and_none_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = hits(0.9)
+    same = good.copy()
+    same[:3] = ~same[:3]
+    paths = [
+        write_run(tmp_path / "good", good),
+        write_run(tmp_path / "same", same, settings={"training.epochs": 3}),
+        write_run(tmp_path / "bad", good & hits(0.8, 1), settings={"training.epochs": 4}),
+    ]
+    found = eyespot.compare(*paths)
+    sentences = [pair.sentence for pair in found.pairs]
+    assert sentences[0].startswith("No difference between good and same can be told from 1,000 test pictures")
+    assert sentences[1].startswith("good names more of the 1,000 test pictures right than bad")
+    assert "after Holm's correction for 3 pairs" in sentences[1]
+    assert found.pairs[1].low < found.pairs[1].difference < found.pairs[1].high < 0
+    assert found.pairs[0].p_holm >= found.pairs[0].p_value
+    run = found.runs[0]
+    assert (run.minutes, run.images_per_second, run.parameters) == (2.0, 200.0, None)
+    assert run.gap == pytest.approx(0.99 - good.mean())
+    assert run.points_per_minute == pytest.approx(50 * good.mean())
+    print_comparison(found)
+    told = capsys.readouterr().out
+    assert "not their recipes" in told
+    assert "n = 1,000 test pictures" in told
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["pairs"][0]["first"] == "A"
+    assert compare_runs(paths).as_dict() == found.as_dict()  # seeded
+
+
+def test_pictures_in_another_order_are_matched_by_id_also_in_a_copied_folder(tmp_path: Path) -> None:
+    right, order = hits(0.8), np.random.default_rng(3).permutation(N)
+    first = write_run(tmp_path / "one" / "run", right)
+    ids = [f"test/{i:05}" for i in order]
+    second = write_run(
+        tmp_path / "w" / "run", right[order], ids=ids, labels=(order % 3).astype(np.int64), settings={"name": "other"}
+    )
+    moved = Path(shutil.move(second, tmp_path / "two" / "run"))
+    found = compare_runs([first, moved])
+    assert (found.pairs[0].only_first, found.pairs[0].only_second, found.pairs[0].p_value) == (0, 0, 1.0)
+    assert "the same answer to all 1,000 test pictures" in found.pairs[0].sentence
+    assert [run.name for run in found.runs] == ["one/run", "two/run"]
+
+
+def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"a{s}", hits(0.8, s), seed=s) for s in (0, 1, 2)]
+    paths += [write_run(tmp_path / f"b{s}", hits(0.9, s), seed=s, settings={"training.epochs": 3}) for s in (0, 1, 2)]
+    paths += [write_run(tmp_path / "copy", hits(0.8, 0), seed=0)]
+    found = compare_runs(paths)
+    first, second = found.groups
+    assert (first.seeds, first.runs, second.runs) == ((0, 1, 2), (0, 1, 2), (3, 4, 5))
+    values = [hits(0.8, s).mean() for s in (0, 1, 2)]
+    assert first.top1.n == 3
+    assert first.top1.mean == pytest.approx(np.mean(values))
+    assert first.top1.std == pytest.approx(np.std(values, ddof=1))
+    assert found.group_pairs[0].paired
+    assert "is better than" in found.group_pairs[0].sentence
+    assert "copy" in next(note for note in found.notes if "no further seed" in note)
+    uneven = compare_runs(paths[:5])
+    assert not uneven.group_pairs[0].paired
+    assert math.isfinite(uneven.group_pairs[0].difference.low)
+    assert "3 and 2 seeds, not paired" in uneven.group_pairs[0].sentence
+
+
+def test_what_cannot_be_compared_is_refused_and_named(tmp_path: Path) -> None:
+    base = write_run(tmp_path / "base", hits(0.8))
+    other = write_run(tmp_path / "data", hits(0.8), fingerprint="f2")
+    with pytest.raises(DataError, match=r"different data: fingerprint f1 and f2.* in base and data: compare runs"):
+        compare_runs([base, other])
+    ids = [f"test/{i:05}" for i in range(5, N + 5)]
+    with pytest.raises(DataError, match=r"different test pictures \(1,000 and 1,000, 995 shared; such as 'test/00000'"):
+        compare_runs([base, write_run(tmp_path / "ids", hits(0.8), ids=ids)])
+    labels = np.arange(N, dtype=np.int64) % 3
+    labels[0] = 2
+    with pytest.raises(DataError, match="1 test picture with different labels in base and labels"):
+        compare_runs([base, write_run(tmp_path / "labels", hits(0.8), labels=labels)])
+    with pytest.raises(DataError, match="no test or val split that every run was measured on"):
+        compare_runs([base, write_run(tmp_path / "val", hits(0.8), split="val")])
+    with pytest.raises(UsageError, match="cannot compare on split 'train' in --split"):
+        compare_runs([base, other], split="train")
+    with pytest.raises(UsageError, match="1 run to compare: name two"):
+        compare_runs([base])
+    with pytest.raises(UsageError, match="the same run twice"):
+        compare_runs([base, base])
+    with pytest.raises(RunError, match="no such folder"):
+        compare_runs([base, tmp_path / "nothing"])
+
+
+def test_unfinished_damaged_and_contradicting_runs_are_refused(tmp_path: Path) -> None:
+    base, other = write_run(tmp_path / "base", hits(0.8)), write_run(tmp_path / "other", hits(0.7))
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["test"]["top1"] = 0.95
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(RunError, match=r"metrics.json says 95.0 % on test, predictions.npz"):
+        compare_runs([base, other])
+    (other / "predictions.npz").write_bytes(b"PK nothing")
+    with pytest.raises(RunError, match="cannot read"):
+        compare_runs([base, other])
+    (other / "predictions.npz").unlink()
+    with pytest.raises(RunError, match=r"the run is not finished, or its predictions\.npz is missing"):
+        compare_runs([base, other])
