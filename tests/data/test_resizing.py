@@ -129,3 +129,20 @@ def test_the_middle_of_a_strip_is_the_square_of_prediction(
         # overshoot, and what is clipped between the two passes depends on the order.)
         cropped = RowFormat(size_px, channels, "crop", interpolation).square(pixels)
         assert np.abs(cropped.astype(int) - square).max() <= 1
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad", "short-side"])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (120, 60), (60, 121), (33, 47)])
+def test_the_seen_box_is_where_the_square_came_from(fit: str, width: int, height: int) -> None:
+    # A picture whose red and green say where each pixel is: what the square shows must lie where the box says.
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    pixels = np.stack([255 * x, 255 * y, np.full_like(x, 255)], axis=2).astype(np.uint8)
+    form = RowFormat(16, 3, fit, "bilinear")  # type: ignore[arg-type]
+    left, top, right, bottom = form.seen_box(width, height)
+    square = form.square(pixels).astype(float)
+    rows, columns = np.nonzero(square[..., 2] > 250)
+    inner = (rows > 1) & (rows < 14) & (columns > 1) & (columns < 14)
+    rows, columns = rows[inner], columns[inner]
+    found_x, found_y = square[rows, columns, 0] / 255 * width, square[rows, columns, 1] / 255 * height
+    np.testing.assert_allclose(left + (columns + 0.5) / 16 * (right - left), found_x, atol=0.02 * width)
+    np.testing.assert_allclose(top + (rows + 0.5) / 16 * (bottom - top), found_y, atol=0.02 * height)

@@ -101,6 +101,23 @@ class RowFormat:
             box = (left, top, left + side, top + side)
         return self._resample(pixels, (self.size_px, self.size_px), box)
 
+    def seen_box(self, width_px: int, height_px: int) -> tuple[float, float, float, float]:
+        """Return the part of a picture that its `square` shows: left, top, right, bottom in the picture's pixels.
+
+        With `pad` it reaches over the edges of the picture, where the square is black.
+        """
+        if self.fit == "squash":
+            return 0.0, 0.0, float(width_px), float(height_px)
+        if self.fit == "pad":
+            across, down = self._padded_size(width_px, height_px)
+            left_px, top_px = (self.size_px - across) // 2, (self.size_px - down) // 2
+            step_x, step_y = width_px / across, height_px / down
+            left, top = -left_px * step_x, -top_px * step_y
+            return left, top, left + self.size_px * step_x, top + self.size_px * step_y
+        side = min(width_px, height_px)
+        left, top = (width_px - side) / 2, (height_px - side) / 2
+        return left, top, left + side, top + side
+
     def squares(self, rows: UInt8Array, sizes_px: Int64Array) -> UInt8Array:
         """Return the squares that `square` gives for the same pictures.
 
@@ -133,8 +150,7 @@ class RowFormat:
 
     def _padded(self, pixels: UInt8Array) -> UInt8Array:
         height, width, channels = pixels.shape
-        scale = self.size_px / max(height, width)
-        target = (max(1, round(width * scale)), max(1, round(height * scale)))
+        target = self._padded_size(width, height)
         resized = self._resample(pixels, target, (0, 0, width, height))
         if target == (self.size_px, self.size_px):
             return resized
@@ -142,6 +158,11 @@ class RowFormat:
         left_px, top_px = (self.size_px - target[0]) // 2, (self.size_px - target[1]) // 2
         square[top_px : top_px + target[1], left_px : left_px + target[0]] = resized
         return square
+
+    def _padded_size(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """Return the width and height of a picture inside its padded square."""
+        scale = self.size_px / max(height_px, width_px)
+        return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 
     def _resample(
         self, pixels: UInt8Array, target: tuple[int, int], box: tuple[float, float, float, float]

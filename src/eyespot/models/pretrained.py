@@ -219,13 +219,45 @@ class PretrainedClassifier(nn.Module):
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return average-pooled features, those of the taps first, then the maxima of the last map: (B, D)."""
+        return self.pool_maps(self.head_maps(images))
+
+    def head_maps(self, images: Tensor) -> list[Tensor]:
+        """Return what is pooled for the head, each (B, C', H', W'): the maps of the taps, then the last one."""
         check_images(self.name, images, in_channels=self.in_channels)
         if not self.taps:
-            return self._pool(_as_map(self.backbone.forward_features(images), self._layout))  # type: ignore[operator]
+            return [_as_map(self.backbone.forward_features(images), self._layout)]  # type: ignore[operator]
         stages = list(range(-1 - self.taps, -1))
         last, earlier = self.backbone.forward_intermediates(images, indices=_stages(self.backbone, stages))  # type: ignore[operator]
-        means = [stage.mean((2, 3)) for stage in earlier]
-        return torch.cat([*means, self._pool(_as_map(last, self._layout))], dim=1)
+        return [*earlier, _as_map(last, self._layout)]
+
+    def pool_maps(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the pooled features (B, D) of the maps that `head_maps` returned."""
+        if len(maps) == 1:
+            return self._pool(maps[0])
+        return torch.cat([*(stage.mean((2, 3)) for stage in maps[:-1]), self._pool(maps[-1])], dim=1)
+
+    def head_of_maps(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the logits (B, K) of the maps that `head_maps` returned."""
+        if self.head_spec.pool == "flatten":
+            return self.forward_head(maps[-1])
+        logits: Tensor = self.head(self.head_vectors(self.pool_maps(maps)))
+        return logits
+
+    @property
+    def has_tokens(self) -> bool:
+        """Return whether the backbone hands out tokens, as vision transformers do, and not maps."""
+        return self._layout == "NLC"
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Return how many tokens come before those of the places: class and register tokens."""
+        return int(getattr(self.backbone, "num_prefix_tokens", 0))
+
+    def stage_modules(self) -> list[nn.Module]:
+        """Return the modules after which the backbone's stages end, in order; empty where timm keeps no list."""
+        modules = dict(self.backbone.named_modules())
+        names = [str(stage["module"]) for stage in _feature_info(self.backbone)]
+        return [modules[name] for name in names if name and name in modules]
 
     def _pool(self, features: Tensor) -> Tensor:
         """Return (B, D): what the backbone itself makes of its last map, then the maxima of the map."""

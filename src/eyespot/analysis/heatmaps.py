@@ -1,0 +1,447 @@
+"""Where in a picture a network found its answer: one heat map a picture, and a check of whether it can be believed.
+
+Before this: a `Predictor` and decoded squares. After this: `overlays` lays the maps over the pictures.
+
+Maps explain the answer that `predict` gives: the same views are averaged. They are computed on the float32 network with
+its batch norms in place, outside of inference mode and autocast, which have no gradients or coarse ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eyespot.errors import MissingExtraError, ModelError, UsageError, did_you_mean
+from eyespot.evaluation.predictor import Float32Array, Predictor
+from eyespot.evaluation.views import Views, view_logits
+
+Method: TypeAlias = Literal["gradcam", "integrated-gradients", "occlusion"]
+"""`gradcam`: which places of a late layer speak for the class. `integrated-gradients`: which pixels do, on the way from
+a picture of the mean colour. `occlusion`: how far the class falls when a square is covered."""
+
+_HIDDEN_SHARE = 0.2  # of the pixels, in the check
+_LEAST_PLACES = 5  # a side of the layer that Grad-CAM reads, where the network has such a layer
+_IG_STEPS = 32
+_IG_BATCH = 64  # steps times pictures in one pass
+_OCCLUDED_SHARE, _OCCLUDER_STEP = 6, 2  # the covering square has a sixth of the side and moves by half of itself
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class MapCheck:
+    """What happens to the explained class when places are covered with the mean colour of the training data.
+
+    A map that points at what decided takes more probability away than the same shape at other places, and leaves more
+    when all but it is covered.
+
+    Attributes:
+        prob: Probability of the class with nothing covered, 0 to 1.
+        share: Share of the pixels that the map calls hottest, 0 to 1.
+        hidden: Probability with the hottest pixels covered.
+        hidden_elsewhere: The same shape moved to random places, mean of the draws.
+        kept: Probability with all but the hottest pixels covered.
+        kept_elsewhere: The same shape moved to random places, mean of the draws.
+    """
+
+    prob: float
+    share: float
+    hidden: float
+    hidden_elsewhere: float
+    kept: float
+    kept_elsewhere: float
+
+    @property
+    def is_passed(self) -> bool:
+        """Return whether covering the hottest pixels costs more than covering others."""
+        return self.hidden < self.hidden_elsewhere
+
+
+def checked_method(method: str) -> Method:
+    """Return the name of a method as it is, or refuse it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    names = get_args(Method)
+    for known in names:
+        if method == known:
+            found: Method = known
+            return found
+    raise UsageError(f"unknown method {method!r}.{did_you_mean(method, names)}", remedy=f"use {', '.join(names)}")
+
+
+def heat_maps(
+    predictor: Predictor, pixels: Tensor, targets: Tensor, *, method: Method = "gradcam", views: Views | None = None
+) -> Float32Array:
+    """Return where each picture speaks for a class.
+
+    Args:
+        predictor: The model.
+        pixels: uint8 0..255 (B, C, S, S), as `pixels_of` makes them.
+        targets: int64 (B,), the class to explain, in [0, K).
+        method: See `Method`.
+        views: Test-time views whose mean is explained; None takes the model's own. Of `mirror-shift` only the mirror is
+            taken: a shift by one pixel moves no map.
+
+    Returns:
+        float32 (B, S, S) in [0, 1], the hottest place of each map 1; all zero where nothing speaks for the class.
+
+    Raises:
+        MissingExtraError: captum is not installed, for the methods other than `gradcam`.
+        ModelError: The network has no layer with places in it (Grad-CAM), such as at very small sizes.
+    """
+    views = predictor.info.views if views is None else views
+    shown: Views = "none" if views == "none" else "mirror"
+    compute = {"gradcam": _gradcam, "integrated-gradients": _integrated_gradients, "occlusion": _occlusion}[method]
+    side = pixels.shape[2]
+    with _gradients(predictor):
+        images = predictor.transform(pixels.clone().to(predictor.plan.device))
+        maps = compute(predictor.model, images, targets.clone().to(images.device), shown)
+        maps = F.interpolate(maps.float(), size=(side, side), mode="bilinear", align_corners=False)[:, 0]
+    found = maps.clamp_min(0).cpu().numpy()
+    highest = found.max(axis=(1, 2), keepdims=True)
+    scaled = np.where(highest > _EPSILON, found / np.maximum(highest, _EPSILON), 0.0)
+    return np.asarray(scaled, dtype=np.float32)
+
+
+@contextmanager
+def _gradients(predictor: Predictor) -> Iterator[None]:
+    """Have gradients computed in float32, whatever the caller is in."""
+    predictor.model.eval()
+    device = predictor.plan.device
+    # Inference mode would hand out tensors without gradients; autocast would round them to 8 bits of mantissa.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
+        yield
+
+
+# ------------------------------------------------------------------------------------------------------------- Grad-CAM
+
+
+def _gradcam(model: nn.Module, images: Tensor, targets: Tensor, views: Views) -> Tensor:
+    """Return float32 (B, 1, H', W'), before its negative part is cut off.
+
+    Source:
+        Selvaraju et al. 2017, arXiv:1610.02391. Changed: where the head reads several maps (taps), their parts are
+        added on the finest grid; where the last map has less than five places a side, an earlier layer is read, with
+        the weights by place of LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943): docs/decisions/010.
+    """
+    layer = cam_layer(model, images[:1])
+    by_place = layer is not None and not getattr(model, "has_tokens", False)
+    seen: list[list[Tensor]] = []
+
+    def logits_of(view: Tensor) -> Tensor:
+        maps, logits = _cut(model, view, layer)
+        seen.append(maps)
+        return logits
+
+    logits = view_logits(logits_of, images, views)
+    leaves = [tensor for maps in seen for tensor in maps]
+    score = logits.gather(1, targets[:, None]).sum()
+    gradients = iter(torch.autograd.grad(score, leaves, allow_unused=True))
+    total: Tensor | None = None
+    for number, maps in enumerate(seen):
+        for leaf in maps:
+            gradient = next(gradients)
+            if gradient is None:
+                continue
+            part = _weighted(_as_places(leaf, model), _as_places(gradient, model), by_place=by_place)
+            part = part.flip(3) if number % 2 else part  # the mirrored view, laid back
+            total = part if total is None else _add_finest(total, part)
+    if total is None:
+        raise _no_places()
+    return total.detach()
+
+
+def _weighted(maps: Tensor, gradients: Tensor, *, by_place: bool) -> Tensor:
+    """Return (B, 1, H', W'): how much each place adds to the score, by unit of area so that grids can be added."""
+    if by_place:  # in an earlier layer a channel means one thing here and another there
+        return (gradients.clamp_min(0) * maps).sum(1, keepdim=True)
+    weights = gradients.sum((2, 3), keepdim=True)  # mean times number of places
+    return (weights * maps).sum(1, keepdim=True)
+
+
+def _add_finest(first: Tensor, second: Tensor) -> Tensor:
+    """Return the sum of two maps (B, 1, H, W) on the finer of their grids."""
+    size = (max(first.shape[2], second.shape[2]), max(first.shape[3], second.shape[3]))
+    return sum(
+        (F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in (first, second)),
+        start=torch.zeros((), device=first.device),
+    )
+
+
+def cam_layer(model: nn.Module, images: Tensor) -> nn.Module | None:
+    """Return the layer whose output Grad-CAM reads; None for the map that the head reads.
+
+    The deepest one with five places a side or more, because the deepest know most about classes; where a network has
+    none on pictures of this size, the one with most places. Vision transformers hand their answer to the class token in
+    the last block: the tokens of the places before that block are read.
+
+    Args:
+        model: In eval mode.
+        images: float32 (B, C, H, W), normalised.
+
+    Raises:
+        ModelError: No layer has more than one place.
+    """
+    if getattr(model, "has_tokens", False):
+        blocks = _layers(model)
+        if len(blocks) < 2:
+            raise _no_places()
+        return blocks[-2]
+    candidates = _layers(model)
+    sizes: dict[int, int] = {}
+
+    def record(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            sizes[number] = _side(output)
+
+        return hook
+
+    handles = [layer.register_forward_hook(record(number)) for number, layer in enumerate(candidates)]
+    try:
+        with torch.no_grad():
+            last = max(map(_side, _head_maps(model, images)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if last >= _LEAST_PLACES:
+        return None
+    for number in reversed(range(len(candidates))):
+        if sizes.get(number, 0) >= _LEAST_PLACES:
+            return candidates[number]
+    most = max([last, *sizes.values()])
+    if most < 2:
+        raise _no_places()
+    return None if last == most else candidates[max(number for number, side in sizes.items() if side == most)]
+
+
+def _no_places() -> ModelError:
+    return ModelError(
+        "no layer of the network has places that could be hot or cold",
+        where="Grad-CAM",
+        remedy="use --method occlusion",
+    )
+
+
+def _layers(model: Any) -> list[nn.Module]:
+    """Return the modules that everything passes through, in order: stages, or the parts of a plain chain."""
+    if hasattr(model, "stage_modules"):
+        stages: list[nn.Module] = model.stage_modules()
+        return stages
+
+    def parts(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            if isinstance(child, nn.Sequential):
+                yield from parts(child)
+            else:
+                yield child
+
+    return list(parts(model))
+
+
+def _side(output: Any) -> int:
+    """Return the shorter side of a map (B, C, H, W); 0 for anything else."""
+    return min(output.shape[2:]) if isinstance(output, Tensor) and output.ndim == 4 else 0
+
+
+def _head_maps(model: Any, images: Tensor) -> list[Tensor]:
+    """Return the maps that the head reads, each (B, C', H', W')."""
+    if hasattr(model, "head_maps"):
+        maps: list[Tensor] = model.head_maps(images)
+        return maps
+    return [model.forward_features(images)]
+
+
+def _cut(model: Any, images: Tensor, layer: nn.Module | None) -> tuple[list[Tensor], Tensor]:
+    """Return what a layer (None: the head) reads, as leaves of a graph, and the logits (B, K) that follow from it.
+
+    What comes before the cut keeps no graph: memory and time of a backward pass are those of the part behind it.
+    """
+    if layer is None:
+        with torch.no_grad():
+            found = _head_maps(model, images)
+        leaves = [tensor.detach().requires_grad_() for tensor in found]
+        # A copy goes on: activations that work in place must not write over a leaf.
+        copies = [leaf.clone() for leaf in leaves]
+        heads = hasattr(model, "head_of_maps")
+        logits: Tensor = model.head_of_maps(copies) if heads else model.forward_head(copies[0])
+        return leaves, logits
+    kept: list[Tensor] = []
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[-1].clone()
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        logits = model(images)
+    finally:
+        handle.remove()
+    return kept, logits
+
+
+def _as_places(tensor: Tensor, model: nn.Module) -> Tensor:
+    """Return a map (B, C, H', W'); of tokens (B, L, C), those of the places as a square."""
+    if tensor.ndim == 4:
+        return tensor
+    if tensor.ndim != 3:
+        raise _no_places()
+    length = tensor.shape[1]
+    side = math.isqrt(length - int(getattr(model, "prefix_tokens", 0)))
+    if side * side + int(getattr(model, "prefix_tokens", 0)) != length:
+        side = math.isqrt(length)  # some backbones add their class token after the last stage but one
+    if side < 2:
+        raise _no_places()
+    return tensor[:, length - side * side :].transpose(1, 2).reshape(len(tensor), -1, side, side)
+
+
+# ------------------------------------------------------------------------------------------------------ through captum
+
+
+def _captum() -> Any:
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise MissingExtraError("captum", "explain") from error
+    return captum.attr
+
+
+def _integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor, views: Views) -> Tensor:
+    """Return (B, 1, H, W): what each pixel adds to the logit on the straight way from the mean colour, signed.
+
+    Source:
+        Sundararajan et al. 2017, arXiv:1703.01365, with captum's Gauss-Legendre sums.
+    """
+    method = _captum().IntegratedGradients(lambda batch: view_logits(model, batch, views))
+    found: Tensor = method.attribute(
+        images, baselines=0.0, target=targets, n_steps=_IG_STEPS, internal_batch_size=max(_IG_BATCH, len(images))
+    )
+    return found.sum(1, keepdim=True).detach()
+
+
+def _occlusion(model: nn.Module, images: Tensor, targets: Tensor, views: Views) -> Tensor:
+    """Return (B, 1, H, W): how far the logit falls when a square around the place is covered with the mean colour.
+
+    Source:
+        Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2.
+    """
+    side, channels = min(images.shape[2:]), images.shape[1]
+    square = max(1, side // _OCCLUDED_SHARE)
+    step = max(1, square // _OCCLUDER_STEP)
+    method = _captum().Occlusion(lambda batch: view_logits(model, batch, views))
+    with torch.no_grad():
+        found: Tensor = method.attribute(
+            images,
+            sliding_window_shapes=(channels, square, square),
+            strides=(channels, step, step),
+            target=targets,
+            baselines=0.0,
+            perturbations_per_eval=max(1, _IG_BATCH // len(images)),
+        )
+    return found.sum(1, keepdim=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ the check
+
+
+def check_maps(
+    predictor: Predictor,
+    pixels: Tensor,
+    targets: Tensor,
+    heat: Float32Array,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    views: Views | None = None,
+) -> list[MapCheck | None]:
+    """Return, for each picture, what covering the hottest pixels does against covering others.
+
+    The others are the same shape moved by random steps, over the edges: scattered pixels would be another thing to
+    cover, not another place.
+
+    Args:
+        predictor: The model.
+        pixels: uint8 0..255 (B, C, S, S).
+        targets: int64 (B,), the classes that the maps explain.
+        heat: float32 (B, S, S), as `heat_maps` returns them.
+        draws: Random places to compare with.
+        seed: Of the places.
+        views: Test-time views; None takes the model's own.
+
+    Returns:
+        None where a map is all zero.
+
+    Source:
+        Deletion and insertion of Petsiuk et al. 2018, arXiv:1806.07421. Changed: one share of the pixels instead of a
+        curve, and a random shape to compare with.
+    """
+    views = predictor.info.views if views is None else views
+    dice = np.random.default_rng(seed)
+    found: list[MapCheck | None] = []
+    with torch.no_grad(), torch.autocast(torch.device(predictor.plan.device).type, enabled=False):
+        images = predictor.transform(pixels.to(predictor.plan.device))
+        side = images.shape[2]
+        for image, target, one in zip(images, targets.tolist(), heat, strict=True):
+            if not one.any():
+                found.append(None)
+                continue
+            hottest = _hottest(_resized(one, side))
+            steps = dice.integers(1, side, (draws, 2)) if side > 1 else np.zeros((draws, 2), dtype=np.int64)
+            masks = [hottest, *(np.roll(hottest, (int(down), int(right)), (0, 1)) for down, right in steps)]
+            covered = torch.from_numpy(np.stack(masks)).to(image.device)[:, None]  # (1 + draws, 1, H, W)
+            batch = torch.cat([image[None], image * ~covered, image * covered])  # the mean colour is zero
+            logits = view_logits(predictor.model, batch, views)
+            probs = (logits.double() / predictor.info.temperature).softmax(1)[:, target].cpu().numpy()
+            hide, keep = probs[1 : 2 + draws], probs[2 + draws :]
+            found.append(
+                MapCheck(
+                    prob=float(probs[0]),
+                    share=float(hottest.mean()),
+                    hidden=float(hide[0]),
+                    hidden_elsewhere=float(hide[1:].mean()),
+                    kept=float(keep[0]),
+                    kept_elsewhere=float(keep[1:].mean()),
+                )
+            )
+    return found
+
+
+def _resized(heat: Float32Array, side: int) -> Float32Array:
+    tensor = torch.from_numpy(heat)[None, None]
+    return F.interpolate(tensor, size=(side, side), mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
+def _hottest(heat: Float32Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return bool (S, S): the hottest fifth of the pixels, without those that are cold."""
+    count = max(1, round(_HIDDEN_SHARE * heat.size))
+    order = np.argsort(-heat, axis=None, kind="stable")[:count]
+    mask = np.zeros(heat.size, dtype=np.bool_)
+    mask[order] = True
+    return mask.reshape(heat.shape) & (heat > 0)
+
+
+def summarise_checks(checks: Sequence[MapCheck | None]) -> str:
+    """Return in one sentence how far the maps can be believed; empty where nothing was checked."""
+    known = [check for check in checks if check is not None]
+    if not known:
+        return ""
+    from eyespot.analysis import words
+
+    def mean(key: str) -> str:
+        return words.percent(float(np.mean([getattr(check, key) for check in known])))
+
+    passed = sum(check.is_passed for check in known)
+    return (
+        f"Checked on {words.plural(len(known), 'map')}: covering the hottest {words.percent(_HIDDEN_SHARE)} of the"
+        f" pixels takes the probability from {mean('prob')} to {mean('hidden')} on average, covering the same shape at"
+        f" random places to {mean('hidden_elsewhere')}. {passed} of {len(known)} maps point at more than a random"
+        " place does."
+    )
