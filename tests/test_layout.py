@@ -33,6 +33,7 @@ ORDER = {
     "verbs": 8,
     "comparing": 8,
     "data_verbs": 8,
+    "checking": 8,
     "studies": 9,
     "sweeps": 9,
     "tables": 10,

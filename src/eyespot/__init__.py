@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eyespot.analysis.compare import Comparison
+    from eyespot.checking import check
     from eyespot.comparing import compare
     from eyespot.errors import EyespotError
     from eyespot.evaluation.bundle import BundleInfo
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from eyespot.evaluation.predictor import Prediction, Predictor
     from eyespot.evaluation.predictor import load_predictor as load
     from eyespot.runs import Run
-    from eyespot.verbs import check, evaluate, train
+    from eyespot.verbs import evaluate, train
 
 __version__ = "0.1.0"
 
@@ -50,7 +51,7 @@ _HOMES = {
     "Prediction": "eyespot.evaluation.predictor",
     "Predictor": "eyespot.evaluation.predictor",
     "Run": "eyespot.runs",
-    "check": "eyespot.verbs",
+    "check": "eyespot.checking",
     "compare": "eyespot.comparing",
     "evaluate": "eyespot.verbs",
     "load": "eyespot.evaluation.predictor:load_predictor",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from eyespot import __version__
+from eyespot.commands.check import check
 from eyespot.commands.compare import compare
 from eyespot.commands.note import note
 from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
@@ -216,30 +217,6 @@ def predict(
 
 
 @app.command()
-def check(
-    data: DataArgument,
-    json: JsonOption = False,
-) -> None:
-    """Scan a data set before training: bad files, duplicates, leaks, class counts.
-
-    Example: eyespot check photos/
-    """
-    from eyespot.terminal import Terminal, print_json
-    from eyespot.verbs import check as run_check
-
-    with Terminal(quiet=json) as terminal:
-        card, decisions = run_check(data, observer=terminal)
-    if json:
-        print_json({**card, "decisions": decisions})
-    else:
-        from eyespot.tables import print_data_card
-
-        print_data_card(card, decisions)
-    if decisions:
-        raise typer.Exit(1)
-
-
-@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model's layers.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
@@ -303,6 +280,7 @@ def runs(
     show_runs(folder, json=json, sort=sort, tag=tag)
 
 
+app.command()(check)
 app.command()(note)
 
 

@@ -25,7 +25,6 @@ from eyespot.opening import (
     check_settings,
     checked_split,
     choose_recipe,
-    data_card,
     lasting_name,
     load_recipe,
     open_data,
@@ -44,7 +43,6 @@ from eyespot.runs import (
 from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
-    from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import Dataset, PackedDataset, SplitName
     from eyespot.data.splits import Splits
     from eyespot.evaluation.evaluate import Evaluation
@@ -431,54 +429,6 @@ def _count_test_read(run: Run, watcher: Observer) -> None:
         write_json(run.path / "metrics.json", {**metrics, "test_reads": metrics.get("test_reads", 0) + 1})
     except RunError as error:
         watcher.on_message(f"note: this reading of test is not counted: {error.what} {error.where}")
-
-
-def check(data: str | Path, *, observer: Observer | None = None) -> tuple[DataCard, list[str]]:
-    """Scan a data set without training.
-
-    Args:
-        data: As for `train`.
-        observer: Told about what happens.
-
-    Returns:
-        The data card as JSON values, and a sentence for each thing that must be decided before training.
-
-    Raises:
-        UsageError: Unknown data.
-        DataError: Data that are no data set at all, such as an empty folder.
-    """
-    from eyespot.data.checks import enforce
-    from eyespot.data.splits import make_splits
-
-    watcher = observer or Terminal(quiet=True)
-    dataset = open_data(data, watcher)
-    settings = {"data.on_bad_image": "skip"}
-    config = load_recipe(choose_recipe(dataset)[0], settings)
-    packed = pack_data(dataset, config, watcher)
-    card, decisions, notes = data_card(packed), [], [*dataset.notes]
-    policies: tuple[tuple[Literal["refuse", "skip"], bool], ...] = (("refuse", True), ("skip", False))
-    for on_bad_image, allow_leak in policies:
-        try:
-            found = enforce(packed.report, dataset, on_bad_image=on_bad_image, allow_leak=allow_leak)
-        except DataError as error:
-            decisions.append(str(error))
-        else:
-            if on_bad_image == "skip" and not packed.report.bad:
-                notes += found
-    try:
-        splits = make_splits(
-            packed,
-            val_fraction=config.data.val_fraction,
-            test_fraction=config.data.test_fraction,
-            stratify=config.data.stratify,
-            seed=config.data.split_seed,
-            final=False,
-        )
-        notes += splits.notes
-    except DataError as error:
-        decisions.append(str(error))
-    card["notes"] = notes
-    return card, decisions
 
 
 def summary_line(metrics: Mapping[str, Any]) -> str:

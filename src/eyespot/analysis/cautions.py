@@ -40,6 +40,8 @@ class DataCard(TypedDict, total=False):
         packed_shape: (height_px, width_px, channels) of what is kept of each picture.
         packed_bytes: Size of the packed pixels; 0 where the files are streamed.
         fit, interpolation: How a picture became that shape.
+        near: What `eyespot check` found of near copies; `checking` names its keys.
+        drift: Its comparison of train with test.
         preparation: What is done to every picture before the model, in words.
     """
 
@@ -64,6 +66,8 @@ class DataCard(TypedDict, total=False):
     packed_bytes: int
     fit: str
     interpolation: str
+    near: Mapping[str, Any]
+    drift: Mapping[str, Any]
     preparation: str
 
 

@@ -1,0 +1,369 @@
+"""`check`: look at a data set before anything is trained on it.
+
+Before this: the command line or Python. After this: a data card, what must be decided, and a page of pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from eyespot.errors import DataError, UsageError
+from eyespot.opening import Observer, choose_recipe, data_card, load_recipe, open_data, pack_data
+from eyespot.terminal import Terminal
+
+if TYPE_CHECKING:
+    from eyespot.analysis.cautions import DataCard
+    from eyespot.data.dataset import Int64Array, PackedDataset, SplitName, UInt8Array
+    from eyespot.data.drift import Drift
+    from eyespot.data.fingerprints import NearPairs
+
+_BLOCK = 2048  # pictures read at once
+_EXAMPLES = 10
+_SHOWN = 48  # pairs or pictures in a section of the page
+_TINY_PX = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen in all pictures of all splits together, N of them, in the order of the splits.
+
+    Attributes:
+        packed: The pictures.
+        splits: The split of each, N names.
+        rows: int64 (N,), its row in that split.
+        labels: int64 (N,).
+        ids: N sample ids.
+        pairs: Near copies.
+        blank: int64, places of pictures of a single colour, or nearly.
+        tiny: int64, places of pictures with a side under 8 px.
+        drift: Train against test, None where there is no test or few pictures.
+    """
+
+    packed: PackedDataset
+    splits: list[SplitName]
+    rows: Int64Array
+    labels: Int64Array
+    ids: list[str]
+    pairs: NearPairs
+    blank: Int64Array
+    tiny: Int64Array
+    drift: Drift | None
+
+    def pixels(self, place: int) -> UInt8Array:
+        """Return one picture, uint8 (S, S, C)."""
+        from eyespot.training.prepare import read_pixels
+
+        pixels: UInt8Array = read_pixels(self.packed, self.splits[place], self.rows[place : place + 1])[0]
+        return pixels
+
+
+def check(
+    data: str | Path, *, out: str | Path | None = None, observer: Observer | None = None
+) -> tuple[DataCard, list[str]]:
+    """Look at a data set without training: bad files, copies, near copies, odd pictures, class counts, drift.
+
+    Args:
+        data: As for `train`.
+        out: A page with the pictures that were found, `.html`; none is written when left out.
+        observer: Told about what happens.
+
+    Returns:
+        The data card as JSON values, and a sentence for each thing that must be decided before training.
+
+    Raises:
+        UsageError: Unknown data, or a page that is no .html.
+        DataError: Data that are no data set at all, such as an empty folder.
+        RunError: The page cannot be written.
+    """
+    watcher = observer or Terminal(quiet=True)
+    page = _checked_page(out)
+    dataset = open_data(data, watcher)
+    config = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip"})
+    packed = pack_data(dataset, config, watcher)
+    decisions: list[str] = []
+    notes = [*dataset.notes]
+    card = data_card(packed)
+    for sentence, decided in _policies(packed):
+        (decisions if decided else notes).append(sentence)
+    try:
+        notes += _divide_notes(packed, config.data.model_dump())
+    except DataError as error:
+        decisions.append(str(error))
+    look = look_at(packed, watcher)
+    notes += describe_look(look)
+    card["notes"] = notes
+    card["near"] = _near_facts(look)
+    if look.drift is not None:
+        card["drift"] = _drift_facts(look.drift)
+    if page is not None:
+        write_check_page(look, card, decisions, page)
+    return card, decisions
+
+
+def _checked_page(out: str | Path | None) -> Path | None:
+    if out is None:
+        return None
+    path = Path(out).expanduser().resolve()
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError("a page needs a name that ends in .html", where=path, remedy="--out check.html")
+    return path
+
+
+def _policies(packed: PackedDataset) -> list[tuple[str, bool]]:
+    """Return sentences, and of each whether it must be decided."""
+    from eyespot.data.checks import enforce
+
+    told: list[tuple[str, bool]] = []
+    policies: tuple[tuple[Literal["refuse", "skip"], bool], ...] = (("refuse", True), ("skip", False))
+    for on_bad_image, allow_leak in policies:
+        try:
+            found = enforce(packed.report, packed.dataset, on_bad_image=on_bad_image, allow_leak=allow_leak)
+        except DataError as error:
+            told.append((str(error), True))
+        else:
+            if on_bad_image == "skip" and not packed.report.bad:
+                told += [(sentence, False) for sentence in found]
+    return told
+
+
+def _divide_notes(packed: PackedDataset, settings: dict[str, Any]) -> tuple[str, ...]:
+    from eyespot.data.splits import make_splits
+
+    return make_splits(
+        packed,
+        val_fraction=settings["val_fraction"],
+        test_fraction=settings["test_fraction"],
+        stratify=settings["stratify"],
+        seed=settings["split_seed"],
+        final=False,
+    ).notes
+
+
+def look_at(packed: PackedDataset, watcher: Observer) -> Look:
+    """Return what is seen in the pictures themselves: near copies, blank and tiny ones, drift from train to test."""
+    import numpy as np
+
+    from eyespot.data.dataset import SPLIT_NAMES
+    from eyespot.data.drift import measure_drift, picture_statistics
+    from eyespot.data.fingerprints import BLANK_DEVIATION, find_near_pairs, thumbnails
+    from eyespot.training.prepare import read_pixels
+
+    names = [name for name in SPLIT_NAMES if name in packed.splits]
+    counts = [len(packed.splits[name]) for name in names]
+    total = sum(counts)
+    thumbs, statistics = [np.zeros((0, 32, 32), np.uint8)], [np.zeros((0, 7), np.float32)]
+    done = 0
+    for name, count in zip(names, counts, strict=True):
+        for start in range(0, count, _BLOCK):
+            pixels = read_pixels(packed, name, np.arange(start, min(start + _BLOCK, count)))
+            thumbs.append(thumbnails(pixels))
+            statistics.append(picture_statistics(pixels))
+            done += len(pixels)
+            watcher.on_count("looking at pictures", done, total)
+    values, labels = np.concatenate(statistics), np.concatenate([packed.splits[name].labels for name in names])
+    owner = np.repeat(np.arange(len(names)), counts)
+    hashes = np.concatenate([packed.splits[name].hashes for name in names])
+    pairs = find_near_pairs(
+        np.concatenate(thumbs),
+        _contents(hashes),
+        progress=lambda done, total: watcher.on_count("comparing pictures", done, total),
+    )
+    drift = None
+    if "train" in names and "test" in names:
+        mine, other = owner == names.index("train"), owner == names.index("test")
+        drift = measure_drift(values[mine], values[other], labels[mine], labels[other], packed.dataset.num_classes)
+    sizes = np.concatenate([packed.splits[name].sizes_px for name in names])
+    return Look(
+        packed=packed,
+        splits=[names[number] for number in owner.tolist()],
+        rows=np.concatenate([np.arange(count) for count in counts]).astype(np.int64),
+        labels=labels,
+        ids=[id_ for name in names for id_ in packed.splits[name].ids],
+        pairs=pairs,
+        blank=np.flatnonzero(values[:, 1] * 255 < BLANK_DEVIATION),
+        tiny=np.flatnonzero(sizes.min(axis=1) < _TINY_PX),
+        drift=drift,
+    )
+
+
+def _contents(hashes: UInt8Array) -> Int64Array:
+    """Return a number for each picture, equal for equal content hashes uint8 (N, 16)."""
+    import numpy as np
+
+    return np.asarray(np.unique(hashes, axis=0, return_inverse=True)[1], np.int64).reshape(-1)
+
+
+def describe_look(look: Look) -> list[str]:
+    """Return the sentences about near copies, odd pictures and drift."""
+    from eyespot.analysis import words
+
+    facts, notes = _near_facts(look), []
+    if facts["pairs"]:
+        groups = words.plural(facts["groups"], "group")
+        notes.append(
+            f"{words.plural(facts['pictures'], 'picture', 'pictures')} nearly equal another one, in {groups}: "
+            f"re-encoded, resized, moved, mirrored or recoloured copies, or the same scene"
+        )
+    if facts["test"]:
+        n = facts["test_total"]
+        notes.append(
+            f"{words.whole(facts['test'])} of the {words.whole(n)} test pictures ({words.percent(facts['test'] / n)}) "
+            f"nearly equal one in train or val: at most so much of the test accuracy is recognising instead of "
+            f"classifying; training goes on with them"
+        )
+    if facts["conflicts"]:
+        pairs = words.plural(facts["conflicts"], "pair")
+        notes.append(f"{pairs} of near copies with different labels: one label is wrong, or both classes fit")
+    if facts["cut"]:
+        notes.append("very many pictures look alike: near copies were searched in a part of them only")
+    if len(look.blank):
+        notes.append(f"{words.plural(len(look.blank), 'picture is', 'pictures are')} blank: {_named(look, look.blank)}")
+    if len(look.tiny):
+        tiny = words.plural(len(look.tiny), "picture has", "pictures have")
+        notes.append(f"{tiny} a side under {_TINY_PX} px: {_named(look, look.tiny)}")
+    if look.drift is not None:
+        notes += _drift_notes(look.drift)
+    return notes
+
+
+def _named(look: Look, places: Int64Array) -> str:
+    listed = ", ".join(look.ids[place] for place in places[:_EXAMPLES].tolist())
+    return listed + (", ..." if len(places) > _EXAMPLES else "")
+
+
+def _drift_notes(drift: Drift) -> list[str]:
+    """Say whether train and test look different, the effect before the p-value."""
+    notes = []
+    if drift.looks_different:
+        most = max(drift.differences, key=lambda name: abs(drift.differences[name]))
+        notes.append(
+            f"test looks different from train: by colours and contrast alone a linear model tells them apart with an "
+            f"area under the curve of {drift.auc:.2f} (0.5 is chance, p = {drift.p_value:.1g}, n = {sum(drift.n):,}); "
+            f"most in {most} ({drift.differences[most]:+.2f} deviations)"
+        )
+    if drift.labels_effect >= 0.1 and drift.labels_p_value < 0.01:
+        notes.append(
+            f"the classes have other shares in test than in train (Cramér's V {drift.labels_effect:.2f}, "
+            f"p = {drift.labels_p_value:.1g})"
+        )
+    return notes
+
+
+def _near_facts(look: Look) -> dict[str, Any]:
+    """Return what was found of near copies, as JSON values."""
+    import numpy as np
+
+    from eyespot.data.fingerprints import NEAR_CORRELATION, group_pairs
+
+    pairs, names = look.pairs, np.array(look.splits, dtype="U5")
+    groups = group_pairs(len(names), pairs.first, pairs.second)
+    cross = np.flatnonzero(names[pairs.first] != names[pairs.second])
+    tested = np.concatenate([pairs.first[cross], pairs.second[cross]])
+    tested = np.unique(tested[names[tested] == "test"])
+    shown = cross if len(cross) else np.arange(len(pairs.first))
+    shown = shown[np.argsort(-pairs.correlation[shown], kind="stable")][:_EXAMPLES]
+    return {
+        "correlation": NEAR_CORRELATION,
+        "pairs": len(pairs.first),
+        "groups": len(groups),
+        "pictures": sum(map(len, groups)),
+        "across_splits": len(cross),
+        "test": len(tested),
+        "test_total": int((names == "test").sum()),
+        "conflicts": int((look.labels[pairs.first] != look.labels[pairs.second]).sum()),
+        "mirrored": int(pairs.mirrored.sum()),
+        "cut": pairs.cut,
+        "blank": len(look.blank),
+        "tiny": len(look.tiny),
+        "examples": [[look.ids[pairs.first[i]], look.ids[pairs.second[i]]] for i in shown.tolist()],
+    }
+
+
+def _drift_facts(drift: Drift) -> dict[str, Any]:
+    return {
+        "auc": drift.auc,
+        "p_value": drift.p_value,
+        "n": list(drift.n),
+        "differences": drift.differences,
+        "labels_p_value": drift.labels_p_value,
+        "labels_effect": drift.labels_effect,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def write_check_page(look: Look, card: DataCard, decisions: list[str], path: Path) -> None:
+    """Write the page: what must be decided, and the pictures it is about.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    import numpy as np
+
+    from eyespot.analysis.pages import render_page, write_page
+
+    pairs, names = look.pairs, np.array(look.splits, dtype="U5")
+    order = np.argsort(-pairs.correlation, kind="stable")
+    across = names[pairs.first] != names[pairs.second]
+    conflicting = look.labels[pairs.first] != look.labels[pairs.second]
+    kinds = (
+        ("Near copies across splits", across & ~conflicting),
+        ("Near copies with different labels", conflicting),
+        ("Near copies within a split", ~across & ~conflicting),
+    )
+    sections = []
+    for title, mask in kinds:
+        mine = order[mask[order]]
+        if len(mine):
+            sections.append(
+                {"title": title, "total": len(mine), "pairs": [_shown_pair(look, i) for i in mine[:_SHOWN].tolist()]}
+            )
+    singles = [
+        {"title": title, "total": len(places), "pictures": [_shown(look, i) for i in places[:_SHOWN].tolist()]}
+        for title, places in (("Blank pictures", look.blank), ("Tiny pictures", look.tiny))
+        if len(places)
+    ]
+    counts = card["counts"]
+    context = {
+        "title": card["name"],
+        "origin": f"{card['layout']}, from {card['origin']}",
+        "decisions": decisions,
+        "notes": card["notes"],
+        "splits": list(counts),
+        "classes": [
+            (name, [of_split.get(name, 0) for of_split in counts.values()]) for name in look.packed.dataset.class_names
+        ],
+        "totals": [sum(of_split.values()) for of_split in counts.values()],
+        "sizes": card["sizes"][:_EXAMPLES],
+        "modes": dict(card["modes"]),
+        "bad": card["bad"],
+        "sections": sections,
+        "singles": singles,
+        "drift": card.get("drift"),
+        "small": look.packed.size_px < 96,
+    }
+    write_page(render_page("check.html.j2", context), path)
+
+
+def _shown(look: Look, place: int) -> dict[str, str]:
+    from eyespot.analysis.pages import png_data_uri
+
+    label = look.packed.dataset.class_names[look.labels[place]]
+    return {
+        "src": png_data_uri(look.pixels(place), 192),
+        "label": label,
+        "id": look.ids[place],
+        "split": look.splits[place],
+    }
+
+
+def _shown_pair(look: Look, index: int) -> dict[str, Any]:
+    pairs = look.pairs
+    return {
+        "pictures": [_shown(look, int(pairs.first[index])), _shown(look, int(pairs.second[index]))],
+        "correlation": float(pairs.correlation[index]),
+        "mirrored": bool(pairs.mirrored[index]),
+    }
