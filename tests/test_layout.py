@@ -28,6 +28,7 @@ ORDER = {
     "opening": 6,
     "terminal": 6,
     "finishing": 7,
+    "tracking": 7,
     "answer_file": 7,
     "predicting": 8,
     "verbs": 8,

@@ -99,6 +99,9 @@ def train(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Go on although a test picture is also in train.")
     ] = False,
+    track: Annotated[
+        str | None, typer.Option(metavar="tensorboard|mlflow", help="Write the history there, too.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Train a classifier, measure it and write its report.
@@ -120,7 +123,14 @@ def train(
     settings = [*(set_ or []), *_as_settings(changes)]
     with Terminal() as terminal, _says_how_to_resume(terminal):
         run = run_training(
-            data, recipe=recipe, settings=settings, out=out, device=device, resume=resume, observer=terminal
+            data,
+            recipe=recipe,
+            settings=settings,
+            out=out,
+            device=device,
+            resume=resume,
+            track=track,
+            observer=terminal,
         )
     metrics = run.metrics
     terminal.say(f"report: {run.report}")

@@ -65,17 +65,17 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """Return metrics.json; empty while the run is not finished."""
-        return _read_json(self.path / "metrics.json", default={})
+        return read_json(self.path / "metrics.json", default={})
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Return provenance.json; empty while it is not written."""
-        return _read_json(self.path / "provenance.json", default={})
+        return read_json(self.path / "provenance.json", default={})
 
     @property
     def lr_finder(self) -> dict[str, Any]:
         """Return lr_finder.json, the range test of the learning rate; empty where the recipe gave a number."""
-        return _read_json(self.path / LR_FINDER, default={})
+        return read_json(self.path / LR_FINDER, default={})
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -185,7 +185,7 @@ class RunWriter:
 
     def write_provenance(self, entries: Mapping[str, Any]) -> None:
         """Add entries to provenance.json; earlier ones stay."""
-        known = _read_json(self.path / "provenance.json", default={})
+        known = read_json(self.path / "provenance.json", default={})
         write_json(self.path / "provenance.json", {**known, **entries})
 
 
@@ -277,7 +277,12 @@ def _read_text(path: Path) -> str:
         raise RunError(f"cannot read ({error})", where=path, remedy="restore the file, or train again") from error
 
 
-def _read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:
+def read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON object in a file of a run folder, or `default` where there is no file.
+
+    Raises:
+        RunError: It cannot be read, or holds something else.
+    """
     if not path.exists():
         return default
     try:
@@ -299,5 +304,6 @@ __all__ = [
     "latest_unfinished_run",
     "new_run_folder",
     "now",
+    "read_json",
     "remove_untrained",
 ]

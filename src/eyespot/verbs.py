@@ -41,6 +41,7 @@ from eyespot.runs import (
     remove_untrained,
 )
 from eyespot.terminal import Terminal
+from eyespot.tracking import Tracked, check_kind
 
 if TYPE_CHECKING:
     from eyespot.data.dataset import Dataset, PackedDataset, SplitName
@@ -62,6 +63,7 @@ def train(
     out: str | Path | None = None,
     device: str = "auto",
     resume: bool = False,
+    track: str | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Train a classifier, measure it on train, val and test, and write its run folder with the report.
@@ -73,6 +75,7 @@ def train(
         out: The run folder; `runs/RECIPE-DATA-TIME` when left out.
         device: `auto`, `cpu`, `cuda` or `mps`.
         resume: Go on with the run in `out`, or with the newest unfinished one, from its last checkpoint.
+        track: `tensorboard` or `mlflow`: the history is written there, too; a resumed run goes on with it.
         observer: Told about everything on the way; `eyespot.terminal.Terminal()` shows what the command line shows.
             When left out nothing is shown; the run's log is written all the same.
 
@@ -89,6 +92,8 @@ def train(
     """
     watcher = observer or Terminal(quiet=True)
     plan_compute(device)  # a wrong device is found before a picture is read
+    if track is not None:
+        check_kind(track)
     if resume:
         run = Run.open(out) if out is not None else Run(latest_unfinished_run())
         _check_resumable(run, data, recipe, settings)
@@ -106,7 +111,14 @@ def train(
     try:
         with RunWriter(request.folder, request.config, resume=resume) as writer:
             watcher.attach(writer)
-            return _train(request, plan, writer, watcher)
+            track = track or Run(writer.path).provenance.get("track")
+            if track is None:
+                return _train(request, plan, writer, watcher)
+            writer.write_provenance({"track": track})
+            tracked = Tracked(watcher, track, writer)
+            run = _train(request, plan, writer, tracked)
+            tracked.finish()
+            return run
     except (RunError, KeyboardInterrupt):
         raise  # free some space, or come back later: --resume goes on
     except EyespotError:
