@@ -31,6 +31,7 @@ ORDER = {
     "tracking": 7,
     "answer_file": 7,
     "predicting": 8,
+    "explaining": 8,
     "verbs": 8,
     "comparing": 8,
     "data_verbs": 8,
@@ -118,6 +119,7 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
         "check",
         "compare",
         "evaluate",
+        "explain",
         "load",
         "train",
     }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Prediction, Predictor
     from eyespot.evaluation.predictor import load_predictor as load
+    from eyespot.explaining import explain
     from eyespot.runs import Run
     from eyespot.verbs import evaluate, train
 
@@ -39,6 +40,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "explain",
     "load",
     "train",
 ]
@@ -54,6 +56,7 @@ _HOMES = {
     "check": "eyespot.checking",
     "compare": "eyespot.comparing",
     "evaluate": "eyespot.verbs",
+    "explain": "eyespot.explaining",
     "load": "eyespot.evaluation.predictor:load_predictor",
     "train": "eyespot.verbs",
 }

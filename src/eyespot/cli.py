@@ -21,6 +21,7 @@ import typer
 from eyespot import __version__
 from eyespot.commands.check import check
 from eyespot.commands.compare import compare
+from eyespot.commands.explain import explain
 from eyespot.commands.note import note
 from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
 from eyespot.commands.study import study_app
@@ -205,6 +206,10 @@ def predict(
         str | None,
         typer.Option(metavar="none|mirror|mirror-shift", help="Test-time views; the model's own when left out."),
     ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write a page with each picture, its answer and its heat map."),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Name what is in pictures.
@@ -216,12 +221,14 @@ def predict(
     if json and csv is not None:
         raise UsageError("--json and --csv exclude each other", where="the command line", remedy="give one of them")
     if csv is not None and csv != "-":
+        if gallery is not None:
+            raise UsageError("--gallery with --csv FILE", where="the command line", remedy="use --csv - with it")
         if not csv or csv.startswith("-"):
             raise UsageError(f"--csv {csv!r} is no file", where="the command line", remedy="use --csv FILE or --csv -")
         failed = write_predictions(run, pictures, Path(csv), top=top, device=device, views=views)
     else:
         form: Literal["text", "json", "csv"] = "json" if json else "text" if csv is None else "csv"
-        failed = print_predictions(run, pictures, top=top, form=form, device=device, views=views)
+        failed = print_predictions(run, pictures, top=top, form=form, device=device, views=views, gallery=gallery)
     if failed:
         raise typer.Exit(1)
 
@@ -292,6 +299,7 @@ def runs(
 
 app.command()(check)
 app.command()(note)
+app.command()(explain)
 
 
 @data_app.command("list")

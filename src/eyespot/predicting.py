@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,11 +30,15 @@ from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor, 
 from eyespot.evaluation.views import Views, check_views
 from eyespot.terminal import Terminal, flush_output, print_json, printable
 
+if TYPE_CHECKING:
+    from eyespot.analysis.gallery import Gallery
+
 Form = Literal["text", "json", "csv"]
 
 _BATCH = 128  # answered together; as in Predictor.predict, so that the same pictures get the same digits
 _PIECE = 32  # decoded by one process at a time: a batch of photographs would keep one busy for seconds
 _AHEAD = 3  # batches that are being decoded while one is answered
+_GALLERY_DRAWS = 4  # random places that each heat map is checked against
 _FOR_PROCESSES = 1000  # fewer pictures are decoded before two Pythons with numpy have started
 
 
@@ -55,7 +59,14 @@ class Asked(NamedTuple):
 
 
 def print_predictions(
-    run: Path, pictures: Sequence[str], *, top: int, form: Form, device: str = "auto", views: str | None = None
+    run: Path,
+    pictures: Sequence[str],
+    *,
+    top: int,
+    form: Form,
+    device: str = "auto",
+    views: str | None = None,
+    gallery: Path | None = None,
 ) -> int:
     """Print an answer for each picture and return how many could not be answered.
 
@@ -66,13 +77,15 @@ def print_predictions(
         form: Lines for people, one JSON document, or CSV.
         device: Where to compute.
         views: Test-time views; None takes the model's own.
+        gallery: A page to write with each picture, its answer and its heat map, of as many pictures as have room.
 
     Raises:
-        RunError: There is no model in `run`.
+        RunError: There is no model in `run`, or the page cannot be written.
         UsageError: Unknown views.
     """
     checked = None if views is None else check_views(views)
     predictor = load_predictor(run, device=device)
+    page = _new_gallery(run, predictor) if gallery is not None else None
     failed = 0
     documents: list[dict[str, Any]] = []
     if form == "csv":
@@ -95,11 +108,39 @@ def print_predictions(
                     error = DataError(f"{answer.source} {answer.error}", remedy=asked.remedy)
                     print(f"error: {error}", file=sys.stderr)
             flush_output()
+            if page is not None:
+                _show(page, predictor, batch)
             done += len(batch)
             terminal.on_count("predicting", done, None)
+        if page is not None and gallery is not None:
+            page.write(gallery)
+            terminal.close_bar()
+            terminal.say(f"gallery: {gallery}")
     if form == "json":
         print_json(documents)
     return failed
+
+
+def _new_gallery(run: Path, predictor: Predictor) -> Gallery:
+    from eyespot.analysis.gallery import Gallery
+
+    return Gallery("Pictures and their answers", f"{run.name}, {predictor.info.architecture.name}")
+
+
+def _show(page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Prediction]]) -> None:
+    """Put answered pictures on the page while it has room; they are decoded once more, at their own size."""
+    from eyespot.analysis.explain import explain_pictures
+
+    shown: list[Asked] = []
+    for asked, answer in batch:
+        if answer.error is not None:
+            page.fail(asked.name, answer.error)
+        elif len(shown) < page.room:
+            shown.append(asked)
+        else:
+            page.leave_out(1)
+    named = [(asked.name, asked.name if asked.data is None else asked.data) for asked in shown]
+    page.add(explain_pictures(predictor, named, draws=_GALLERY_DRAWS))
 
 
 def write_predictions(

@@ -42,7 +42,12 @@ def png_data_uri(pixels: npt.NDArray[np.uint8], max_side_px: int = 0) -> str:
         picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(buffer.getvalue(), "png")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Return the bytes of a picture file (`png`, `jpeg`) as a `data:` URI that a page can hold."""
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
 def keep_together(text: object) -> str:

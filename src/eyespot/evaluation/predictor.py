@@ -160,7 +160,7 @@ class Predictor:
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}", remedy="use 1 or more")
-        named = _checked_pictures(pictures)
+        named = named_pictures(pictures)
         predictions: list[Prediction] = []
         for batch in self._decoded(named, batch_size):
             good = [pixels for pixels in batch if not isinstance(pixels, BadImageError)]
@@ -210,7 +210,7 @@ class Predictor:
             MemoryLimitError: Memory ran out.
             TrainingError: The model answers NaN.
         """
-        named = _checked_pictures(pictures)
+        named = named_pictures(pictures)
         rows = [np.zeros((0, self.info.num_classes))]
         done = 0
         for batch in self._decoded(named, batch_size):
@@ -343,6 +343,16 @@ def pixels_of(picture: Picture, spec: InputSpec) -> UInt8Array:
         BadImageError: It cannot be decoded.
         UsageError: It is no picture, such as a float array.
     """
+    return spec.row_format.square(decode_any(picture, spec))
+
+
+def decode_any(picture: Picture, spec: InputSpec) -> UInt8Array:
+    """Return the pixels of one picture at its own size, uint8 (H, W, C) with the model's C.
+
+    Raises:
+        BadImageError: It cannot be decoded.
+        UsageError: It is no picture, such as a float array.
+    """
     source: Path | bytes | Image.Image
     if isinstance(picture, np.ndarray):
         source = _image_of_array(picture)
@@ -352,7 +362,7 @@ def pixels_of(picture: Picture, spec: InputSpec) -> UInt8Array:
         source = Path(picture)
     else:
         raise UsageError(f"a {type(picture).__name__} is not a picture", remedy=_REMEDY_PICTURES)
-    return spec.row_format.square(decode_image(source, channels=spec.row_format.channels))
+    return decode_image(source, channels=spec.row_format.channels)
 
 
 def _image_of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
@@ -368,7 +378,7 @@ def _image_of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _checked_pictures(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
+def named_pictures(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
     """Return a name for each picture and the picture, or refuse what is no list of pictures, before any is decoded."""
     single = isinstance(pictures, (str, bytes, os.PathLike, Image.Image))
     if single or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):

@@ -1,0 +1,63 @@
+"""`eyespot explain`: why pictures got their answers, as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eyespot.commands.options import DeviceOption, JsonOption, RunArgument
+
+
+def explain(
+    run: RunArgument,
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE|FOLDER...", help="Files and folders.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="gradcam|integrated-gradients|occlusion", help="Kind of heat map; may be repeated. gradcam."
+        ),
+    ] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Explain this class instead of the answer.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option(min=0, help="Nearest training pictures to show.")] = 5,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("explain.html"),
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Show where in pictures a model found its answers, and the training pictures nearest to them.
+
+    Example: eyespot explain runs/photos cat.jpg --method gradcam --method occlusion --out why.html
+    """
+    from eyespot.analysis import words
+    from eyespot.errors import DataError
+    from eyespot.explaining import explain as run_explain
+    from eyespot.terminal import Terminal, print_json, printable
+
+    with Terminal(quiet=json) as terminal:
+        found = run_explain(
+            run,
+            list(pictures),
+            method=method or ["gradcam"],
+            target=class_,
+            neighbours=neighbours,
+            out=out,
+            device=device,
+            observer=terminal,
+        )
+    failed = [one.prediction for one in found if one.prediction.error is not None]
+    if json:
+        print_json({"page": str(out), "pictures": [one.as_dict() for one in found]})
+    else:
+        for one in found:
+            if one.prediction.error is None:
+                told = f"{one.prediction.label} {words.percent(one.prediction.prob)}"
+                print(f"{printable(one.prediction.source)}: {told}")
+        print(f"page: {out}")
+    for answer in failed:
+        error = DataError(f"{answer.source} {answer.error}", remedy="repair it or leave it out")
+        typer.echo(f"error: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import eyespot
+from eyespot.analysis import gallery
+from eyespot.analysis.overlays import lay_over, shown_picture
+from eyespot.cli import app
+from eyespot.errors import DataError, UsageError
+from eyespot.runs import Run
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for name, size in (("wide", (90, 40)), ("tall", (30, 70)), ("tiny", (1, 1))):
+        noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{name}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "<b>&.png").write_bytes((folder / "wide.png").read_bytes())
+    return folder
+
+
+def test_explain_returns_maps_neighbours_and_reasons(trained: Run, photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "why.html"
+    found = eyespot.explain(trained.path, [photographs], neighbours=3, out=out)
+    by_name = {Path(one.prediction.source).stem: one for one in found}
+    assert len(found) == 5
+    assert "not a picture" in (by_name["broken"].prediction.error or "")
+    wide = by_name["wide"]
+    assert wide.heat["gradcam"].ndim == 2
+    assert wide.box == pytest.approx((25 / 90, 0, 65 / 90, 1))
+    assert wide.target == wide.prediction.label
+    assert len(wide.neighbours) == 3
+    similarities = [one.similarity for one in wide.neighbours]
+    assert similarities == sorted(similarities, reverse=True)
+    assert json.dumps(wide.as_dict())
+    page = out.read_text()
+    assert "&lt;b&gt;&amp;.png" in page
+    assert "<b>&" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "by cosine of the features" in page
+
+
+def test_a_training_picture_is_its_own_nearest_neighbour(trained: Run, pictures: Path) -> None:
+    splits = json.loads((trained.path / "split.json").read_text())
+    assert splits
+    inside = sorted((pictures / "cat").glob("*.png"))
+    found = eyespot.explain(trained.path, inside, neighbours=1)
+    exact = [one for one in found if one.neighbours[0].sample_id.endswith(Path(one.prediction.source).name)]
+    assert len(exact) > len(found) / 3  # about half of a class is in train
+    assert all(one.neighbours[0].similarity > 0.999 for one in exact)
+
+
+def test_a_bundle_says_that_it_has_no_data(trained: Run, photographs: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(trained.path / "bundle", tmp_path / "bundle")
+    out = tmp_path / "why.html"
+    found = eyespot.explain(bundle, [photographs / "wide.png"], out=out, target="dog")
+    assert found[0].neighbours == ()
+    assert found[0].target == "dog"
+    assert "a bundle does not carry its data" in out.read_text()
+
+
+def test_refusals(trained: Run, photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown class 'dgo'. Did you mean 'dog'"):
+        eyespot.explain(trained.path, [photographs], target="dgo")
+    with pytest.raises(UsageError, match="unknown method 'cam'"):
+        eyespot.explain(trained.path, [photographs], method="cam")
+    with pytest.raises(UsageError, match="no pictures to explain"):
+        eyespot.explain(trained.path, [])
+    with pytest.raises(UsageError, match="-1 neighbours"):
+        eyespot.explain(trained.path, [photographs], neighbours=-1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        eyespot.explain(trained.path, [tmp_path / "empty"])
+
+
+def test_commands(trained: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "MOST_PICTURES", 2)
+    page = tmp_path / "gallery.html"
+    result = CliRunner().invoke(app, ["predict", str(trained.path), str(photographs), "--gallery", str(page)])
+    assert result.exit_code == 1  # broken.jpg
+    text = page.read_text()
+    assert text.count('<li class="card">') == 2
+    assert "2 more pictures were answered and are not shown" in text
+    assert "not a picture" in text
+    why = tmp_path / "why.html"
+    one = str(photographs / "tall.png")
+    result = CliRunner().invoke(app, ["explain", str(trained.path), one, "--out", str(why), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["pictures"][0]["explained"]
+    assert "Grad-CAM" in why.read_text()
+
+
+def test_a_map_lies_over_the_part_that_the_model_saw() -> None:
+    shown = shown_picture(np.full((100, 300, 1), 128, dtype=np.uint8))
+    assert shown.shape == (80, 240, 3)
+    assert shown_picture(np.zeros((8, 8, 3), np.uint8)).shape == (160, 160, 3)
+    heat = np.zeros((4, 4), np.float32)
+    heat[:, 3] = 1  # the right edge of the middle square
+    laid = lay_over(shown, heat, (1 / 3, 0, 2 / 3, 1)).astype(int)
+    colored = np.abs(laid[..., 0] - laid[..., 2]).max(axis=0) > 30
+    assert 130 < np.flatnonzero(colored).min() < 155
+    assert np.flatnonzero(colored).max() == 159
+    assert laid[0, 0, 0] > laid[0, 90, 0]  # faded outside
