@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eyespot.analysis.compare import Comparison
     from eyespot.checking import check
     from eyespot.comparing import compare
+    from eyespot.deployment.server import serve
     from eyespot.errors import EyespotError
     from eyespot.evaluation.bundle import BundleInfo
     from eyespot.evaluation.evaluate import Evaluation
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "explain",
     "load",
+    "serve",
     "train",
 ]
 
@@ -58,6 +60,7 @@ _HOMES = {
     "evaluate": "eyespot.verbs",
     "explain": "eyespot.explaining",
     "load": "eyespot.evaluation.predictor:load_predictor",
+    "serve": "eyespot.deployment.server",
     "train": "eyespot.verbs",
 }
 

@@ -24,6 +24,7 @@ from eyespot.commands.compare import compare
 from eyespot.commands.explain import explain
 from eyespot.commands.note import note
 from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
+from eyespot.commands.serve import serve
 from eyespot.commands.study import study_app
 from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
 
@@ -46,6 +47,7 @@ data_app = typer.Typer(help="List, look at, fetch and pack data sets.", no_args_
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.command()(compare)
+app.command()(serve)
 
 
 def _version(show: bool) -> None:

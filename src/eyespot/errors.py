@@ -5,6 +5,7 @@
     │   └── ConfigError          a recipe or a --set that does not validate
     ├── DataError                data that cannot be used as it is
     │   ├── BadImageError        one picture cannot be decoded
+    │   │   └── CostlyImageError one picture is over the limits on pixels, bytes or time
     │   ├── LeakError            the same picture in train and test
     │   ├── DownloadError        a data set cannot be fetched or fails its checksum
     │   └── ArchiveError         an archive that is damaged or hostile
@@ -15,6 +16,7 @@
     ├── RunError                 a run folder that cannot be read or written
     │   ├── CheckpointError      a checkpoint or bundle that is damaged or foreign
     │   └── RunLockedError       another process is writing this run
+    ├── ServerError              the server cannot start
     └── MissingExtraError        an optional package is not installed
 
 `Interrupted`, a KeyboardInterrupt, stands beside the tree: a stop that was asked for is no error.
@@ -74,6 +76,10 @@ class BadImageError(DataError):
     """A file is not a picture that can be decoded; `what` is the reason."""
 
 
+class CostlyImageError(BadImageError):
+    """A picture is over the limits on pixels, bytes or decoding time."""
+
+
 class LeakError(DataError):
     """The same picture is in the training data and in the test data."""
 
@@ -112,6 +118,10 @@ class CheckpointError(RunError):
 
 class RunLockedError(RunError):
     """Another process is writing this run folder."""
+
+
+class ServerError(EyespotError):
+    """The server cannot start."""
 
 
 class MissingExtraError(EyespotError):

@@ -67,7 +67,7 @@ from PIL import (
 
 from eyespot.data.dataset import UInt8Array
 from eyespot.data.resizing import Channels
-from eyespot.errors import BadImageError
+from eyespot.errors import BadImageError, CostlyImageError
 
 PictureSource: TypeAlias = "Path | str | bytes | BinaryIO | Image.Image"
 
@@ -253,7 +253,7 @@ def _refuse_length(data: bytes, where: object) -> None:
     if not data:
         raise BadImageError("is empty (0 bytes)", where=where)
     if len(data) > MAX_FILE_BYTES:
-        raise BadImageError(_TOO_LONG, where=where)
+        raise CostlyImageError(_TOO_LONG, where=where)
 
 
 def _read_file(path: Path | str, most_bytes: int) -> bytes:
@@ -266,7 +266,7 @@ def _read_file(path: Path | str, most_bytes: int) -> bytes:
             status = os.fstat(file.fileno())
             _require_regular(status, path)
             if status.st_size > MAX_FILE_BYTES:
-                raise BadImageError(_TOO_LONG, where=path)
+                raise CostlyImageError(_TOO_LONG, where=path)
             return file.read(min(most_bytes, status.st_size))
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise BadImageError(_reason_unreadable(error), where=path) from error
@@ -330,9 +330,9 @@ def _open(data: bytes) -> Image.Image:
     if picture.format in {"JPEG", "MPO"} and "progressive" in picture.info:
         scans = _count_jpeg_scans(data)
         if scans > MAX_JPEG_SCANS or scans * picture.width * picture.height > MAX_JPEG_WORK:
-            raise BadImageError(f"{_TOO_SLOW} (a JPEG of {scans} scans)")
+            raise CostlyImageError(f"{_TOO_SLOW} (a JPEG of {scans} scans)")
     if picture.format == "JPEG2000" and len(data) > MAX_JPEG2000_BYTES:
-        raise BadImageError(f"{_TOO_SLOW} (JPEG 2000 of more than {MAX_JPEG2000_BYTES // 1024**2} MB)")
+        raise CostlyImageError(f"{_TOO_SLOW} (JPEG 2000 of more than {MAX_JPEG2000_BYTES // 1024**2} MB)")
     return picture
 
 
@@ -341,7 +341,7 @@ def _refuse_size(picture: Image.Image) -> None:
     if width <= 0 or height <= 0:
         raise BadImageError(f"has no pixels ({width} x {height})")
     if width * height > MAX_PIXELS:
-        raise BadImageError(f"{_TOO_LARGE} ({width} x {height} px)")
+        raise CostlyImageError(f"{_TOO_LARGE} ({width} x {height} px)")
 
 
 def _decode_opened(picture: Image.Image) -> Decoded:
@@ -442,7 +442,7 @@ def _refuse_tiff_tiles(data: bytes) -> None:
     first = directory + count_size
     for entry in range(first, first + min(number(directory, count_size), 4096) * entry_size, entry_size):
         if number(entry, 2) in _TIFF_OFFSET_TAGS and number(entry + 4, word) > MAX_TIFF_TILES:
-            raise BadImageError(f"{_TOO_SLOW} (a TIFF of {number(entry + 4, word):,} strips or tiles)")
+            raise CostlyImageError(f"{_TOO_SLOW} (a TIFF of {number(entry + 4, word):,} strips or tiles)")
 
 
 # ---------------------------------------------------------------------------------------------------- reasons in words
@@ -454,17 +454,18 @@ def _reasons(data: bytes, where: object) -> Iterator[None]:
     try:
         yield
     except BadImageError as error:
-        raise BadImageError(error.what, where=where) from error.__cause__
+        raise type(error)(error.what, where=where) from error.__cause__
     except UnidentifiedImageError as error:
         raise BadImageError(_reason_unidentified(data), where=where) from error
     except Image.DecompressionBombError as error:
-        raise BadImageError(_TOO_LARGE, where=where) from error
+        raise CostlyImageError(_TOO_LARGE, where=where) from error
     except MemoryError as error:
         raise BadImageError("needs more memory to decode than there is", where=where) from error
     except Exception as error:
         # The decoders are a dozen libraries. For damaged data they raise OSError, ValueError, SyntaxError, EOFError,
         # struct.error, IndexError, ZeroDivisionError, ..., and the list grows with Pillow.
-        raise BadImageError(_reason_undecodable(data, error), where=where) from error
+        kind = CostlyImageError if isinstance(error, TimeoutError) else BadImageError
+        raise kind(_reason_undecodable(data, error), where=where) from error
 
 
 def _reason_undecodable(data: bytes, error: Exception) -> str:

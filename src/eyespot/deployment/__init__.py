@@ -1,0 +1,1 @@
+"""A trained model in the world: exported files, and what answers with them."""

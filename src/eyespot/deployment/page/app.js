@@ -1,0 +1,187 @@
+// The page of `eyespot serve`: pictures in, answers as bars. It asks nobody but this server.
+"use strict";
+
+const TOP = 5;
+const HISTORY = 30;
+const AT_ONCE = 2;
+const byId = (id) => document.getElementById(id);
+const queue = [];
+let running = 0;
+let limits = { body_bytes: 32 * 1024 * 1024 };
+
+const percent = (prob) => `${(100 * prob).toFixed(1)} %`;
+const say = (text) => { byId("status").textContent = text; };
+
+function complain(text) {
+  byId("problem").replaceChildren(Object.assign(document.createElement("p"), { textContent: text }));
+  byId("problem").hidden = false;
+}
+
+function headers() {
+  const token = sessionStorage.getItem("token");
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+async function describe() {
+  let response;
+  try {
+    response = await fetch("/v1/model", { headers: headers() });
+  } catch {
+    return complain("The server does not answer. Is it still running?");
+  }
+  if (response.status === 401) return lock();
+  if (!response.ok) return complain(`The server does not say which model it has (${response.status}).`);
+  const model = await response.json();
+  limits = model.limits;
+  const test = model.metrics && model.metrics.test;
+  const measured = test
+    ? ` ${percent(test.top1)} [${percent(test.top1_ci95[0])}, ${percent(test.top1_ci95[1])}] right on test (n = ${test.n.toLocaleString("en")}).`
+    : "";
+  const names = model.class_names;
+  const some = names.slice(0, 12).join(", ") + (names.length > 12 ? ", …" : "");
+  byId("model").textContent = `Knows ${names.length} classes: ${some}.${measured}`;
+}
+
+function lock() {
+  byId("locked").hidden = false;
+  byId("token").focus();
+}
+
+function add(files) {
+  const pictures = [...files];
+  if (!pictures.length) return;
+  byId("problem").hidden = true;
+  byId("answers-title").hidden = byId("tools").hidden = false;
+  for (const file of pictures) {
+    const item = byId("answer").content.firstElementChild.cloneNode(true);
+    const image = item.querySelector("img");
+    const name = file.name || "pasted picture";
+    item.querySelector(".name").textContent = name;
+    image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 100));
+    image.addEventListener("error", () => { image.hidden = true; });
+    image.src = URL.createObjectURL(file);
+    image.alt = `The picture ${name}`;
+    item.classList.add("waiting");
+    item.querySelector(".label").textContent = "…";
+    byId("answers").prepend(item);
+    queue.push({ file, name, item });
+  }
+  while (byId("answers").children.length > HISTORY) forget(byId("answers").lastElementChild);
+  say(pictures.length === 1 ? "Looking at the picture" : `Looking at ${pictures.length} pictures`);
+  work();
+}
+
+function forget(item) {
+  URL.revokeObjectURL(item.querySelector("img").src);
+  item.remove();
+}
+
+function work() {
+  while (running < AT_ONCE && queue.length) {
+    const job = queue.shift();
+    running += 1;
+    ask(job).catch((error) => refuse(job, `The server could not be reached (${error.message}).`)).finally(() => {
+      running -= 1;
+      work();
+    });
+  }
+}
+
+async function ask(job, tries = 0) {
+  if (job.file.size > limits.body_bytes) {
+    return refuse(job, `is larger than ${Math.floor(limits.body_bytes / 1024 / 1024)} MB`);
+  }
+  const response = await fetch(`/v1/predict?top_k=${TOP}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/octet-stream", ...headers() },
+    body: job.file,
+  });
+  if (response.status === 503 && tries < 5) {
+    await new Promise((done) => setTimeout(done, 1000 * (Number(response.headers.get("Retry-After")) || 1)));
+    return ask(job, tries + 1);
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.status === 401) lock();
+  if (!response.ok) {
+    const what = (answer.what || `no answer (${response.status})`).replace(/^picture 1 /, "");
+    return refuse(job, answer.remedy ? `${what}: ${answer.remedy}` : what);
+  }
+  show(job, answer.predictions[0]);
+}
+
+function refuse(job, reason) {
+  job.item.classList.remove("waiting");
+  job.item.classList.add("bad");
+  job.item.querySelector(".label").textContent = `This picture ${reason}`.replace(/^This picture The /, "The ");
+  say(`${job.name}: ${reason}`);
+}
+
+function show(job, prediction) {
+  const { item } = job;
+  const [best] = prediction.top;
+  item.classList.remove("waiting");
+  item.classList.toggle("unknown", prediction.unknown === true);
+  const label = item.querySelector(".label");
+  const note = item.querySelector(".note");
+  if (prediction.unknown) {
+    label.textContent = "Unknown";
+    note.textContent = `Unlike the pictures that the model was trained on; the nearest class is ${best.name}.`;
+    note.hidden = false;
+  } else {
+    label.textContent = best.name;
+  }
+  item.querySelector(".bars").replaceChildren(...prediction.top.map(bar));
+  say(`${job.name}: ${prediction.unknown ? "unknown, nearest " : ""}${best.name}, ${percent(best.prob)}`);
+}
+
+function bar(score) {
+  const row = document.createElement("li");
+  const fill = Object.assign(document.createElement("span"), { className: "fill" });
+  fill.style.width = `${100 * score.prob}%`;
+  const name = Object.assign(document.createElement("span"), { className: "name", textContent: score.name });
+  const share = Object.assign(document.createElement("span"), { className: "percent", textContent: percent(score.prob) });
+  row.append(fill, name, share);
+  return row;
+}
+
+const drop = byId("drop");
+for (const kind of ["dragenter", "dragover"]) {
+  document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+}
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  add(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  const files = [...event.clipboardData.files];
+  if (files.length) {
+    event.preventDefault();
+    add(files);
+  } else if (event.target.tagName !== "INPUT") {
+    complain("There is no picture in the clipboard.");
+  }
+});
+for (const [button, input] of [["choose", "files"], ["photograph", "camera"]]) {
+  byId(button).addEventListener("click", () => byId(input).click());
+  byId(input).addEventListener("change", (event) => {
+    add(event.target.files);
+    event.target.value = "";
+  });
+}
+byId("clear").addEventListener("click", () => {
+  queue.length = 0;
+  [...byId("answers").children].forEach(forget);
+  byId("answers-title").hidden = byId("tools").hidden = byId("problem").hidden = true;
+  say("Cleared");
+  byId("choose").focus();
+});
+byId("locked").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("token", byId("token").value.trim());
+  byId("locked").hidden = true;
+  byId("choose").focus();
+  describe();
+});
+describe();

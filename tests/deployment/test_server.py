@@ -1,0 +1,436 @@
+"""The server: the answers of predict, every limit with its status, and nothing that a client names is opened."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import eyespot
+from eyespot.deployment.engine import open_engine
+from eyespot.deployment.guard import Door, host_name
+from eyespot.deployment.limits import Limits
+from eyespot.deployment.server import build_app, read_token
+from eyespot.errors import ServerError, UsageError
+from eyespot.runs import Run
+
+LIMITS = Limits(body_bytes=300_000, pictures=4, header_seconds=0.5, body_seconds=0.5, header_bytes=8192)
+TOKEN = "a token of some length"
+
+
+class Running:
+    """A server in a thread, reached over loopback like any other."""
+
+    def __init__(self, engine: Any, limits: Limits = LIMITS, door: Door | None = None) -> None:
+        import uvicorn
+
+        from eyespot.deployment.connections import bounded_protocol
+
+        self.app = build_app(engine, limits=limits, door=door or Door(log=False))
+        config = uvicorn.Config(self.app, http=bounded_protocol(limits), ws="none", log_config=None, access_log=False)  # type: ignore[arg-type]
+        self.server = uvicorn.Server(config)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+        self.listener.close()
+
+    def raw(self, request: bytes, *, wait: float = 5.0) -> bytes:
+        """Send bytes and return what comes back until the server closes or is silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=wait) as connection:
+            connection.sendall(request)
+            answer = b""
+            try:
+                while piece := connection.recv(65536):
+                    answer += piece
+                    head, _, body = answer.partition(b"\r\n\r\n")
+                    length = re.search(rb"content-length: (\d+)", head.lower())
+                    if length and len(body) >= int(length.group(1)):
+                        break
+            except (TimeoutError, ConnectionError):
+                pass
+            return answer
+
+
+@pytest.fixture(scope="module")
+def running(trained: Run) -> Iterator[Running]:
+    server = Running(open_engine(trained.path))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=10) as client:
+        yield client
+
+
+def png(seed: int = 0, size: tuple[int, int] = (12, 12)) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+RAW = {"content-type": "application/octet-stream"}
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+
+def test_the_answer_is_that_of_predict_bit_for_bit(client: httpx.Client, trained: Run, pictures: Path) -> None:
+    predictor = eyespot.load(trained.path)
+    for path in sorted(pictures.rglob("*.png"))[::7]:
+        expected = {**predictor.predict([path], top_k=2)[0].as_dict(), "source": "picture 1"}
+        found = client.post("/v1/predict?top_k=2", content=path.read_bytes(), headers={"content-type": "image/png"})
+        assert found.status_code == 200
+        assert found.json() == {"predictions": [expected]}
+
+
+def test_several_files_of_which_one_is_bad(client: httpx.Client) -> None:
+    files = [
+        ("file", ("a/b\\cat.png", png(1), "image/png")),
+        ("other", ("bad.png", b"no picture", "image/png")),
+        ("file", ("", png(2), "image/png")),
+    ]
+    found = client.post("/v1/predict", files=files[:2])
+    assert [row["source"] for row in found.json()["predictions"]] == ["cat.png", "bad.png"]
+    assert [row["error"] for row in found.json()["predictions"]] == [None, "is a text file, not a picture"]
+    assert client.post("/v1/predict", files=[files[1]]).status_code == 422
+
+
+def test_many_at_once_get_their_own_answers(running: Running, client: httpx.Client) -> None:
+    pictures = [png(seed) for seed in range(40)]
+    alone = [client.post("/v1/predict", content=data, headers=RAW).json()["predictions"][0] for data in pictures]
+    found: dict[int, Any] = {}
+
+    def ask(start: int) -> None:
+        with httpx.Client(base_url=running.url, timeout=20) as own:
+            for number in range(start, 40, 8):
+                answer = own.post("/v1/predict", content=pictures[number], headers=RAW)
+                found[number] = answer.json()["predictions"][0]
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, expected in enumerate(alone):
+        assert found[number]["label"] == expected["label"]
+        assert found[number]["prob"] == pytest.approx(expected["prob"], abs=1e-5)
+
+
+def test_the_other_addresses(client: httpx.Client, trained: Run) -> None:
+    model = client.get("/v1/model").json()
+    assert model["class_names"] == ["cat", "dog", "eel"]
+    assert model["limits"] == {"body_bytes": 300_000, "pictures": 4}
+    assert client.get("/healthz").text == client.get("/readyz").text == "ok\n"
+    assert "eyespot_batch_pictures_bucket" in client.get("/metrics").text
+    schema = client.get("/openapi.json").json()
+    assert set(schema["paths"]) == {"/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    assert schema["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    page = client.get("/")
+    assert "What is in this picture?" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in page.headers
+    for part in ("/app.js", "/style.css"):
+        assert client.get(part).status_code == 200
+        assert not re.search(r"https?://", client.get(part).text), "the page asks nobody else"
+
+
+# ----------------------------------------------------------------------------------------------------- hostile requests
+
+
+def form(*parts: bytes, boundary: bytes = b"x", end: bytes = b"--x--\r\n") -> bytes:
+    return b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts) + end
+
+
+def file_part(data: bytes = b"d", name: bytes = b"a.png", more: bytes = b"") -> bytes:
+    return b'Content-Disposition: form-data; name="file"; filename="' + name + b'"' + more + b"\r\n\r\n" + data
+
+
+def post(body: bytes, kind: str = "application/octet-stream", path: str = "/v1/predict", **headers: str) -> bytes:
+    head = {"host": "localhost", "content-type": kind, "content-length": str(len(body)), **headers}
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in head.items())
+    return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+
+
+FORM = "multipart/form-data; boundary=x"
+GET = "GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n"
+HOSTILE: dict[str, tuple[bytes, int]] = {
+    "empty body": (post(b""), 422),
+    "text": (post(b"hello"), 422),
+    "json": (post(b'{"a": 1}', "application/json"), 415),
+    "deep json": (post(b"[" * 100_000, "application/json"), 415),
+    "html": (post(b"<html>", "text/html"), 415),
+    "url as body": (post(b"http://127.0.0.1/x.png"), 422),
+    "path as body": (post(b"/etc/passwd"), 422),
+    "file url": (post(b"file:///etc/passwd", "image/png"), 422),
+    "urlencoded form": (post(b"url=http://a", "application/x-www-form-urlencoded"), 415),
+    "odd type": (post(b"x", "a" * 5000), 415),
+    "type with controls": (post(b"x", "image/\x01png"), 400),
+    "form without boundary": (post(b"x", "multipart/form-data"), 400),
+    "form with a long boundary": (post(b"x", "multipart/form-data; boundary=" + "y" * 200), 400),
+    "form of nothing": (post(b"", FORM), 400),
+    "form of noise": (post(bytes(range(256)) * 9, FORM), 400),
+    "form without end": (post(form(file_part(), end=b""), FORM), 400),
+    "form with only an end": (post(b"--x--\r\n", FORM), 422),
+    "form with a field": (post(form(b'Content-Disposition: form-data; name="top_k"\r\n\r\n3'), FORM), 422),
+    "form without disposition": (post(form(b"A: b\r\n\r\nx"), FORM), 422),
+    "form with a huge part header": (post(form(file_part(more=b"\r\nA: " + b"b" * 9000)), FORM), 400),
+    "form with many part headers": (post(form(file_part(more=b"\r\nA: b" * 2000)), FORM), 400),
+    "form with five files": (post(form(*[file_part()] * 5), FORM), 413),
+    "form with a traversing name": (post(form(file_part(name=b"../../etc/passwd")), FORM), 422),
+    "form with a null in the name": (post(form(file_part(name=b"a\0b")), FORM), 422),
+    "form with a broken name": (post(form(file_part(name=b"\xff\xfe")), FORM), 422),
+    "nested form": (
+        post(form(b"Content-Type: multipart/mixed; boundary=y\r\n\r\n" + form(b"z", boundary=b"y")), FORM),
+        422,
+    ),
+    "too large": (post(bytes(300_001)), 413),
+    "announced too large": (
+        b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n",
+        413,
+    ),
+    "length beyond all bounds": (
+        b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1" + b"0" * 40 + b"\r\n\r\n",
+        400,
+    ),
+    "negative length": (b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n", 400),
+    "two lengths": (
+        b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+        400,
+    ),
+    "length and chunks": (
+        b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\n"
+        b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    "bad chunk": (b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+    "slow body": (b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\nabc", 408),
+    "slow chunks": (
+        b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        408,
+    ),
+    "slow headers": (b"POST /v1/predict HTTP/1.1\r\nhost: loc", 408),
+    "nothing at all": (b"", 408),
+    "endless headers": (b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 300_000, 431),
+    "endless first line": (b"GET /" + b"a" * 300_000, 431),
+    "another host": (b"GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n", 421),
+    "no host": (b"GET / HTTP/1.0\r\n\r\n", 421),
+    "host that begins well": (b"GET / HTTP/1.1\r\nhost: localhost.evil.example\r\n\r\n", 421),
+    "another site's page": (post(b"x", origin="http://evil.example"), 403),
+    "null origin": (post(b"x", origin="null"), 403),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "unknown method": (b"HACK / HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
+    "wrong method": (GET.format("/v1/predict").encode(), 405),
+    "delete": (b"DELETE /v1/model HTTP/1.1\r\nhost: localhost\r\n\r\n", 405),
+    "unknown path": (GET.format("/v1/models").encode(), 404),
+    "traversal": (GET.format("/../../etc/passwd").encode(), 404),
+    "encoded traversal": (GET.format("/%2e%2e/%2e%2e/etc/passwd").encode(), 404),
+    "a source file": (GET.format("/server.py").encode(), 404),
+    "null in the path": (GET.format("/%00").encode(), 404),
+    "raw bytes in the path": (b"GET /\xff\xfe HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
+    "absolute address": (b"GET http://127.0.0.1:1/x HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
+    "top_k 0": (post(png(), path="/v1/predict?top_k=0"), 422),
+    "top_k text": (post(png(), path="/v1/predict?top_k=many"), 422),
+    "top_k huge": (post(png(), path="/v1/predict?top_k=" + "9" * 400), 422),
+    "explain": (post(png(), path="/v1/predict?explain=true"), 501),
+    "explain text": (post(png(), path="/v1/predict?explain=%ff"), 422),
+    "upgrade": (
+        b"GET /v1/predict HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        405,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_hostile_request_has_its_status_and_does_not_hang(running: Running, name: str) -> None:
+    request, status = HOSTILE[name]
+    started = time.monotonic()
+    answer = running.raw(request)
+    assert time.monotonic() - started < 5
+    assert answer.startswith(b"HTTP/1.1 "), answer
+    assert int(answer.split()[1]) == status, answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"problem+json" in head:
+        document = json.loads(body)
+        assert document["status"] == status
+        assert document["what"]
+    if status == 413 and b"problem" in head:
+        assert document["remedy"]
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(HOSTILE) >= 40
+
+
+def test_the_server_is_well_after_all_that(client: httpx.Client) -> None:
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/v1/predict", content=png(), headers=RAW).status_code == 200
+    assert "eyespot_waiting_pictures 0.0" in client.get("/metrics").text
+    assert "eyespot_waiting_bytes 0.0" in client.get("/metrics").text
+
+
+# ------------------------------------------------------------------------------------------------ tokens, hosts, limits
+
+
+def test_a_token_is_asked_for(trained: Run) -> None:
+    server = Running(open_engine(trained.path), door=Door(token=TOKEN, log=False))
+    try:
+        with httpx.Client(base_url=server.url) as client:
+            for path in ("/v1/model", "/metrics"):
+                for wrong in (
+                    {},
+                    {"authorization": "Bearer nonsense"},
+                    {"authorization": TOKEN},
+                    {"authorization": "Bearer é"},
+                ):
+                    refused = client.get(path, headers={k: v.encode("utf-8") for k, v in wrong.items()})
+                    assert refused.status_code == 401
+                    assert refused.headers["www-authenticate"] == "Bearer"
+                assert client.get(path, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+            assert client.get("/").status_code == client.get("/healthz").status_code == 200
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [("Localhost:80", "localhost"), ("127.0.0.1", "127.0.0.1"), ("[::1]:8000", "::1"), ("", ""), ("a:b:c", "a:b")],
+)
+def test_the_name_in_a_host_header(header: str, name: str) -> None:
+    assert host_name(header) == name
+
+
+class Slow:
+    """An engine that takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def decode(self, data: bytes) -> Any:
+        return np.zeros((2, 2, 3), np.uint8)
+
+    def predict(self, batch: Any, *, top_k: int) -> Any:
+        from eyespot.evaluation.predictor import ClassScore, Prediction
+
+        time.sleep(self.seconds)
+        return [Prediction("x", (ClassScore("cat", 1.0),))] * len(batch)
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_full_queue_is_said_at_once_and_what_was_accepted_is_answered_after_a_stop() -> None:
+    limits = Limits(waiting_pictures=4, batch_pictures=1)
+    server = Running(Slow(0.3), limits)
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(httpx.post(f"{server.url}/v1/predict", content=b"x", headers=RAW, timeout=10).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while server.app._is_full() is False:
+        time.sleep(0.005)
+    refused = httpx.post(f"{server.url}/v1/predict", content=b"x", headers=RAW)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    server.close()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 4
+
+
+def test_an_answer_that_takes_too_long_and_a_defect_of_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    server = Running(Slow(0.5), Limits(answer_seconds=0.1))
+    try:
+        assert httpx.post(f"{server.url}/v1/predict", content=b"x", headers=RAW).status_code == 503
+    finally:
+        server.close()
+    server = Running(Slow(-1), Limits())
+    try:
+        found = httpx.post(f"{server.url}/v1/predict", content=b"x", headers=RAW)
+        assert found.status_code == 500
+        assert "sleep" not in found.text
+        assert "sleep length must be non-negative" in capsys.readouterr().err
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+    finally:
+        server.close()
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EYESPOT_TOKEN", raising=False)
+    assert read_token(None) == ""
+    monkeypatch.setenv("EYESPOT_TOKEN", f" {TOKEN}\n")
+    assert read_token(None) == TOKEN
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert read_token(tmp_path / "token") == TOKEN
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(UsageError, match=r"no token in .*empty: write the token into it"):
+        read_token(tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"cannot read the token \(No such file or directory\)"):
+        read_token(tmp_path / "none")
+    with pytest.raises(UsageError, match="a token of 3 characters: use 16 or more"):
+        eyespot.serve(tmp_path, token="abc")
+
+
+def test_a_port_in_use_is_one_clear_line(trained: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServerError, match=f"the port is in use in 127.0.0.1:{port}: use another one, for example"):
+            eyespot.serve(trained.path, port=port)
+    with pytest.raises(ServerError, match="cannot listen"):
+        eyespot.serve(trained.path, host="nowhere.invalid")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+def test_the_command_serves_tells_where_and_ends_on_a_signal(trained: Run) -> None:
+    call = [sys.executable, "-m", "eyespot", "serve", str(trained.path), "--port", "0"]
+    with subprocess.Popen(call, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = json.loads(process.stderr.readline())
+        assert line["event"] == "listening"
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                found = httpx.post(f"{line['url']}v1/predict", content=png(), headers=RAW)
+                break
+            except httpx.ConnectError:
+                assert time.monotonic() < deadline
+        assert found.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 143
+    logged = json.loads(rest.splitlines()[0])
+    assert (logged["method"], logged["path"], logged["status"]) == ("POST", "/v1/predict", 200)
+    assert "Traceback" not in rest
