@@ -122,6 +122,7 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
         "explain",
         "load",
         "serve",
+        "run_study",
         "train",
     }
     assert set(eyespot.__all__) == expected

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eyespot.evaluation.predictor import load_predictor as load
     from eyespot.explaining import explain
     from eyespot.runs import Run
+    from eyespot.studies.study import run_study
     from eyespot.verbs import evaluate, train
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "evaluate",
     "explain",
     "load",
+    "run_study",
     "serve",
     "train",
 ]
@@ -61,6 +63,7 @@ _HOMES = {
     "explain": "eyespot.explaining",
     "load": "eyespot.evaluation.predictor:load_predictor",
     "serve": "eyespot.deployment.server",
+    "run_study": "eyespot.studies.study",
     "train": "eyespot.verbs",
 }
 

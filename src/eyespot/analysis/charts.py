@@ -229,7 +229,7 @@ def _axes(frame: _Frame, x_label: str, write_y: Callable[[float], str], height: 
         # Epochs are whole: no ticks between them.
         x_ticks = [tick for tick in nice_ticks(frame.x_low, frame.x_high, 6) if tick == int(tick)]
     for tick in x_ticks:
-        text = words.learning_rate(tick) if frame.log_x else f"{tick:g}"
+        text = (words.learning_rate(tick) if tick < 0.01 else f"{tick:g}") if frame.log_x else f"{tick:g}"
         parts.append(f'<text x="{frame.x(tick):.1f}" y="{frame.bottom + 15:.1f}" text-anchor="middle">{text}</text>')
     parts.append(f'<path class="axis" d="M{_MARGIN_LEFT:.1f} {frame.bottom:.1f}H{frame.right:.1f}"/>')
     middle = (_MARGIN_LEFT + frame.right) / 2
@@ -335,7 +335,7 @@ def cost_chart(
     spots = [spot for spot in spots if spot.x > 0 and math.isfinite(spot.x)]
     if not spots:
         return ""
-    ends = np.array([(x, y) for s in spots for x in (s.x / 1.3, s.x * 1.3) for y in (s.low, s.high)], dtype=np.float64)
+    ends = np.array([(x, y) for s in spots for x in (s.x / 2, s.x * 2) for y in (s.low, s.high)], dtype=np.float64)
     frame = _Frame.around(ends, height, log_x=True, log_y=False)
     parts = [_axes(frame, x_label, write_y, height)]
     for spot in spots:

@@ -311,7 +311,7 @@ def _at_chance(run: _Run) -> Finding | None:
     else:
         advice = (
             "Likely causes: a learning rate that is too high or far too low, labels that do not belong to their"
-            " pictures, or too few steps. Try a tenth of optimizer.lr first."
+            " pictures, or too few steps. Find a rate with --lr auto first, or try a tenth of optimizer.lr."
         )
     return Finding("at-chance", "serious", f"{seen} {advice}")
 
@@ -416,7 +416,9 @@ def _learning_rate_too_high(run: _Run) -> Finding | None:
     if not seen:
         return None
     return Finding(
-        "learning-rate-too-high", "warning", f"{seen}. Lower optimizer.lr to a third, or let it fall to zero."
+        "learning-rate-too-high",
+        "warning",
+        f"{seen}. Find a rate with --lr auto, lower optimizer.lr to a third, or let it fall to zero.",
     )
 
 
@@ -448,7 +450,8 @@ def _learning_rate_too_low(run: _Run) -> Finding | None:
         return None
     text = (
         f"The train loss fell by only {words.percent(fall)}, from {loss[0]:.3f} to {loss[-1]:.3f}, and almost on a"
-        f" straight line over {run.epochs} epochs: learning had barely begun. Raise optimizer.lr three- to tenfold."
+        f" straight line over {run.epochs} epochs: learning had barely begun. Find a rate with --lr auto, or raise it"
+        " three- to tenfold."
     )
     return Finding("learning-rate-too-low", "warning", text)
 

@@ -420,13 +420,10 @@ def _answers(done: dict[str, Row], pictures: Path | None) -> dict[str, Any]:
             shown.append((path.name, ""))
     for row in done.values():
         predictor = load_predictor(row.runs[0].path)
-        said = []
-        for path in paths:
-            try:
-                answer = predictor.predict([path])[0]
-                said.append(f"{answer.label}, {words.percent(answer.prob)} sure")
-            except EyespotError as error:
-                said.append(f"no answer: {error.what}")
+        said = [
+            f"no answer: {answer.error}" if answer.error else f"{answer.label}, {words.percent(answer.prob)} sure"
+            for answer in predictor.predict(paths)
+        ]
         lines.append((row.number, row.id, said))
     return {"pictures": shown, "lines": lines, "own": pictures is not None}
 

@@ -1,0 +1,228 @@
+"""The published studies: every experiment is a point, every mistake has its twin, and the page says what is what."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from eyespot.errors import ConfigError, EyespotError, RunError, UsageError
+from eyespot.mistakes import MISTAKES
+from eyespot.opening import load_recipe
+from eyespot.studies import estimate, runner
+from eyespot.studies import study as studies
+from eyespot.studies.figures import _layers, read_rows, write_study_report
+from eyespot.studies.runner import run_points
+from eyespot.studies.schema import RIGHT, Study, load_study, study_names
+from eyespot.studies.study import run_study, study_points, variants
+from eyespot.studies.tables import describe_claim, describe_outcomes, describe_study
+from eyespot.terminal import Terminal
+
+from ..conftest import TINY, draw_pictures
+
+NAMES = ["culp2021", "dll2018", "gomez2025", "zouari2021"]
+
+
+def test_the_four_studies_are_there() -> None:
+    assert study_names() == NAMES
+
+
+def test_the_32_experiments_of_culp2021_are_points_in_order() -> None:
+    experiments = [point.id for point in load_study("culp2021").points if re.fullmatch(r"exp\d\d", point.id)]
+    assert experiments == [f"exp{number:02d}" for number in range(1, 33)]
+
+
+def test_experiments_before_the_leak_was_found_are_leaked_and_have_a_twin() -> None:
+    points = {point.id: point for point in load_study("culp2021").points}
+    ids = load_study("culp2021").point_ids()
+    for number in range(1, 33):
+        leaked = "train-on-test" in points[f"exp{number:02d}"].mistakes
+        assert leaked == (number <= 17)
+        assert (f"exp{number:02d}{RIGHT}" in ids) == leaked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_training_has_valid_settings_and_only_those_with_mistakes_make_them(name: str) -> None:
+    study = load_study(name)
+    points = {point.name: point for point in study_points(study, with_weights=False)}
+    assert list(points) == study.point_ids()
+    for variant in variants(study):
+        config = load_recipe(points[variant.id].recipe, points[variant.id].settings)
+        expected = [] if variant.id.endswith(RIGHT) else variant.point.mistakes
+        assert config.mistakes == expected
+        assert config.data.allow_leak == bool({"train-on-test", "select-on-test"} & set(expected))
+        assert config.name == f"{name}-{variant.id}"
+
+
+def test_every_mistake_is_in_some_study() -> None:
+    made = {mistake for name in NAMES for point in load_study(name).points for mistake in point.mistakes}
+    assert made == set(MISTAKES)
+
+
+def test_claims_carry_their_binomial_interval_and_their_split() -> None:
+    claims = {point.id: point.claims for name in NAMES for point in load_study(name).points}
+    assert describe_claim(claims["epochs100"][0]) == "77.4 % ± 0.8 on test (n = 10,000, original pixels)"
+    assert describe_claim(claims["vgg"][0]) == "90.0 % ± 0.8 on val (n = 5,000, original pixels)"
+    assert describe_claim(claims["exp20"][0]) == "84.0 % published, unknown split (n not given, original pixels)"
+    errors = {id_: [100 * claim.error for claim in found if claim.error] for id_, found in claims.items()}
+    assert errors["alexnet"] == pytest.approx([1.24, 0.86], abs=0.005)
+    assert errors["frozen-a"] == pytest.approx([1.27, 0.82], abs=0.005)
+
+
+def test_typos_of_the_layer_tables_are_named_and_nothing_else() -> None:
+    tables = load_study("gomez2025").layer_tables + load_study("dll2018").layer_tables
+    for table in tables:
+        if table.model == "vgg16":  # 138 million numbers: the arithmetic is in test_models
+            continue
+        wrong = {name: by for name, _, _, _, by in _layers(table)["rows"] if by}
+        expected = {"vgg16-mini": {"conv2d_7": 8_800, "dense": 8_000}, "alexnet-mini": {"conv2d_2": 800}}
+        assert wrong == expected.get(table.model, {})
+        if table.printed_total:
+            assert _layers(table)["total"] == table.printed_total
+
+
+def test_a_study_is_described_in_words() -> None:
+    text = describe_study(load_study("zouari2021"))
+    assert "resnet50: ResNet50, last block and head, RMSprop 2e-5 (L60, L88)" in text
+    assert "    mistake: The val pictures are the test pictures" in text
+    assert "    done right: resnet50-right" in text
+
+
+def train_here(words: Sequence[str], *others: object) -> int:
+    """Train as the runner's process would; that it is one is the runner's own test."""
+    import eyespot
+
+    settings = [value for key, value in pairwise(words) if key == "--set"]
+    eyespot.train(
+        words[-1], recipe=words[words.index("--recipe") + 1], out=words[words.index("--out") + 1], settings=settings
+    )
+    return 0
+
+
+SMALL = """
+name = "small-study"
+title = "A leak"
+[[points]]
+id = "leak"
+title = "trained on test"
+recipe = "small"
+mistakes = ["train-on-test"]
+changes = { "training.epochs" = 2, "model.args" = { widths = [4, 6, 8] }, "training.batch_size" = 16 }
+claims = [{ split = "test", top1 = 0.99, n = 10000, minutes = 1 }]
+[[points]]
+id = "vgg"
+title = "frozen VGG16"
+recipe = "gomez2025-vgg16-frozen-b"
+[[overlays]]
+title = "both"
+points = ["leak", "leak-right"]
+[[data_sizes]]
+title = "sizes"
+lines = [{ name = "one", points = ["leak-right"] }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ('title = "trained', 'titel = "trained', "unknown key points.1.titel. Did you mean 'title'?"),
+        ('name = "small-study"', 'name = "small-study"\nauthr = "x"', "unknown key authr. Did you mean 'author'?"),
+        ("top1 = 0.99", "top1 = 99", "points.1.claims.1.top1: Input should be less than or equal to 1"),
+        ('id = "vgg"', 'id = "leak"', "two points are called 'leak'"),
+        ('recipe = "small"', 'recipe = "smal"', "unknown recipe 'smal'. Did you mean 'small'?"),
+        ('points = ["leak", "leak-right"]', 'points = ["leek"]', "no point 'leek' to draw. Did you mean 'leak'?"),
+        ('["train-on-test"]', '["train-on-tset"]', "points.1.mistakes.1: Input should be 'train-on-test'"),
+        ("name =", "name", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_one_line(tmp_path: Path, before: str, after: str, sentence: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(SMALL.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_studies_and_points_are_offered_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown study 'culp2012'. Did you mean 'culp2021'\?: 4 studies: culp2021"):
+        load_study("culp2012")
+    with pytest.raises(ConfigError, match="cannot read the study"):
+        load_study("nowhere.toml")
+    points = study_points(load_study("dll2018"), with_weights=False)
+    with pytest.raises(UsageError, match=r"no point 'epoch100'\. Did you mean 'epochs100'"):
+        run_points(points, tmp_path / "out", only=["epoch100"], observer=Terminal(quiet=True))
+
+
+def test_weights_that_cannot_be_had_are_replaced_or_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "_has_weights", lambda model: model in ("efficientnet_lite0", "alexnet-mini"))
+    study = load_study("gomez2025")
+    listed = {point.name: point for point in study_points(study)}
+    assert listed["alexnet"].not_run == ""
+    assert listed["frozen-a"].not_run.startswith("no pretrained weights of vgg16 at hand")
+    replaced = {point.name: point for point in study_points(study, weights_from="efficientnet_lite0")}
+    assert replaced["frozen-a"].title.endswith("(as published), efficientnet_lite0 in place of vgg16")
+    assert replaced["frozen-a"].settings["input.size_px"] == "auto"
+    assert replaced["frozen-32px"].settings["input.size_px"] == 32  # the point is about the size
+    with pytest.raises(UsageError, match="no pretrained weights of vgg19 at hand in --weights-from"):
+        study_points(study, weights_from="vgg19")
+
+
+def test_a_study_runs_goes_on_and_shows_what_the_leak_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, split in enumerate(("train", "test")):
+        draw_pictures(tmp_path / "data" / split, ("cat", "dog", "eel"), 12, seed=seed)
+    path, out = tmp_path / "s.toml", tmp_path / "out"
+    path.write_text(SMALL, encoding="utf-8")
+    monkeypatch.setattr(studies, "_has_weights", lambda model: model != "vgg16")
+    monkeypatch.setattr(runner, "_train", train_here)
+    monkeypatch.setattr(estimate, "estimate_seconds", lambda asked, **others: (1.0, 0))
+    with pytest.raises(RunError, match="no study was run here"):
+        read_rows(load_study(path), out)
+    outcomes = run_study(path, out=out, data=str(tmp_path / "data"))
+    assert [outcome.state for outcome in outcomes] == ["finished", "finished", "not run"]
+    assert "leak-seed0        leaked: " in describe_outcomes(outcomes)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "As published: leaked: " in page
+    assert "99.0 % ± 0.2 on test" in re.sub("\u00a0", " ", page)
+    assert "no pretrained weights of vgg16 at hand" in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http-equiv", "")
+    before = (out / "journal.jsonl").read_text()
+    assert [outcome.state for outcome in run_study(path, out=out, data=str(tmp_path / "data"))][:2] == ["finished"] * 2
+    assert (out / "journal.jsonl").read_text() == before
+    # Pictures of somebody's own, one of them none.
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "data" / "test" / "cat" / "000.png").rename(own / "cat.png")
+    write_study_report(load_study(path), out, pictures=own)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "no answer: " in page
+    assert "cat.png" in page
+    with pytest.raises(EyespotError, match="no such folder"):
+        write_study_report(load_study(path), out, pictures=tmp_path / "nowhere")
+
+
+def test_seeds_are_summed_up_and_a_quick_look_is_said(tmp_path: Path) -> None:
+    study = Study.model_validate(
+        {"name": "s", "title": "t", "points": [{"id": "a", "title": "a", "recipe": "small", "changes": TINY}]}
+    )
+    data = draw_pictures(tmp_path / "data", ("cat", "dog", "eel"), 20)
+    import eyespot
+
+    points = []
+    for seed in (0, 1):
+        eyespot.train(
+            data, recipe="small", settings={**TINY, "training.seed": seed}, out=tmp_path / "runs" / f"a-seed{seed}"
+        )
+        points.append({"id": f"a-seed{seed}", "title": "a"})
+    document = {"limits": {"minutes": None, "epochs_scale": 0.5}, "points": points}
+    (tmp_path / "points.json").write_text(json.dumps(document))
+    (row,) = read_rows(study, tmp_path)
+    assert re.match(r"[\d.]+ %, sd [\d.]+ over 2 seeds, on test \(n = 6\)", row.figure("test"))
+    page = write_study_report(study, tmp_path).read_text(encoding="utf-8")
+    assert "epochs times 0.5, so not the published settings" in re.sub("\u00a0", " ", page)
