@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eyespot.evaluation.predictor import Prediction, Predictor
     from eyespot.evaluation.predictor import load_predictor as load
     from eyespot.explaining import explain
+    from eyespot.exporting import export
     from eyespot.runs import Run
     from eyespot.studies.study import run_study
     from eyespot.verbs import evaluate, train
@@ -43,6 +44,7 @@ __all__ = [
     "compare",
     "evaluate",
     "explain",
+    "export",
     "load",
     "run_study",
     "serve",
@@ -61,6 +63,7 @@ _HOMES = {
     "compare": "eyespot.comparing",
     "evaluate": "eyespot.verbs",
     "explain": "eyespot.explaining",
+    "export": "eyespot.exporting",
     "load": "eyespot.evaluation.predictor:load_predictor",
     "serve": "eyespot.deployment.server",
     "run_study": "eyespot.studies.study",

@@ -22,6 +22,7 @@ from eyespot import __version__
 from eyespot.commands.check import check
 from eyespot.commands.compare import compare
 from eyespot.commands.explain import explain
+from eyespot.commands.export import export
 from eyespot.commands.note import note
 from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
 from eyespot.commands.serve import serve
@@ -48,6 +49,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.command()(compare)
 app.command()(serve)
+app.command()(export)
 
 
 def _version(show: bool) -> None:

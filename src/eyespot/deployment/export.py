@@ -1,0 +1,490 @@
+"""A bundle becomes a file that others run: ONNX, a torch program, or the bundle on its own; compared before it stays.
+
+Before this: `bundle`. After this: ONNX Runtime, torch, or a browser, with nothing of eyespot installed.
+
+Every file that holds a graph is run on pictures before it gets its name. One whose answers are not those of the
+predictor is never written, so a file that exists is a file that was compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from eyespot.data.dataset import UInt8Array
+from eyespot.deployment.graph import ShippedClassifier
+from eyespot.device import ComputePlan
+from eyespot.errors import EyespotError, MissingExtraError, ModelError, RunError, UsageError
+from eyespot.evaluation.bundle import BundleInfo, load_bundle, save_bundle
+from eyespot.evaluation.metrics import Float64Array, Int64Array
+from eyespot.evaluation.predictor import Predictor
+from eyespot.files import describe_disk_error, fsync_folder
+from eyespot.models.folding import folded
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Format: TypeAlias = Literal["onnx", "torch", "safetensors"]
+FORMATS: tuple[Format, ...] = ("onnx", "torch", "safetensors")
+
+MOST_DIFFERENCE = 1e-3  # of a probability, float
+MOST_LOST_TOP1 = 0.005  # of accuracy, int8
+
+_OPSET = 18
+_ONE_FILE_BYTES = 2**31 - 2**24  # a protobuf ends at 2 GiB; weights beyond that lie beside it
+_BATCH = 64
+_NOTE = (
+    "images: uint8 RGB, (batch, height, width, 3), any size, all pictures of a batch of the same. "
+    "probs: float32 (batch, classes), rows sum to 1; logits: float32 (batch, classes), before the temperature."
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far it is from the predictor.
+
+    Attributes:
+        path: The file, or the folder of a bundle.
+        format: `onnx`, `torch` or `safetensors`.
+        bytes: Size, weights beside the file counted in.
+        pictures: Pictures on which it was compared.
+        difference: Largest difference of a probability on them, 0 to 1; None for a bundle, whose weights are a copy.
+        top1: Accuracies of the predictor and of the file, 0 to 1; None where no labels were at hand.
+        top1_pictures: Labelled pictures that the accuracies are of.
+        int8: Whether weights and activations are 8-bit.
+    """
+
+    path: Path
+    format: Format
+    bytes: int
+    pictures: int
+    difference: float | None
+    top1: tuple[float, float] | None = None
+    top1_pictures: int = 0
+    int8: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+    def describe(self) -> str:
+        """Return the result in a line."""
+        size = f"{self.path}: {self.bytes / 1e6:.1f} MB"
+        if self.difference is None:
+            return size
+        told = f"{size}; probabilities differ by at most {self.difference:.1e} on {self.pictures} pictures"
+        if self.top1 is not None:
+            before, after = (f"{100 * value:.2f} %" for value in self.top1)
+            told += f"; top-1 {before} -> {after} (n = {self.top1_pictures:,})"
+        return told
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures of a run's data as they were packed: uint8 (N, S, S, C), with labels int64 (N,) and the split's name."""
+
+    images: UInt8Array
+    labels: Int64Array
+    split: str
+
+
+# --------------------------------------------------------------------------------------------------------- the formats
+
+
+def export_onnx(
+    folder: Path,
+    path: Path,
+    *,
+    pictures: Sequence[UInt8Array],
+    int8: bool = False,
+    calibration: UInt8Array | None = None,
+    labelled: Labelled | None = None,
+) -> Exported:
+    """Write a bundle as an ONNX file that takes pictures and gives probabilities.
+
+    Args:
+        folder: The bundle.
+        path: The file; refused where it exists.
+        pictures: uint8 RGB (H, W, 3) each, on which file and predictor are compared.
+        int8: Quantise weights (per channel) and activations to 8 bits.
+        calibration: uint8 (N, S, S, C) of the training split, from which ranges of activations are taken; for `int8`.
+        labelled: Pictures on which accuracies are compared; needed for `int8`.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        CheckpointError: The bundle is damaged.
+        ModelError: The network cannot be exported, or the file's answers are not the predictor's.
+        RunError: The file exists, or cannot be written.
+    """
+    _need("onnx", "onnxscript", "onnxruntime")
+    _refuse_existing(path)
+    predictor = _float_predictor(folder)
+    with _place(path) as beside:
+        draft = beside / path.name
+        _write_onnx(predictor, draft)
+        if int8:
+            if calibration is None or labelled is None:
+                raise UsageError("int8 without pictures to calibrate on", remedy="export a run whose data are at hand")
+            _quantise(draft, _as_rgb(calibration))
+        session = open_session(draft)
+        found = _compare(predictor, lambda batch: _run_onnx(session, batch), pictures)
+        top1 = None
+        if labelled is not None:
+            top1 = _accuracies(predictor, lambda batch: _run_onnx(session, batch), labelled)
+        _check(path, found, top1, labelled, int8=int8)
+        size = sum(file.stat().st_size for file in beside.iterdir())
+    return Exported(path, "onnx", size, len(pictures), found, top1, _count(labelled), int8)
+
+
+def export_torch(
+    folder: Path, path: Path, *, pictures: Sequence[UInt8Array], labelled: Labelled | None = None
+) -> Exported:
+    """Write a bundle as a program that `torch.export.load` reads, with the signature of the ONNX file.
+
+    Args:
+        folder: The bundle.
+        path: The file; refused where it exists.
+        pictures: uint8 RGB (H, W, 3) each, on which file and predictor are compared.
+        labelled: Pictures on which accuracies are compared as well.
+
+    Raises:
+        CheckpointError: The bundle is damaged.
+        ModelError: The network cannot be exported, or the file's answers are not the predictor's.
+        RunError: The file exists, or cannot be written.
+    """
+    _refuse_existing(path)
+    predictor = _float_predictor(folder)
+    with _place(path) as beside:
+        draft = beside / path.name
+        with _quiet():
+            notes = {f"{name}.txt": text for name, text in describe(predictor.info).items()}
+            torch.export.save(_program(predictor), draft, extra_files=notes)
+            module = torch.export.load(draft).module()
+
+        def answer(batch: UInt8Array) -> tuple[Float64Array, Float64Array]:
+            with torch.no_grad():
+                probs, logits = module(torch.from_numpy(np.array(batch)))
+            return probs.numpy(), logits.numpy()
+
+        found = _compare(predictor, answer, pictures)
+        top1 = _accuracies(predictor, answer, labelled) if labelled is not None else None
+        _check(path, found, top1, labelled, int8=False)
+        size = draft.stat().st_size
+    return Exported(path, "torch", size, len(pictures), found, top1, _count(labelled))
+
+
+def export_bundle(folder: Path, path: Path, *, half: bool = False) -> Exported:
+    """Write a bundle as a bundle of its own, without the run around it.
+
+    Args:
+        folder: The bundle.
+        path: The new folder; refused where it exists.
+        half: Keep matrices and filters in float16, half the size.
+
+    Raises:
+        CheckpointError: The bundle is damaged, or has values that float16 cannot hold.
+        RunError: The folder exists, or cannot be written.
+    """
+    _refuse_existing(path)
+    model, info = load_bundle(folder)
+    if half:
+        info = info.model_copy(update={"weights_dtype": "float16"})
+    save_bundle(path, model, info)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    return Exported(path, "safetensors", size, 0, None)
+
+
+def describe(info: BundleInfo) -> dict[str, str]:
+    """Return what a file says about itself: text by key, JSON where it is a list or an object."""
+    return {
+        "class_names": json.dumps(info.class_names, ensure_ascii=False),
+        "input": _NOTE,
+        "preparation": f"inside the file: {info.eval_transform}",
+        "views": info.views,
+        "temperature": repr(info.temperature),
+        "metrics": json.dumps({split: measured.model_dump(mode="json") for split, measured in info.metrics.items()}),
+        "licence": info.pretrained.licence if info.pretrained else "that of the pictures it was trained on",
+        "pretrained": info.pretrained.source if info.pretrained else "no: trained from random weights",
+        "provenance": json.dumps(info.provenance.model_dump(mode="json"), ensure_ascii=False),
+        "architecture": json.dumps(info.architecture.model_dump(mode="json"), ensure_ascii=False),
+        "weights_sha256": info.weights_sha256,
+        "eyespot_version": info.eyespot_version,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _float_predictor(folder: Path) -> Predictor:
+    model, info = load_bundle(folder)
+    return Predictor(model, info, ComputePlan("cpu", "float32", "files are compared in float32"))
+
+
+def _program(predictor: Predictor) -> ExportedProgram:
+    """Return the whole network as torch traced it: batch, height and width are free."""
+    info = predictor.info
+    side = info.input.input_px
+    plain = predictor.model.to(memory_format=torch.contiguous_format)
+    images = torch.rand(2, info.input.channels, side, side, generator=torch.Generator().manual_seed(0))
+    model = folded(plain, images)
+    network = ShippedClassifier(model, info).eval()
+    free = torch.export.Dim.DYNAMIC
+    example = torch.zeros(2, side + 7, side + 5, 3, dtype=torch.uint8)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                network, (example,), dynamic_shapes=({0: free, 1: free, 2: free, 3: torch.export.Dim.STATIC},)
+            )
+    except Exception as error:
+        raise _cannot_export(info, error) from error
+
+
+def _write_onnx(predictor: Predictor, path: Path) -> None:
+    import onnx_ir
+
+    info = predictor.info
+    with _quiet():
+        program = _program(predictor)
+        try:
+            found = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=["images"],
+                output_names=["probs", "logits"],
+                opset_version=_OPSET,
+                verbose=False,
+            )
+        except Exception as error:
+            raise _cannot_export(info, error) from error
+        assert found is not None
+        graph = found.model.graph
+        graph.inputs[0].shape = onnx_ir.Shape(["batch", "height", "width", 3])
+        for output in graph.outputs:
+            output.shape = onnx_ir.Shape(["batch", info.num_classes])
+        found.model.metadata_props.update(describe(info))
+        payload = sum(tensor.nbytes for tensor in predictor.model.state_dict().values())
+        found.save(path, external_data=payload > _ONE_FILE_BYTES)
+
+
+def _cannot_export(info: BundleInfo, error: Exception) -> ModelError:
+    text = str(error).strip().splitlines()
+    return ModelError(
+        f"{info.architecture.name} cannot be exported ({text[0][:160] if text else type(error).__name__})",
+        remedy="use --format safetensors, which every network has",
+    )
+
+
+def _quantise(path: Path, images: UInt8Array) -> None:
+    """Replace a float ONNX file by its 8-bit version: QDQ, weights per channel, ranges from pictures."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            self.batches = iter(images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
+
+        def get_next(self) -> dict[str, UInt8Array] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch}
+
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    kinds = ["Conv", "Gemm", "MatMul"]
+    first = next((place for place, node in enumerate(nodes) if node.op_type == "Conv"), 0)
+    whole = path.with_name("whole.onnx")
+    os.replace(path, whole)
+    with _quiet():
+        quantize_static(
+            whole,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=kinds,
+            nodes_to_exclude=[node.name for node in nodes[:first]],  # resizing stays exact
+        )
+    whole.unlink()
+
+
+# ------------------------------------------------------------------------------------------------------------ comparing
+
+
+def open_session(path: Path, *, threads: int = 0) -> Any:
+    """Return an ONNX Runtime session on the CPU.
+
+    Args:
+        path: The file.
+        threads: For one operation; 0 takes every core.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ModelError: It is no ONNX file, or one that ONNX Runtime cannot run.
+    """
+    _need("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ModelError(
+            f"ONNX Runtime cannot open the file ({reason})", where=path, remedy="export it again"
+        ) from error
+
+
+def _run_onnx(session: Any, batch: UInt8Array) -> tuple[Any, Any]:
+    probs, logits = session.run(["probs", "logits"], {"images": batch})
+    return probs, logits
+
+
+def _compare(predictor: Predictor, answer: Any, pictures: Sequence[UInt8Array]) -> float:
+    """Return the largest difference of a probability between a file and the predictor; picture by picture."""
+    worst = 0.0
+    expected = predictor.predict_probs(list(pictures))
+    for picture, wanted in zip(pictures, expected, strict=True):
+        worst = max(worst, float(np.abs(answer(picture[None])[0][0].astype(np.float64) - wanted).max()))
+    return worst
+
+
+def _accuracies(predictor: Predictor, answer: Any, labelled: Labelled) -> tuple[float, float]:
+    """Return the accuracy of the predictor and of the file on the same pictures."""
+    right = [0, 0]
+    for start in range(0, len(labelled.labels), _BATCH):
+        images, labels = labelled.images[start : start + _BATCH], labelled.labels[start : start + _BATCH]
+        own = predictor.batch_logits(torch.from_numpy(images).permute(0, 3, 1, 2), views=predictor.info.views).numpy()
+        right[0] += int((own.argmax(1) == labels).sum())
+        right[1] += int((answer(_as_rgb(images))[1].argmax(1) == labels).sum())
+    return right[0] / len(labelled.labels), right[1] / len(labelled.labels)
+
+
+def _check(
+    path: Path, found: float, top1: tuple[float, float] | None, labelled: Labelled | None, *, int8: bool
+) -> None:
+    """Refuse a file whose answers are not the predictor's."""
+    if int8 and top1 is not None and labelled is not None:
+        if top1[0] - top1[1] > MOST_LOST_TOP1:
+            raise ModelError(
+                f"in 8 bits {100 * (top1[0] - top1[1]):.1f} points of accuracy are lost on {labelled.split}"
+                f" (n = {len(labelled.labels):,}), at most {100 * MOST_LOST_TOP1:g} are allowed; no file was written",
+                where=path,
+                remedy="export it without --int8",
+            )
+    elif not found <= MOST_DIFFERENCE:
+        raise ModelError(
+            f"probabilities of the file differ by {found:.2g} from the predictor's, at most {MOST_DIFFERENCE:g} is"
+            " allowed; no file was written",
+            where=path,
+            remedy="use --format safetensors, and report the model's architecture",
+        )
+
+
+def sample_pictures(*, seed: int = 0) -> list[UInt8Array]:
+    """Return pictures that need no data, uint8 (H, W, 3): photographs in several shapes, noise, plain colours."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    dice = np.random.default_rng(seed)
+    shapes = ((640, 427), (427, 427), (100, 33), (33, 100), (32, 32), (20, 200), (224, 224), (7, 5), (1, 1))  # W, H
+    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    found = [np.asarray(photo.resize(shape)) for photo in photos for shape in shapes]
+    found += [dice.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in shapes]
+    return [*found, *(np.full((40, 60, 3), value, np.uint8) for value in (0, 128, 255))]
+
+
+def _as_rgb(images: UInt8Array) -> UInt8Array:
+    """Return (N, H, W, 3); grey becomes RGB with equal channels, which the file turns back exactly."""
+    return images if images.shape[3] == 3 else np.repeat(images, 3, axis=3)
+
+
+def _count(labelled: Labelled | None) -> int:
+    return 0 if labelled is None else len(labelled.labels)
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _need(*packages: str) -> None:
+    """Refuse to begin without an optional package."""
+    import importlib.util
+
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "export")
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise RunError("there is something of this name", where=path, remedy="delete it, or name a folder with --out")
+
+
+@contextlib.contextmanager
+def _place(path: Path) -> Iterator[Path]:
+    """Give a folder beside the target; on success its files get their names, else nothing of it is left."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise _disk_error(error, path) from error
+    try:
+        yield beside
+        for file in sorted(beside.iterdir(), key=lambda file: file.name == path.name):  # the weights beside it first
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+            os.replace(file, path.with_name(file.name))
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise _disk_error(error, path) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _disk_error(error: OSError, path: Path) -> EyespotError:
+    reason, remedy = describe_disk_error(error)
+    return RunError(f"cannot write the file ({reason})", where=path, remedy=remedy)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress and advice to developers off the terminal."""
+    loggers = [logging.getLogger(), logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "Format",
+    "Labelled",
+    "describe",
+    "export_bundle",
+    "export_onnx",
+    "export_torch",
+    "open_session",
+    "sample_pictures",
+]

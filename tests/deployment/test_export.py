@@ -1,0 +1,293 @@
+"""Exported files: every network, the same answers as the predictor, nothing half-written, and clear refusals."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import eyespot
+from eyespot import cli
+from eyespot.data.transforms import InputSpec
+from eyespot.deployment import export as export_module
+from eyespot.deployment.export import export_bundle, export_onnx, export_torch, open_session, sample_pictures
+from eyespot.errors import CheckpointError, DataError, MissingExtraError, ModelError, RunError, UsageError
+from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance, load_bundle, save_bundle
+from eyespot.models.registry import build_model, model_names
+from eyespot.runs import Run
+
+NAMES = ("cat", 'dog "x", ünï\u202e', "eel/二")
+
+
+def write_bundle(folder: Path, name: str = "spot", size: int = 32, *, channels: int = 3, **changes: Any) -> Path:
+    """Write a bundle of a network with random weights whose answers depend on the picture."""
+    args = changes.pop("args", {"widths": [4, 6, 8]} if name == "spot" else {})
+    values: dict[str, Any] = {
+        "architecture": Architecture(name=name, args=args),
+        "num_classes": 3,
+        "class_names": NAMES,
+        "input": InputSpec(size, channels, (0.5,) * channels, (0.25,) * channels, "crop", "bilinear"),
+        "temperature": 1.7,
+        "provenance": Provenance(
+            recipe="fast", dataset="photos", dataset_fingerprint="f", seed=1, created="2026", train_seconds=1.0
+        ),
+    }
+    info = BundleInfo(**{**values, **changes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(
+            name, num_classes=3, in_channels=channels, size_px=info.input.input_px, args=info.architecture.args
+        )
+    save_bundle(folder, model.eval(), info)
+    return folder
+
+
+def few() -> list[Any]:
+    return [picture for picture in sample_pictures() if max(picture.shape) <= 230][::3]
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = tmp_path_factory.mktemp("onnx")
+    bundle = write_bundle(here / "bundle", views="mirror-shift")
+    found = export_onnx(bundle, here / "model.onnx", pictures=sample_pictures())
+    assert found.difference is not None
+    assert found.difference < 1e-5
+    assert "probabilities differ by at most" in found.describe()
+    return found.path
+
+
+class TestOnnx:
+    def test_every_size_and_batch_and_the_temperature(self, onnx_file: Path) -> None:
+        session = open_session(onnx_file)
+        predictor = eyespot.load(onnx_file.parent / "bundle", device="cpu")
+        dice = np.random.default_rng(1)
+        for shape in ((1, 1, 1, 3), (2, 5, 300, 3), (3, 300, 5, 3), (4, 32, 32, 3)):
+            images = dice.integers(0, 256, shape, dtype=np.uint8)
+            probs, logits = session.run(["probs", "logits"], {"images": images})
+            scaled = np.exp(logits / predictor.info.temperature)
+            np.testing.assert_allclose(probs, scaled / scaled.sum(1, keepdims=True), rtol=1e-4)
+            plan = export_module.ComputePlan("cpu", "float32", "a test")
+            own = eyespot.Predictor(predictor.model, predictor.info, plan).predict_probs(list(images))
+            np.testing.assert_allclose(probs, own, atol=1e-5)
+
+    def test_it_says_what_it_is(self, onnx_file: Path) -> None:
+        session = open_session(onnx_file)
+        told = session.get_modelmeta().custom_metadata_map
+        assert tuple(json.loads(told["class_names"])) == NAMES
+        assert "uint8 RGB" in told["input"]
+        assert told["views"] == "mirror-shift"
+        assert json.loads(told["provenance"])["dataset"] == "photos"
+        assert {"licence", "temperature", "weights_sha256", "metrics"} <= set(told)
+        (entry,) = session.get_inputs()
+        assert (entry.name, entry.type, entry.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])
+        assert [(o.name, o.shape) for o in session.get_outputs()] == [("probs", ["batch", 3]), ("logits", ["batch", 3])]
+
+    def test_it_runs_with_nothing_of_eyespot(self, onnx_file: Path, tmp_path: Path) -> None:
+        example = Path(__file__).parents[2] / "examples" / "classify.py"
+        from PIL import Image
+
+        Image.fromarray(sample_pictures()[1]).save(tmp_path / "photo.png")
+        code = f"import sys; sys.modules['eyespot'] = sys.modules['torch'] = None; exec(open({str(example)!r}).read())"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, str(onnx_file), str(tmp_path / "photo.png")],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            check=True,
+        )
+        assert any(done.stdout.startswith(name) for name in NAMES), done.stdout
+
+    def test_grey_and_enlarged_in_the_batch(self, tmp_path: Path) -> None:
+        spec = InputSpec(16, 1, (0.5,), (0.25,), "pad", "bicubic", 24)
+        bundle = write_bundle(tmp_path / "bundle", channels=1, input=spec)
+        found = export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
+        assert found.difference is not None
+        assert found.difference < 1e-5
+
+
+SMALL: list[tuple[str, int, dict[str, Any]]] = [(name, 32, {}) for name in model_names()]
+# Tracing a deep network takes ten seconds and more.
+BACKBONES: list[tuple[str, int, dict[str, Any]]] = [
+    ("vgg16", 32, {"pool": "flatten", "hidden": [8], "dropout": 0.5, "batch_norm": True}),
+    ("resnet50", 32, {"pool": "concat"}),
+    ("efficientnet_lite0", 32, {"taps": 1}),
+    ("vit_tiny_patch16_224", 224, {}),
+]
+BACKBONES += [("resnet101", 32, {}), ("inception_v3", 96, {}), ("densenet121", 32, {}), ("inception_resnet_v2", 96, {})]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "args"),
+    [
+        *(pytest.param(*case, id=case[0]) for case in SMALL),
+        *(pytest.param(*case, id=case[0], marks=pytest.mark.slow) for case in BACKBONES),
+    ],
+)
+def test_every_network(name: str, size: int, args: dict[str, Any], tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", name, size, args=args)
+    found = export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
+    assert found.difference is not None
+    assert found.difference < 1e-4
+
+
+def test_torch_program(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", views="mirror")
+    found = export_torch(bundle, tmp_path / "model.pt2", pictures=few())
+    assert found.difference is not None
+    assert found.difference < 1e-5
+    notes = {"class_names.txt": ""}
+    program = torch.export.load(found.path, extra_files=notes)
+    assert tuple(json.loads(notes["class_names.txt"])) == NAMES
+    probs, logits = program.module()(torch.zeros(2, 9, 50, 3, dtype=torch.uint8))
+    assert probs.shape == logits.shape == (2, 3)
+
+
+def test_bundle_alone_and_in_half(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", args={"widths": [16, 32, 32]})
+    whole = export_bundle(bundle, tmp_path / "a")
+    half = export_bundle(bundle, tmp_path / "b", half=True)
+    assert half.bytes < 0.65 * whole.bytes
+    assert load_bundle(tmp_path / "b")[1].weights_dtype == "float16"
+
+
+class TestRefusals:
+    def test_a_file_that_answers_differently_is_not_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+        real = export_module._run_onnx
+
+        def wrong(session: Any, batch: Any) -> Any:
+            probs, logits = real(session, batch)
+            return probs + 0.002, logits
+
+        monkeypatch.setattr(export_module, "_run_onnx", wrong)
+        with pytest.raises(ModelError, match=r"differ by 0\.002 from the predictor's, at most 0\.001 is allowed"):
+            export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
+        assert os.listdir(tmp_path) == ["bundle"]
+
+    def test_something_is_there_already(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+        (tmp_path / "model.onnx").write_text("mine")
+        for write in (export_onnx, export_torch):
+            with pytest.raises(RunError, match=r"there is something of this name in .*: delete it, or name a folder"):
+                write(bundle, tmp_path / "model.onnx", pictures=[])
+        with pytest.raises(RunError, match="there is something of this name"):
+            export_bundle(bundle, bundle)
+        assert (tmp_path / "model.onnx").read_text() == "mine"
+
+    def test_no_folder_can_be_made(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RunError, match="cannot write the file"):
+            export_onnx(bundle, tmp_path / "file" / "model.onnx", pictures=[])
+
+    def test_the_disk_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+
+        def full(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(export_module.os, "replace", full)
+        with pytest.raises(RunError, match=r"the disk is full.*: free some space"):
+            export_onnx(bundle, tmp_path / "model.onnx", pictures=few()[:1])
+        assert os.listdir(tmp_path) == ["bundle"]
+
+    @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+    def test_a_missing_extra(self, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else name)
+        with pytest.raises(
+            MissingExtraError, match=rf"'{package}' is not installed: pip install \"eyespot\[export\]\""
+        ):
+            export_onnx(bundle, tmp_path / "model.onnx", pictures=[])
+
+    def test_a_damaged_bundle(self, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+        content = bytearray((bundle / "weights.safetensors").read_bytes())
+        content[-1] ^= 1
+        (bundle / "weights.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointError, match="weights are damaged"):
+            export_onnx(bundle, tmp_path / "model.onnx", pictures=[])
+
+    def test_no_onnx_file(self, tmp_path: Path) -> None:
+        (tmp_path / "model.onnx").write_text("no")
+        with pytest.raises(ModelError, match=r"ONNX Runtime cannot open the file .*: export it again"):
+            open_session(tmp_path / "model.onnx")
+
+
+class TestRun:
+    @pytest.fixture
+    def run(self, trained: Run, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(trained.path, tmp_path / "run"))
+
+    @pytest.fixture
+    def words(self, capsys: pytest.CaptureFixture[str]) -> Any:
+        def call(*words: str | Path) -> tuple[int, str, str]:
+            code = cli._run([str(word) for word in words])
+            out, err = capsys.readouterr()
+            return code, out, err.splitlines()[-1] if err else ""
+
+        return call
+
+    def test_int8_with_the_runs_own_pictures(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export_module, "MOST_LOST_TOP1", 1.0)  # a network of a second has nothing to lose
+        found = eyespot.export(run, int8=True)
+        assert found.path == run / "export" / "model-int8.onnx"
+        assert found.int8
+        assert found.top1 is not None
+        assert found.top1_pictures > 0
+        assert "top-1" in found.describe()
+
+    def test_int8_that_loses_too_much_is_not_written(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export_module, "_accuracies", lambda *args: (0.9, 0.8))
+        with pytest.raises(ModelError, match=r"in 8 bits 10\.0 points of accuracy are lost on val .*without --int8"):
+            eyespot.export(run, int8=True)
+        assert os.listdir(run / "export") == []
+
+    def test_int8_without_the_data(self, run: Path) -> None:
+        alone = Path(shutil.copytree(run / "bundle", run.parent / "alone"))
+        with pytest.raises(DataError, match=r"int8 is calibrated on training pictures, and they are not at hand"):
+            eyespot.export(alone, int8=True)
+
+    def test_command(self, run: Path, words: Any, tmp_path: Path) -> None:
+        code, out, _ = words("export", run, "--out", tmp_path / "x")
+        assert code == 0
+        assert out.startswith(f"{tmp_path / 'x' / 'model.onnx'}: ")
+        assert "probabilities differ by at most" in out
+        code, out, _ = words("export", run, "--format", "safetensors", "--half", "--json", "--out", tmp_path / "x")
+        assert json.loads(out)["path"] == str(tmp_path / "x" / "bundle")
+        assert eyespot.load(tmp_path / "x" / "bundle").class_names == ("cat", "dog", "eel")
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "line"),
+        [
+            (["--format", "onx"], 2, "error: unknown format 'onx'. Did you mean 'onnx'?: use onnx, torch, safetensors"),
+            (["--format", "torch", "--int8"], 2, "error: int8 with format torch: use int8 with format onnx"),
+            (["--half"], 2, "error: half with format onnx: use half with format safetensors"),
+        ],
+    )
+    def test_wrong_use(self, run: Path, words: Any, arguments: Sequence[str], code: int, line: str) -> None:
+        assert words("export", run, *arguments) == (code, "", line)
+
+    def test_a_run_without_a_model(self, run: Path, words: Any) -> None:
+        shutil.rmtree(run / "bundle")
+        code, _, line = words("export", run)
+        assert code == 1
+        assert line.startswith("error: the run has no model yet")
+
+    def test_unknown_use_of_the_verb(self, run: Path) -> None:
+        with pytest.raises(UsageError):
+            eyespot.export(run, "tflite")
