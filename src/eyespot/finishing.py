@@ -77,7 +77,7 @@ def finish(
     save_bundle(writer.path / BUNDLE, predictor.model, info.model_copy(update={"metrics": shipped}))
     writer.write_metrics(metrics)
     writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})
-    _write_report(writer, packed, splits, prepared, predictions)
+    _write_report(writer, packed, splits, prepared, predictor, predictions)
     writer.write_provenance({"finished": now()})
     for split in names:
         watcher.on_message(describe_top1(metrics[split], split))
@@ -171,10 +171,12 @@ def _write_report(
     packed: PackedDataset,
     splits: Splits,
     prepared: Prepared,
+    predictor: Predictor,
     predictions: Mapping[SplitName, tuple[Any, Any, Any]],
 ) -> None:
     """Write report.html from what the run folder holds and a few pictures."""
     from eyespot.analysis.report import ReportInput, collect_mistakes, write_report
+    from eyespot.analysis.why import collect_why
     from eyespot.models.summary import layer_table
     from eyespot.training.prepare import read_positions
 
@@ -196,6 +198,12 @@ def _write_report(
             data_card=card,
             mistakes=collect_mistakes(
                 *predictions[shown], class_names, lambda places: read_positions(packed, splits, shown, places)
+            ),
+            why=collect_why(
+                predictor,
+                *predictions[shown][:2],
+                lambda places: read_positions(packed, splits, shown, places),
+                train_seconds=run.metrics.get("train_seconds", 0.0),
             ),
             augmented=augmented,
             augmented_labels=labels,

@@ -93,7 +93,7 @@ def _card(one: Explanation) -> dict[str, Any]:
     top = one.prediction.top
     return {
         "source": one.prediction.source,
-        "src": _jpeg(one.shown),
+        "src": jpeg_of(one.shown),
         "label": one.prediction.label,
         "prob": words.percent(one.prediction.prob),
         "classes": [(score.name, words.percent(score.prob), f"{score.prob:.3f}") for score in top],
@@ -101,7 +101,7 @@ def _card(one: Explanation) -> dict[str, Any]:
         "maps": [
             {
                 "title": TITLES.get(method, method),
-                "src": _jpeg(one.overlay(method)),
+                "src": jpeg_of(one.overlay(method)),
                 "target": one.target,
                 "told": describe_check(one.checks.get(method)),
                 "failed": not (check := one.checks.get(method)) or not check.is_passed,
@@ -109,7 +109,7 @@ def _card(one: Explanation) -> dict[str, Any]:
             for method in one.heat
         ],
         "neighbours": [
-            {"src": _jpeg(shown_picture(near.pixels)), "label": near.label, "similarity": f"{near.similarity:.2f}"}
+            {"src": jpeg_of(shown_picture(near.pixels)), "label": near.label, "similarity": f"{near.similarity:.2f}"}
             for near in one.neighbours
         ],
     }
@@ -124,7 +124,8 @@ def describe_check(check: MapCheck | None) -> str:
     return told if check.is_passed else f"{told} Do not trust this map."
 
 
-def _jpeg(pixels: UInt8Array) -> str:
+def jpeg_of(pixels: UInt8Array) -> str:
+    """Return a picture uint8 (H, W, 3) as a `data:` URI."""
     buffer = io.BytesIO()
     to_picture(pixels).save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
     return data_uri(buffer.getvalue(), "jpeg")

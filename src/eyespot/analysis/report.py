@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from eyespot.analysis import charts, words
 from eyespot.analysis.cautions import DataCard, count_pictures, find_cautions
+from eyespot.analysis.gallery import jpeg_of
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.verdict import (
     confused_pairs,
@@ -28,6 +29,7 @@ from eyespot.analysis.verdict import (
     judge,
     sort_findings,
 )
+from eyespot.analysis.why import Why, panel
 from eyespot.data.dataset import SPLIT_NAMES, Int64Array, UInt8Array
 from eyespot.evaluation.metrics import softmax
 
@@ -82,6 +84,7 @@ class ReportInput:
         augmented_labels: M labels.
         augmentation: What was done to them, in words.
         model: `LayerTable.as_dict()`, or None.
+        why: Heat maps of some answers.
         lr_finder: `lr_finder.json`; empty where the recipe gave the learning rate.
     """
 
@@ -98,6 +101,7 @@ class ReportInput:
     augmentation: str = ""
     model: Mapping[str, Any] | None = None
     lr_finder: Mapping[str, Any] = field(default_factory=dict)
+    why: Why = field(default_factory=Why)
 
 
 def most_confident_mistakes(logits: npt.NDArray[np.float32], labels: Int64Array, count: int) -> Int64Array:
@@ -184,6 +188,7 @@ def render_report(inputs: ReportInput) -> str:
         "confusion": _confusion(metrics, split, inputs.class_names),
         "per_class": _per_class(metrics, split, inputs.class_names),
         "mistakes": [_show_mistake(mistake) for mistake in inputs.mistakes],
+        "why": panel(inputs.why, jpeg_of),
         "augmented": _augmented(inputs),
         "augmentation": inputs.augmentation[:1].upper() + inputs.augmentation[1:].rstrip("."),
         "data": _data(inputs.data_card, inputs.class_names),

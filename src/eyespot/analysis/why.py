@@ -1,0 +1,151 @@
+"""The report's panel "why": heat maps of the surest mistakes, and of one right answer of each class.
+
+Before this: the logits of the measured split. After this: `report`. It costs seconds, and is left out with a reason
+where it would cost more than a few per cent of the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from eyespot.analysis import words
+from eyespot.analysis.gallery import describe_check
+from eyespot.analysis.heatmaps import check_maps, heat_maps, summarise_checks
+from eyespot.analysis.overlays import lay_over, shown_picture
+from eyespot.data.dataset import Int64Array, UInt8Array
+from eyespot.errors import EyespotError
+from eyespot.evaluation.metrics import softmax
+from eyespot.evaluation.predictor import Float32Array, Predictor
+
+_MISTAKES, _MOST_RIGHT = 8, 20
+_DRAWS = 4
+_MOST_SHARE, _ALWAYS_SECONDS = 0.03, 10.0  # of the training time; so much is never too much
+
+
+class WhyPicture(NamedTuple):
+    """One answer with what speaks for it.
+
+    Attributes:
+        shown: uint8 (H, W, 3), the picture.
+        laid: uint8 (H, W, 3), the picture with its heat map.
+        true_name: Its class.
+        predicted_name: The answer, which the map explains.
+        prob: Its probability, 0 to 1.
+        told: The check in words.
+    """
+
+    shown: UInt8Array
+    laid: UInt8Array
+    true_name: str
+    predicted_name: str
+    prob: float
+    told: str
+
+
+@dataclass(frozen=True)
+class Why:
+    """The whole panel.
+
+    Attributes:
+        mistakes: The surest wrong answers, the surest first.
+        right: The surest right answer of each class.
+        note: The check in one sentence, or why there is no panel.
+    """
+
+    mistakes: tuple[WhyPicture, ...] = ()
+    right: tuple[WhyPicture, ...] = ()
+    note: str = ""
+
+
+def collect_why(
+    predictor: Predictor,
+    logits: Float32Array,
+    labels: Int64Array,
+    read_pixels: Callable[[Int64Array], UInt8Array],
+    *,
+    train_seconds: float,
+) -> Why:
+    """Return the panel for a measured split.
+
+    A network that Grad-CAM cannot explain, or a panel that fails, must not stop a run from being finished: the reason
+    is said in the note.
+
+    Args:
+        predictor: The trained model.
+        logits: float32 (N, K).
+        labels: int64 (N,).
+        read_pixels: Takes indices int64 (M,) and returns their pixels uint8 (M, S, S, C).
+        train_seconds: What the run took, to say what is too much.
+    """
+    probs = softmax(logits)
+    preds, sureness = probs.argmax(axis=1), probs.max(axis=1)
+    order = np.argsort(-sureness, kind="stable")
+    wrong = order[preds[order] != labels[order]][:_MISTAKES]
+    first: dict[int, int] = {}
+    for place in order[preds[order] == labels[order]].tolist():
+        first.setdefault(int(labels[place]), place)
+    right = [first[label] for label in sorted(first)][:_MOST_RIGHT]
+    places = np.array([*wrong.tolist(), *right], dtype=np.int64)
+    if not len(places):
+        return Why()
+    pixels = read_pixels(places)
+    targets = preds[places]
+    limit = max(_ALWAYS_SECONDS, _MOST_SHARE * train_seconds)
+    try:
+        found: list[WhyPicture] = []
+        checks = []
+        started = time.perf_counter()
+        for number, (picture, target) in enumerate(zip(pixels, targets.tolist(), strict=True)):
+            batch, chosen = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None], torch.tensor([target])
+            heat = heat_maps(predictor, batch, chosen)
+            (check,) = check_maps(predictor, batch, chosen, heat, draws=_DRAWS)
+            checks.append(check)
+            shown = shown_picture(picture)
+            names = predictor.class_names
+            label, prob = int(labels[places[number]]), float(sureness[places[number]])
+            laid = lay_over(shown, heat[0], (0.0, 0.0, 1.0, 1.0))
+            found.append(WhyPicture(shown, laid, names[label], names[target], prob, describe_check(check)))
+            seconds = time.perf_counter() - started
+            if seconds > limit:
+                told = f"it took {words.duration(seconds)} for {words.plural(number + 1, 'picture')}"
+                return Why(
+                    note=f"Not drawn: {told}, more than a few per cent of the training. eyespot explain draws it."
+                )
+    except (EyespotError, RuntimeError, MemoryError) as error:
+        reason = error.what if isinstance(error, EyespotError) else str(error).partition("\n")[0][:160]
+        return Why(note=f"Not drawn: {reason}.")
+    return Why(tuple(found[: len(wrong)]), tuple(found[len(wrong) :]), summarise_checks(checks))
+
+
+def panel(why: Why, uri: Callable[[UInt8Array], str]) -> dict[str, object] | None:
+    """Return what the page shows; None where there is nothing."""
+    if not (why.note or why.mistakes or why.right):
+        return None
+
+    def shown(pictures: Sequence[WhyPicture]) -> list[dict[str, str]]:
+        return [
+            {
+                "src": uri(one.shown),
+                "heat": uri(one.laid),
+                "true": one.true_name,
+                "predicted": one.predicted_name,
+                "prob": words.percent(one.prob),
+                "told": one.told,
+            }
+            for one in pictures
+        ]
+
+    return {
+        "groups": [
+            (title, shown(pictures))
+            for title, pictures in (("The surest mistakes", why.mistakes), ("A right answer of each class", why.right))
+            if pictures
+        ],
+        "note": why.note,
+    }
