@@ -209,3 +209,10 @@ def test_a_heat_map_holds_every_cell_and_up_to_a_hundred_names() -> None:
     assert "a very very very lo…" in texts(
         parse(heat_map(np.eye(30, dtype=np.int64), ["a very very very long name"] * 30))
     )
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.00228, 0.0038532), (5.5, 9.3), (1.1, 1.9), (2e-7, 2.1e-7), (90, 30000)])
+def test_a_narrow_logarithmic_axis_has_ticks(low: float, high: float) -> None:
+    ticks = log_ticks(low, high)
+    assert ticks
+    assert all(low * 0.99 <= tick <= high * 1.01 for tick in ticks)

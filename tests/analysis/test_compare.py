@@ -162,3 +162,35 @@ def test_unfinished_damaged_and_contradicting_runs_are_refused(tmp_path: Path) -
     (other / "predictions.npz").unlink()
     with pytest.raises(RunError, match=r"the run is not finished, or its predictions\.npz is missing"):
         compare_runs([base, other])
+
+
+def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"a{s}", hits(0.8, s), seed=s) for s in (0, 1)]
+    paths.append(write_run(tmp_path / "<b>", hits(0.9, 5), settings={"training.epochs": 3}))
+    page = tmp_path / "compare.html"
+    eyespot.compare(*paths, out=page)
+    text = page.read_text()
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert "&lt;b&gt; names the most pictures right" in text
+    assert "<b>" not in text
+    assert "Accuracy over minutes" in text
+    assert "The pictures cannot be shown: the run does not say its data" in text
+    assert text.count('class="line c-r0"') >= 2  # val curve, cost
+    with pytest.raises(UsageError, match=r"cannot write a comparison as '\.png'"):
+        eyespot.compare(*paths, out=tmp_path / "page.png")
+
+
+def test_pictures_on_which_runs_disagree_are_shown(tmp_path: Path, pictures: Path) -> None:
+    from tests.conftest import TINY
+
+    runs = [
+        eyespot.train(pictures, recipe="small", settings={**TINY, "training.seed": seed, "training.epochs": 1}, out=out)
+        for seed, out in ((0, tmp_path / "one"), (1, tmp_path / "two"))
+    ]
+    found = eyespot.compare(*(run.path for run in runs), out=tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    disagree = int((found.runs[0].right != found.runs[1].right).sum())
+    assert text.count("data:image/png") == disagree
+    assert found.runs[0].parameters
+    assert found.runs[0].gflop
+    assert found.class_names == ["cat", "dog", "eel"]

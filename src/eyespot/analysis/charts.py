@@ -60,9 +60,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spot:
-    """One measured value over what it cost: a number to find it in the table, and both ends of its interval."""
+    """One measured value over what it cost: its number or letter in the table, and both ends of its interval."""
 
-    number: int
+    number: int | str
     css: str
     x: float
     y: float
@@ -99,14 +99,15 @@ def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return powers of ten within [low, high], with 2 and 5 times them where there are few."""
+    """Return powers of ten within [low, high], with 2 and 5 times them where there are few; at least one number."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
         ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
         if len(ticks) >= 3:
             break
-    return ticks
+    # Within half a power of ten the round numbers of a linear axis lie closer.
+    return ticks if len(ticks) >= 2 else nice_ticks(low, high, 4)
 
 
 def line_chart(

@@ -368,7 +368,7 @@ def _size(run: Run) -> tuple[int | None, float | None]:
         model, info = load_bundle(run.path / BUNDLE)
         table = layer_table(model, in_channels=info.input.channels, size_px=info.input.input_px)
     except EyespotError:
-        return None, None
+        return run.provenance.get("parameters"), None
     return table.count.parameters, 2 * table.macs / 1e9
 
 
@@ -517,6 +517,11 @@ def _notes(
             "The tests of the pairs say whether these trained networks differ, not their recipes: another seed moves"
             " each of them. Three seeds or more of each tell how far."
         )
+    for run, one in zip(runs, compared, strict=True):
+        if run.config.mistakes:
+            notes.append(
+                f"{one.name} makes a mistake on purpose ({', '.join(run.config.mistakes)}): its figures flatter."
+            )
     if split == "val":
         notes.append("The runs are compared on val, which may have chosen their epochs or settings: it flatters.")
     counted = {place for group in groups for place in group.runs}

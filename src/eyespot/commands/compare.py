@@ -12,6 +12,7 @@ from eyespot.commands.options import JsonOption
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, two or more.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the comparison as a page.")] = None,
     split: Annotated[
         str | None, typer.Option(metavar="test|val", help="Where to compare; test where every run has it, else val.")
     ] = None,
@@ -19,14 +20,17 @@ def compare(
 ) -> None:
     """Compare runs picture by picture: accuracies, tests of the differences, seeds, costs.
 
-    Example: eyespot compare runs/a runs/b
+    Example: eyespot compare runs/a runs/b --out compare.html
     """
     from eyespot.comparing import compare as run_comparison
     from eyespot.comparing import print_comparison
-    from eyespot.terminal import print_json
+    from eyespot.terminal import Terminal, print_json, printable
 
-    found = run_comparison(*runs, split=split)
+    with Terminal(quiet=json) as terminal:
+        found = run_comparison(*runs, out=out, split=split, observer=terminal)
     if json:
-        print_json(found.as_dict())
+        print_json({**found.as_dict(), "page": None if out is None else str(out)})
     else:
         print_comparison(found)
+        if out is not None:
+            print(printable(f"page: {out}"))

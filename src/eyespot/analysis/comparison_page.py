@@ -1,0 +1,287 @@
+"""The page of a comparison: what can be told about some runs, what it cost, and the pictures they disagree on.
+
+Before this: `compare` found it, `comparing` fetched the pictures. After this: one HTML file that opens offline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from eyespot.analysis import charts, words
+from eyespot.analysis.compare import ComparedRun, Comparison, say_p, signed_interval, signed_points
+from eyespot.analysis.pages import png_data_uri, render_page, write_page
+from eyespot.data.dataset import UInt8Array
+from eyespot.errors import UsageError
+
+_COLOURS = 6
+_PICTURE_PX = 160
+_PIXELATED_PX = 72
+# A loss that falls by more than this factor presses everything but its first epochs to the floor of a linear axis.
+_LOG_RATIO = 30.0
+# Labels of more lines at one chart's edge would hide each other.
+_MOST_CURVES = 8
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A picture that only one of two runs names right.
+
+    Attributes:
+        pixels: uint8 (H, W, C) with C 1 or 3.
+        true_name: Its class.
+        wrong_name: What the other run called it.
+        sample_id: Where it is.
+    """
+
+    pixels: UInt8Array
+    true_name: str
+    wrong_name: str
+    sample_id: str
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Some of the pictures that `right` names right and `wrong` does not; both are letters, `total` counts them all."""
+
+    right: str
+    wrong: str
+    total: int
+    pictures: Sequence[Flip]
+
+
+def check_page_path(path: str | Path) -> Path:
+    """Return the path of a page.
+
+    Raises:
+        UsageError: It does not end in .html.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in {".html", ".htm"}:
+        ending = path.suffix or "a file without an ending"
+        raise UsageError(f"cannot write a comparison as {ending!r}", where=path, remedy="use .html")
+    return path
+
+
+def write_comparison(found: Comparison, path: Path, *, flips: Sequence[Flips] = (), no_flips: str = "") -> None:
+    """Write a comparison as one HTML file without any outside request.
+
+    Args:
+        found: What is compared.
+        path: The file.
+        flips: Pictures on which runs disagree.
+        no_flips: Why there are none, in a sentence.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    write_page(render_comparison(found, flips=flips, no_flips=no_flips), path)
+
+
+def render_comparison(found: Comparison, *, flips: Sequence[Flips] = (), no_flips: str = "") -> str:
+    """Return the page of a comparison as text."""
+    runs = found.runs
+    context = {
+        "title": _title(runs),
+        "split": found.split,
+        "n": words.whole(found.n),
+        "lead": _lead(found),
+        "runs": [_row(run, place) for place, run in enumerate(runs)],
+        "intervals": Markup(_intervals(found)),
+        "groups": [_group_row(found, place) for place in range(len(found.groups))],
+        "several_seeds": any(group.top1.n > 1 for group in found.groups),
+        "group_sentences": [pair.sentence for pair in found.group_pairs],
+        "pairs": [_pair_row(found, place) for place in range(len(found.pairs))],
+        "corrected": len(found.pairs) > 1,
+        "curves": [(name, Markup(svg)) for name, svg in _curves(runs) if svg],
+        "curves_left_out": max(0, len(runs) - _MOST_CURVES),
+        "costs": [(name, Markup(svg)) for name, svg in _costs(runs) if svg],
+        "flips": [_show_flips(one) for one in flips],
+        "no_flips": no_flips,
+        "notes": found.notes,
+    }
+    return render_page("comparison.html.j2", context)
+
+
+def _title(runs: Sequence[ComparedRun]) -> str:
+    names = [run.name for run in runs]
+    if len(names) > 4:
+        return f"{names[0]}, {names[1]} and {len(names) - 2} more runs"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _css(place: int) -> str:
+    return f"r{place % _COLOURS}"
+
+
+def _lead(found: Comparison) -> str:
+    """Return the sentence that answers the first question: which one is best, and can that be told."""
+    if len(found.runs) == 2:
+        return found.pairs[0].sentence
+    best = max(range(len(found.runs)), key=lambda place: found.runs[place].top1)
+    level = []
+    for pair in found.pairs:
+        if best in (pair.first, pair.second) and pair.p_holm >= 0.05:
+            level.append(found.runs[pair.first if pair.second == best else pair.second].name)
+    lead = f"{found.runs[best].name} names the most pictures right, {words.percent(found.runs[best].top1)}"
+    if not level:
+        return f"{lead}, and can be told from every other run."
+    if len(level) == len(found.runs) - 1:
+        return f"{lead}, but cannot be told from any other run on {words.plural(found.n, 'picture')}."
+    return f"{lead}, but cannot be told from {', '.join(level)} on {words.plural(found.n, 'picture')}."
+
+
+def _row(run: ComparedRun, place: int) -> dict[str, str]:
+    return {
+        "letter": run.letter,
+        "css": _css(place),
+        "name": run.name,
+        "seed": str(run.seed),
+        "top1": f"{words.percent(run.top1)} {words.interval((run.low, run.high))}",
+        "loss": words.decimal(run.nll_loss),
+        "ece": words.decimal(None if run.ece is None else 100 * run.ece, 1),
+        "minutes": words.decimal(run.minutes, 1),
+        "parameters": words.MISSING if run.parameters is None else words.whole(run.parameters),
+        "gflop": words.decimal(run.gflop),
+        "pace": words.MISSING if run.images_per_second is None else words.whole(run.images_per_second),
+        "per_minute": words.decimal(run.points_per_minute, 1),
+        "device": run.device or words.MISSING,
+        "train": words.percent(run.split_top1.get("train")),
+        "val": words.percent(run.split_top1.get("val")),
+        "test": words.percent(run.split_top1.get("test")),
+        "gap": words.MISSING if run.gap is None else signed_points(run.gap),
+    }
+
+
+def _intervals(found: Comparison) -> str:
+    rows = [
+        charts.Interval(run.letter, _css(place), run.top1, run.low, run.high) for place, run in enumerate(found.runs)
+    ]
+    # Without the class names, the label range: chance is only a mark on the axis.
+    classes = len(found.class_names) or int(found.labels.max()) + 1
+    return charts.interval_chart(rows, title="Accuracy with 95 % interval by run", chance=1 / classes)
+
+
+def _group_row(found: Comparison, place: int) -> dict[str, str]:
+    group = found.groups[place]
+    noise = math.sqrt(group.top1.mean * (1 - group.top1.mean) / found.n)
+    one = group.top1.n == 1
+    return {
+        "name": group.name,
+        "runs": ", ".join(found.runs[member].letter for member in group.runs),
+        "n": str(group.top1.n),
+        "mean": words.percent(group.top1.mean),
+        "std": words.MISSING if one else f"{100 * group.top1.std:.2f}",
+        "interval": words.MISSING if one else words.interval((max(0.0, group.top1.low), min(1.0, group.top1.high))),
+        "noise": f"{100 * noise:.2f}",
+    }
+
+
+def _pair_row(found: Comparison, place: int) -> dict[str, str]:
+    pair = found.pairs[place]
+    return {
+        "first": found.runs[pair.first].letter,
+        "second": found.runs[pair.second].letter,
+        "first_css": _css(pair.first),
+        "second_css": _css(pair.second),
+        "difference": signed_points(pair.difference),
+        "interval": signed_interval((pair.low, pair.high)),
+        "only_first": words.whole(pair.only_first),
+        "only_second": words.whole(pair.only_second),
+        "p": say_p(pair.p_value).removeprefix("p = ").removeprefix("p "),
+        "p_holm": say_p(pair.p_holm).removeprefix("p = ").removeprefix("p "),
+        "sentence": pair.sentence,
+    }
+
+
+def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
+    """Return the charts of loss and accuracy over the epochs, val solid and train dashed."""
+    drawn = []
+    for key, title in (("top1", "Accuracy"), ("loss", "Loss (nats)")):
+        series = [one for place, run in enumerate(runs[:_MOST_CURVES]) for one in _series(run, place, key)]
+        values = np.concatenate([np.asarray(one.y, dtype=np.float64) for one in series] or [np.zeros(0)])
+        values = values[np.isfinite(values)]
+        log_y = bool(key == "loss" and values.size and values.min() > 0 and values.max() > _LOG_RATIO * values.min())
+        chart = charts.line_chart(
+            series,
+            title=title,
+            x_label="epoch",
+            write_y=_write_percent if key == "top1" else _write_loss,
+            log_y=log_y,
+            height=260.0,
+        )
+        drawn.append((title, chart))
+    return drawn
+
+
+def _series(run: ComparedRun, place: int, key: str) -> list[charts.Series]:
+    """Return a run's lines: val where it has one, which carries the letter, and train."""
+    epochs = [row.get("epoch", index + 1) for index, row in enumerate(run.history)]
+
+    def line(split: str, name: str, css: str) -> charts.Series:
+        values = [row.get(f"{split}/{key}") for row in run.history]
+        return charts.Series(name, css, epochs, [math.nan if value is None else float(value) for value in values])
+
+    has_val = any(row.get(f"val/{key}") is not None for row in run.history)
+    lines = [line("val", run.letter, _css(place))] if has_val else []
+    return [*lines, line("train", "" if has_val else run.letter, f"{_css(place)} dashed")] if run.history else lines
+
+
+def _write_percent(value: float) -> str:
+    return f"{round(100 * value, 1):g} %"
+
+
+def _write_loss(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _costs(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
+    """Return accuracy over each cost that the runs tell."""
+    axes: tuple[tuple[str, str, list[float | None]], ...] = (
+        ("Minutes of training", "minutes", [run.minutes for run in runs]),
+        (
+            "Parameters",
+            "million parameters",
+            [None if run.parameters is None else run.parameters / 1e6 for run in runs],
+        ),
+        ("Computation", "GFLOP for one picture", [run.gflop for run in runs]),
+        ("Training pace", "pictures/s", [run.images_per_second for run in runs]),
+    )
+    drawn = []
+    for title, label, values in axes:
+        spots = [
+            charts.Spot(run.letter, _css(place), value, run.top1, run.low, run.high)
+            for place, (run, value) in enumerate(zip(runs, values, strict=True))
+            if value
+        ]
+        drawn.append(
+            (title, charts.cost_chart(spots, title=f"Accuracy over {label}", x_label=label, write_y=_write_percent))
+        )
+    return drawn
+
+
+def _show_flips(flips: Flips) -> dict[str, Any]:
+    pictures = [
+        {
+            "src": png_data_uri(flip.pixels, _PICTURE_PX),
+            "pixelated": max(flip.pixels.shape[:2]) <= _PIXELATED_PX,
+            "true": flip.true_name,
+            "wrong": flip.wrong_name,
+            "id": flip.sample_id,
+        }
+        for flip in flips.pictures
+    ]
+    return {
+        "right": flips.right,
+        "wrong": flips.wrong,
+        "total": words.plural(flips.total, "picture"),
+        "shown": len(pictures),
+        "all": len(pictures) == flips.total,
+        "pictures": pictures,
+    }
