@@ -36,6 +36,7 @@ ORDER = {
     "comparing": 8,
     "data_verbs": 8,
     "checking": 8,
+    "label_check": 9,
     "studies": 9,
     "sweeps": 9,
     "exporting": 9,

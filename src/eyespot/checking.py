@@ -167,7 +167,7 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
     hashes = np.concatenate([packed.splits[name].hashes for name in names])
     pairs = find_near_pairs(
         np.concatenate(thumbs),
-        _contents(hashes),
+        contents_of(hashes),
         progress=lambda done, total: watcher.on_count("comparing pictures", done, total),
     )
     drift = None
@@ -188,7 +188,7 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
     )
 
 
-def _contents(hashes: UInt8Array) -> Int64Array:
+def contents_of(hashes: UInt8Array) -> Int64Array:
     """Return a number for each picture, equal for equal content hashes uint8 (N, 16)."""
     import numpy as np
 

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from eyespot.commands.options import DataArgument, JsonOption
+from eyespot.errors import UsageError
+
+_LISTED = 20
 
 
 def check(
@@ -16,6 +19,13 @@ def check(
         Path | None,
         typer.Option(metavar="FILE.html", help="Write a page with the pictures that were found."),
     ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Look for wrong labels instead: cross-validation on frozen features.")
+    ] = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="With --labels: write the labels that look wrong.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="With --labels: parts of the cross-validation.")] = 5,
     json: JsonOption = False,
 ) -> None:
     """Scan a data set before training: bad files, copies and near copies, leaks, odd pictures, drift, class counts.
@@ -25,6 +35,11 @@ def check(
     from eyespot.checking import check as run_check
     from eyespot.terminal import Terminal, print_json
 
+    if labels:
+        _show_labels(data, out, csv, folds, json=json)
+        return
+    if csv is not None:
+        raise UsageError("--csv is for --labels", where="the command line", remedy="add --labels")
     with Terminal(quiet=json) as terminal:
         card, decisions = run_check(data, out=out, observer=terminal)
     if json:
@@ -39,3 +54,26 @@ def check(
             print("to look at the pictures: --out FILE.html")
     if decisions:
         raise typer.Exit(1)
+
+
+def _show_labels(data: str, out: Path | None, csv: Path | None, folds: int, *, json: bool) -> None:
+    from dataclasses import asdict
+
+    from eyespot.label_check import check_labels
+    from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table
+
+    with Terminal(quiet=json) as terminal:
+        found = check_labels(data, csv_path=csv, out=out, folds=folds, observer=terminal)
+    if json:
+        print_json({"labels": [asdict(it) for it in found]})
+        return
+    table = plain_table("picture", "given", "suggested", "score>")
+    for it in found[:_LISTED]:
+        add_row(table, it.id, it.given, it.suggested, f"{it.score:.3f}")
+    if found:
+        print_table(table)
+    more = f"; the worst {_LISTED} are listed" if len(found) > _LISTED else ""
+    print(f"{len(found):,} labels look wrong{more}: look at the pictures before you change any")
+    for path in (csv, out):
+        if path is not None:
+            print(f"written: {path.expanduser().resolve()}")
