@@ -289,7 +289,7 @@ def _overlay(title: str, ids: Sequence[str], done: dict[str, Row]) -> dict[str, 
     if not drawn:
         return None
     pictures = []
-    for key, write_y in (("top1", words.percent), ("loss", lambda value: f"{value:.2g}")):
+    for key, write_y in (("top1", words.percent), ("loss", lambda value: f"{value:.3g}")):
         lines = []
         for place, row in drawn:
             history = row.runs[0].history
