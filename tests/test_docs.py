@@ -200,7 +200,7 @@ def test_every_setting_that_is_mentioned_exists(page: Path) -> None:
     sections = "|".join(sorted({key.partition(".")[0] for key in config_keys() if "." in key}))
     for span in spans(text):
         for key, rest in re.findall(rf"(?:^|(?<=--set ))((?:{sections})\.[a-z_0-9]+)(?![\w/])(\S*)", span):
-            assert key in config_keys() or key.endswith((".py", ".json")), f"{page.name}: no setting {key}"
+            assert key in config_keys() or key.endswith((".py", ".json", ".onnx")), f"{page.name}: no setting {key}"
             if rest.startswith("="):
                 load_config("small", [key + rest])
 
