@@ -101,3 +101,9 @@ def test_statistics_of_a_grey_ramp() -> None:
 def test_a_page_needs_an_html_name(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a page needs a name that ends in \.html"):
         eyespot.check(data, out=tmp_path / "check.png")
+
+
+def test_near_copies_of_tiny_symbols_are_not_claimed() -> None:
+    card, _ = eyespot.check("digits")
+    assert card["near"]["pairs"] == 0
+    assert any("near copies were not searched: pictures of 8 px" in note for note in card["notes"])
