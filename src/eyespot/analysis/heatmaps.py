@@ -29,6 +29,7 @@ a picture of the mean colour. `occlusion`: how far the class falls when a square
 
 _HIDDEN_SHARE = 0.2  # of the pixels, in the check
 _LEAST_PLACES = 5  # a side of the layer that Grad-CAM reads, where the network has such a layer
+_CHECK_BATCH = 128
 _IG_STEPS = 32
 _IG_BATCH = 64  # steps times pictures in one pass
 _OCCLUDED_SHARE, _OCCLUDER_STEP = 6, 2  # the covering square has a sixth of the side and moves by half of itself
@@ -389,28 +390,32 @@ def check_maps(
     with torch.no_grad(), torch.autocast(torch.device(predictor.plan.device).type, enabled=False):
         images = predictor.transform(pixels.to(predictor.plan.device))
         side = images.shape[2]
-        for image, target, one in zip(images, targets.tolist(), heat, strict=True):
-            if not one.any():
-                found.append(None)
-                continue
+        batches, shares = [], []
+        for image, one in zip(images, heat, strict=True):
             hottest = _hottest(_resized(one, side))
             steps = dice.integers(1, side, (draws, 2)) if side > 1 else np.zeros((draws, 2), dtype=np.int64)
             masks = [hottest, *(np.roll(hottest, (int(down), int(right)), (0, 1)) for down, right in steps)]
             covered = torch.from_numpy(np.stack(masks)).to(image.device)[:, None]  # (1 + draws, 1, H, W)
-            batch = torch.cat([image[None], image * ~covered, image * covered])  # the mean colour is zero
-            logits = view_logits(predictor.model, batch, views)
-            probs = (logits.double() / predictor.info.temperature).softmax(1)[:, target].cpu().numpy()
-            hide, keep = probs[1 : 2 + draws], probs[2 + draws :]
-            found.append(
-                MapCheck(
-                    prob=float(probs[0]),
-                    share=float(hottest.mean()),
-                    hidden=float(hide[0]),
-                    hidden_elsewhere=float(hide[1:].mean()),
-                    kept=float(keep[0]),
-                    kept_elsewhere=float(keep[1:].mean()),
-                )
-            )
+            batches.append(torch.cat([image[None], image * ~covered, image * covered]))  # the mean colour is zero
+            shares.append(float(hottest.mean()))
+        # Small pictures are cheap together and dear one by one.
+        logits = torch.cat(
+            [view_logits(predictor.model, part, views) for part in torch.split(torch.cat(batches), _CHECK_BATCH)]
+        )
+        probs = (logits.double() / predictor.info.temperature).softmax(1).cpu().numpy()
+    each = 3 + 2 * draws
+    for number, (target, share) in enumerate(zip(targets.tolist(), shares, strict=True)):
+        own = probs[number * each : (number + 1) * each, target]
+        hide, keep = own[1 : 2 + draws], own[2 + draws :]
+        check = MapCheck(
+            prob=float(own[0]),
+            share=share,
+            hidden=float(hide[0]),
+            hidden_elsewhere=float(hide[1:].mean()),
+            kept=float(keep[0]),
+            kept_elsewhere=float(keep[1:].mean()),
+        )
+        found.append(check if share else None)
     return found
 
 

@@ -25,6 +25,7 @@ from eyespot.evaluation.predictor import Float32Array, Predictor
 
 _MISTAKES, _MOST_RIGHT = 8, 20
 _DRAWS = 4
+_BATCH = 8
 _MOST_SHARE, _ALWAYS_SECONDS = 0.03, 10.0  # of the training time; so much is never too much
 
 
@@ -101,22 +102,22 @@ def collect_why(
         found: list[WhyPicture] = []
         checks = []
         started = time.perf_counter()
-        for number, (picture, target) in enumerate(zip(pixels, targets.tolist(), strict=True)):
-            batch, chosen = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None], torch.tensor([target])
+        for start in range(0, len(places), _BATCH):
+            part = slice(start, start + _BATCH)
+            batch, chosen = torch.from_numpy(pixels[part].copy()).permute(0, 3, 1, 2), torch.from_numpy(targets[part])
             heat = heat_maps(predictor, batch, chosen)
-            (check,) = check_maps(predictor, batch, chosen, heat, draws=_DRAWS)
-            checks.append(check)
-            shown = shown_picture(picture)
-            names = predictor.class_names
-            label, prob = int(labels[places[number]]), float(sureness[places[number]])
-            laid = lay_over(shown, heat[0], (0.0, 0.0, 1.0, 1.0))
-            found.append(WhyPicture(shown, laid, names[label], names[target], prob, describe_check(check)))
+            checked = check_maps(predictor, batch, chosen, heat, draws=_DRAWS)
+            checks += checked
+            for number, check in enumerate(checked):
+                shown = shown_picture(pixels[start + number])
+                laid = lay_over(shown, heat[number], (0.0, 0.0, 1.0, 1.0))
+                place = places[start + number]
+                true, said = predictor.class_names[labels[place]], predictor.class_names[preds[place]]
+                found.append(WhyPicture(shown, laid, true, said, float(sureness[place]), describe_check(check)))
             seconds = time.perf_counter() - started
-            if seconds > limit:
-                told = f"it took {words.duration(seconds)} for {words.plural(number + 1, 'picture')}"
-                return Why(
-                    note=f"Not drawn: {told}, more than a few per cent of the training. eyespot explain draws it."
-                )
+            if seconds > limit and len(found) < len(places):
+                told = f"it took {words.duration(seconds)} for {words.plural(len(found), 'picture')}"
+                return Why(note=f"Not drawn: {told}, more than a few per cent of the training.")
     except (EyespotError, RuntimeError, MemoryError) as error:
         reason = error.what if isinstance(error, EyespotError) else str(error).partition("\n")[0][:160]
         return Why(note=f"Not drawn: {reason}.")
