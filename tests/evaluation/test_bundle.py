@@ -131,7 +131,13 @@ class TestRoundTrip:
         values = json.loads(text)
         assert values["format"] == "eyespot bundle"
         assert values["architecture"] == {"name": "spot", "args": {"widths": [4, 6, 8]}}
-        assert values["metrics"]["test"] == {"n": 100, "top1": 0.9, "top1_ci95": [0.82, 0.95], "views": "mirror"}
+        assert values["metrics"]["test"] == {
+            "n": 100,
+            "top1": 0.9,
+            "top1_ci95": [0.82, 0.95],
+            "views": "mirror",
+            "flaw": "",
+        }
         assert values["temperature"] == 1.0
         assert values["unknown_threshold"] is None
         assert values["weights_sha256"] == hashlib.sha256((bundle / WEIGHTS).read_bytes()).hexdigest()
