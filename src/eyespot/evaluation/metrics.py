@@ -138,14 +138,65 @@ def expected_calibration_error(probs: FloatArray, labels: IntArray, bins: int = 
     Source:
         Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, eq. 3.
     """
+    confidence, right, home = _confidence_bins(probs, labels, bins)
+    # |accuracy - confidence| * n_bin / N, summed: the two divisions by n_bin and by N leave one by N.
+    gaps = np.bincount(home, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def adaptive_calibration_error(probs: FloatArray, labels: IntArray, bins: int = 15) -> float:
+    """Return the same as `expected_calibration_error`, with ranges of confidence that hold equally many images.
+
+    Most answers of a good model lie in the last of equal ranges, where surplus and lack cancel out; here they are in as
+    many ranges as there are.
+
+    Args:
+        probs: float (N, K), rows that sum to 1.
+        labels: int (N,), in [0, K).
+        bins: Number of ranges, at least 1; one for each image where there are fewer.
+
+    Returns:
+        Fraction in [0, 1].
+
+    Raises:
+        UsageError: `bins` is below 1.
+
+    Source:
+        Nguyen and O'Connor 2015, arXiv:1508.05154; as "adaptive" in Nixon et al. 2019, arXiv:1904.01685. Of the first
+        answer only.
+    """
+    confidence, right, _ = _confidence_bins(probs, labels, bins)
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split((right - confidence)[order], min(bins, len(labels)))
+    return float(sum(abs(float(part.sum())) for part in parts) / len(labels))
+
+
+def reliability_bins(probs: FloatArray, labels: IntArray, bins: int = 15) -> list[list[float]]:
+    """Return [mean confidence, accuracy, images] for each range of confidence that has images, rising.
+
+    Args:
+        probs: float (N, K), rows that sum to 1.
+        labels: int (N,), in [0, K).
+        bins: Number of equal ranges, at least 1.
+
+    Raises:
+        UsageError: `bins` is below 1.
+    """
+    confidence, right, home = _confidence_bins(probs, labels, bins)
+    counts = np.bincount(home, minlength=bins)
+    sums = [np.bincount(home, weights=values, minlength=bins) for values in (confidence, right)]
+    return [[float(sums[0][i] / n), float(sums[1][i] / n), int(n)] for i, n in enumerate(counts) if n]
+
+
+def _confidence_bins(
+    probs: FloatArray, labels: IntArray, bins: int
+) -> tuple[Float64Array, npt.NDArray[np.bool_], Int64Array]:
+    """Return each image's confidence (N,), whether its first answer is right (N,), and its range (N,)."""
     if bins < 1:
         raise UsageError(f"{bins} bins", remedy="use 15")
     confidence = probs.max(axis=1).astype(np.float64)
     right = probs.argmax(axis=1) == labels
-    home = np.digitize(confidence, np.linspace(0.0, 1.0, bins + 1)[1:-1], right=True)  # (N,)
-    # |accuracy - confidence| * n_bin / N, summed: the two divisions by n_bin and by N leave one by N.
-    gaps = np.bincount(home, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return confidence, right, np.digitize(confidence, np.linspace(0.0, 1.0, bins + 1)[1:-1], right=True)
 
 
 def brier_score(probs: FloatArray, labels: IntArray) -> float:
