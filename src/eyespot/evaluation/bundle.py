@@ -1,4 +1,4 @@
-"""The shippable form of a model: a folder with `weights.safetensors` and `model.json`, and nothing that could run.
+"""The shippable form of a model: a folder with its weights, `model.json` and a card, and nothing that could run.
 
 Before this: a trained network. After this: `predictor` loads the bundle and answers.
 
@@ -42,6 +42,7 @@ from eyespot import __version__
 from eyespot.data.dataset import SplitName
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.errors import CheckpointError, DataError, EyespotError, ModelError, RunError, did_you_mean
+from eyespot.evaluation.unknown import UnknownRule, UnknownScore, parse_score
 from eyespot.evaluation.views import Views
 from eyespot.files import fsync_folder
 from eyespot.models.registry import build_model
@@ -49,7 +50,9 @@ from eyespot.runs import BUNDLE
 
 WEIGHTS = "weights.safetensors"
 INFO = "model.json"
-FORMAT_VERSION: Literal[1] = 1
+UNKNOWN = "unknown.safetensors"
+CARD = "README.md"
+FORMAT_VERSION: Literal[2] = 2
 
 _BOX = Path(__file__).parents[1] / "boxed"  # bundles that are part of the package, a folder each
 
@@ -180,7 +183,7 @@ class BundleInfo(_Part):
         eval_transform: The way from a picture to the model's input in words; written from `input` when it is saved.
         views: Test-time views that predictions are averaged over unless others are asked for.
         temperature: Logits are divided by it before they become probabilities; 1 changes nothing.
-        unknown_threshold: Kept for a later format; always None.
+        unknown: When a picture is called unknown; None where there was no val to decide it on.
         metrics: What was measured, by split.
         pretrained: Origin and licence of foreign weights; None where training began at random ones.
         provenance: Recipe, data, seed, time.
@@ -191,7 +194,7 @@ class BundleInfo(_Part):
     """
 
     format: Literal["eyespot bundle"] = "eyespot bundle"
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = FORMAT_VERSION
     eyespot_version: str = Field(default=__version__, max_length=_MAX_NAME_LENGTH)
     architecture: Architecture
     num_classes: int = Field(ge=2, le=_MAX_CLASSES)
@@ -202,7 +205,9 @@ class BundleInfo(_Part):
     eval_transform: str = ""
     views: Views = "none"
     temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
-    unknown_threshold: None = None
+    unknown: UnknownRule | None = None
+    # The first version kept this key for a later one; it is read and not written.
+    unknown_threshold: None = Field(default=None, exclude=True)
     metrics: dict[SplitName, SplitMetrics] = Field(default_factory=dict)
     pretrained: Pretrained | None = None
     provenance: Provenance
@@ -277,7 +282,9 @@ def _class_name_problem(class_names: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------- saving
 
 
-def save_bundle(folder: Path, model: nn.Module, info: BundleInfo) -> BundleInfo:
+def save_bundle(
+    folder: Path, model: nn.Module, info: BundleInfo, *, unknown: UnknownScore | None = None, card: str = ""
+) -> BundleInfo:
     """Write a bundle so that a kill at any moment leaves the old one or the new one, never a part.
 
     The same weights and info give the same bytes. One process at a time may write a folder.
@@ -286,6 +293,8 @@ def save_bundle(folder: Path, model: nn.Module, info: BundleInfo) -> BundleInfo:
         folder: Where to; a bundle that is there is replaced, a folder with anything else in it is refused.
         model: The network, on any device.
         info: Everything else, `weights_dtype` too; digests and `eval_transform` are filled in here.
+        unknown: What the rule in `info.unknown` compares with; None where there is no rule.
+        card: The text of README.md; left out where it is empty.
 
     Returns:
         The info as it was written, with its digests.
@@ -309,17 +318,25 @@ def save_bundle(folder: Path, model: nn.Module, info: BundleInfo) -> BundleInfo:
         "eval_transform": EvalTransform(info.input).describe(),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info_sha256": "",
+        "format_version": FORMAT_VERSION,
     }
     info = info.model_copy(update=filled)
     info = info.model_copy(update={"info_sha256": info.digest()})
     document = (json.dumps(info.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     # What is written must be what will be read, whatever numbers the caller put in.
     info = _parse_info(document, folder / INFO)
+    files = {WEIGHTS: weights, INFO: document}
+    if info.unknown is not None and info.unknown.sha256:
+        content = unknown.content() if unknown is not None else b""
+        parse_score(content, info.unknown, folder)
+        files[UNKNOWN] = content
+    if card:
+        files[CARD] = card.encode("utf-8", "replace")
     temporary = folder.with_name(f"{_temporary_prefix(folder)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         _clear_the_way(folder)
         temporary.mkdir(parents=True)
-        for name, content in ((WEIGHTS, weights), (INFO, document)):
+        for name, content in files.items():
             with open(temporary / name, "xb") as file:
                 file.write(content)
                 file.flush()
@@ -339,7 +356,7 @@ def save_bundle(folder: Path, model: nn.Module, info: BundleInfo) -> BundleInfo:
 
 def _clear_the_way(folder: Path) -> None:
     """Refuse to replace anything but a bundle, and remove what killed writers left beside it."""
-    if folder.exists() and (not folder.is_dir() or not set(os.listdir(folder)) <= {WEIGHTS, INFO}):
+    if folder.exists() and (not folder.is_dir() or not set(os.listdir(folder)) <= {WEIGHTS, INFO, UNKNOWN, CARD}):
         raise RunError("there are other files than a bundle's", where=folder, remedy="choose another or a new folder")
     if folder.parent.is_dir():
         for leftover in folder.parent.iterdir():
@@ -460,6 +477,20 @@ def load_bundle(folder: Path) -> tuple[nn.Module, BundleInfo]:
         model = _build(info)
     model.load_state_dict(tensors)  # copies into the network's float32
     return model.eval(), info
+
+
+def load_unknown(folder: Path, info: BundleInfo) -> UnknownScore | None:
+    """Return the score that says how far a picture is from training; None where the bundle has no rule.
+
+    Raises:
+        CheckpointError: unknown.safetensors is missing, damaged or foreign.
+    """
+    if info.unknown is None:
+        return None
+    if not info.unknown.sha256:
+        return UnknownScore({}, info.unknown.neighbours, info.unknown.parts)
+    path = _whole_folder(folder) / UNKNOWN
+    return parse_score(_read(path, info.unknown.max_bytes), info.unknown, path)
 
 
 def _as_stored(tensors: Mapping[str, Tensor], info: BundleInfo) -> dict[str, Tensor]:

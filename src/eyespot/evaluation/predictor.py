@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from eyespot.data.decoding import decode_image
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.data.walking import walk_pictures
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
-from eyespot.errors import BadImageError, DataError, MemoryLimitError, UsageError
-from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle
+from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError
+from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle, load_unknown
 from eyespot.evaluation.metrics import Float64Array, Int64Array, check_finite, softmax
+from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics, pixel_statistics
 from eyespot.evaluation.views import Views, check_views, view_logits
 from eyespot.models.folding import folded
 
@@ -61,11 +62,16 @@ class Prediction:
         source: The path as it was given, or `picture 3` where the third has none.
         top: The most probable classes, best first; empty where the picture is bad.
         error: Why there is no answer; None where there is one.
+        unknown: Whether the picture is too far from what the model was trained on for its answer to mean much; None
+            where the model has no rule for it, or was told not to ask.
+        unknown_score: How far it is, higher is farther; comparable for one model only. None likewise.
     """
 
     source: str
     top: tuple[ClassScore, ...]
     error: str | None = None
+    unknown: bool | None = None
+    unknown_score: float | None = None
 
     @property
     def label(self) -> str | None:
@@ -78,12 +84,14 @@ class Prediction:
         return self.top[0].prob if self.top else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON values: source, label, prob, top (name and prob each), error."""
+        """Return JSON values: source, label, prob, top (name and prob each), unknown, unknown_score, error."""
         return {
             "source": self.source,
             "label": self.label,
             "prob": self.prob,
             "top": [asdict(score) for score in self.top],
+            "unknown": self.unknown,
+            "unknown_score": self.unknown_score,
             "error": self.error,
         }
 
@@ -94,10 +102,31 @@ class SplitLogits(NamedTuple):
     Attributes:
         logits: float32 (N, K).
         labels: int64 (N,), as the loader gives them.
+        distances: float32 (N, parts), of the unknown score; None where there is none.
+        kept: Of the pictures that were asked for, what the classifier reads, float32 (M, D), and their pixel
+            statistics, (M, P); None where nothing was asked for.
     """
 
     logits: Float32Array
     labels: Int64Array
+    distances: Float32Array | None = None
+    kept: tuple[Float32Array, Float32Array] | None = None
+
+
+class Outputs(NamedTuple):
+    """What the model says about one batch, float32 on the CPU.
+
+    Attributes:
+        logits: (B, K).
+        features: What the classifier reads, (B, D); D is 0 where nobody asked.
+        pixels: Pixel statistics, (B, P); P is 0 where nobody asked.
+        distances: Of the unknown score, (B, parts); no parts where there is none.
+    """
+
+    logits: Tensor
+    features: Tensor
+    pixels: Tensor
+    distances: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,17 +139,21 @@ class Predictor:
         model: The network: float32 (B, C, S, S) in, logits (B, K) out.
         info: What the bundle says about it.
         plan: Device and precision.
+        unknown: Says how far a picture is from training; None where the bundle has no rule, or nobody asks.
     """
 
     model: nn.Module
     info: BundleInfo
     plan: ComputePlan
+    unknown: UnknownScore | None = None
     _folded: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Put the model where the plan says, in the same state whether it was just trained or loaded."""
         self.model.to(device=self.plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval()
+        if self.unknown is not None:
+            self.unknown.to(self.plan.device).eval()
 
     @property
     def transform(self) -> EvalTransform:
@@ -188,8 +221,18 @@ class Predictor:
             MemoryLimitError: Memory ran out.
             TrainingError: The model answers NaN.
         """
-        rows = self._probs(batch, views)
-        return [Prediction(f"picture {n}", self._top(row, top_k)) for n, row in enumerate(rows, start=1)]
+        if not batch:
+            return []
+        found = self._outputs_of(batch, views)
+        probs = self._probs_of(found.logits)
+        answers = []
+        for place, row in enumerate(probs):
+            answer = Prediction(f"picture {place + 1}", self._top(row, found.logits[place].numpy(), top_k))
+            if self.unknown is not None and self.info.unknown is not None:
+                score = float(self.unknown.total(found.distances[place : place + 1].to(self.plan.device))[0])
+                answer = replace(answer, unknown=score > self.info.unknown.threshold, unknown_score=score)
+            answers.append(answer)
+        return answers
 
     def predict_probs(
         self, pictures: Sequence[Picture], *, batch_size: int = _BATCH_SIZE, views: Views | None = None
@@ -217,16 +260,25 @@ class Predictor:
             for (source, _), pixels in zip(named[done:], batch, strict=False):
                 if isinstance(pixels, BadImageError):
                     raise BadImageError(pixels.what, where=source, remedy="leave it out, or use predict")
-            rows.append(self._probs([pixels for pixels in batch if not isinstance(pixels, BadImageError)], views))
+            good = [pixels for pixels in batch if not isinstance(pixels, BadImageError)]
+            rows.append(self._probs_of(self._outputs_of(good, views).logits))
             done += len(batch)
         return np.concatenate(rows)
 
-    def logits_of(self, loader: Loader, *, views: Views = "none", progress: Progress | None = None) -> SplitLogits:
+    def logits_of(
+        self,
+        loader: Loader,
+        *,
+        views: Views = "none",
+        keep: Int64Array | None = None,
+        progress: Progress | None = None,
+    ) -> SplitLogits:
         """Return the logits of every image of a split, each exactly once, in the order of their positions.
 
         Args:
             loader: Batches of uint8 (B, C, S, S) with labels and positions, in any order.
             views: Test-time views, averaged as logits.
+            keep: Rising positions, int64 (M,), of images whose features are wanted too.
             progress: Told (done, all) after each batch.
 
         Raises:
@@ -237,12 +289,20 @@ class Predictor:
         n = loader.num_images
         logits = np.empty((n, self.info.num_classes), dtype=np.float32)
         labels = np.empty(n, dtype=np.int64)
+        distances = np.empty((n, len(self.unknown.parts)), np.float32) if self.unknown is not None else None
+        kept: list[tuple[Int64Array, Float32Array, Float32Array]] = []
         seen = np.zeros(n, dtype=np.int64)
         done = 0
         for batch in loader.batches(0):
             places = batch.indices.cpu().numpy()
-            logits[places] = self.batch_logits(batch.images, views=views).numpy()
+            wanted = np.flatnonzero(np.isin(places, keep)) if keep is not None else np.zeros(0, np.int64)
+            found = self.outputs(batch.images, views=views, features=len(wanted) > 0)
+            logits[places] = found.logits.numpy()
             labels[places] = batch.labels.cpu().numpy()
+            if distances is not None:
+                distances[places] = found.distances.numpy()
+            if len(wanted):
+                kept.append((places[wanted], found.features.numpy()[wanted], found.pixels.numpy()[wanted]))
             np.add.at(seen, places, 1)
             done += len(places)
             if progress is not None:
@@ -254,28 +314,44 @@ class Predictor:
                 f"a loader that leaves out {(seen == 0).sum()} and repeats {(seen > 1).sum()} of {n} images",
                 remedy="evaluate with one that keeps the last short batch",
             )
-        return SplitLogits(logits, labels)
+        return SplitLogits(logits, labels, distances, _in_order(kept))
 
     def batch_logits(self, pixels: Tensor, *, views: Views = "none") -> Tensor:
-        """Return the logits of one batch.
+        """Return the logits of one batch, float32 (B, K), on the CPU; see `outputs`."""
+        return self.outputs(pixels, views=views, distances=False).logits
+
+    def outputs(
+        self, pixels: Tensor, *, views: Views = "none", features: bool = False, distances: bool = True
+    ) -> Outputs:
+        """Return what the model says about one batch, in one forward pass a view.
 
         Args:
             pixels: uint8 0..255 (B, C, S, S), on any device.
-            views: Test-time views, averaged as logits.
-
-        Returns:
-            float32 (B, K), on the CPU.
+            views: Test-time views, averaged as logits, and as features.
+            features: Whether features and pixel statistics are wanted.
+            distances: Whether the distances of the unknown score are wanted, where there is one.
 
         Raises:
             DataError: The pixels are not uint8, or of another shape than the model's input.
             MemoryLimitError: Memory ran out.
         """
+        unknown = self.unknown if distances else None
         try:
             with torch.inference_mode():
                 images = self.transform(pixels.to(self.plan.device))
+                network = self._network(images)
+                both = features or unknown is not None
                 with self.plan.autocast():
-                    logits = view_logits(self._network(images), images, views)
-                return logits.float().cpu()
+                    found = view_logits(_WithFeatures(network) if both else network, images, views)
+                classes = self.info.num_classes
+                logits, vectors = found[:, :classes], found[:, classes:]
+                nothing = logits[:, :0]
+                return Outputs(
+                    logits.cpu(),
+                    vectors.cpu() if features else nothing.cpu(),
+                    (pixel_statistics(images) if features else nothing).cpu(),
+                    (nothing if unknown is None else unknown.distances(images, logits, vectors)).cpu(),
+                )
         except (MemoryError, RuntimeError) as error:
             if not is_memory_error(error):
                 raise
@@ -313,20 +389,55 @@ class Predictor:
                 in_threads = all(isinstance(picture, (str, os.PathLike, bytes)) for _, picture in batch)
                 yield list((pool.map if in_threads and len(batch) > 1 else map)(decode, batch))
 
-    def _probs(self, batch: Sequence[UInt8Array], views: Views | None) -> Float64Array:
-        """Return float64 (B, K) for pixels uint8 (S, S, C) each."""
+    def _outputs_of(self, batch: Sequence[UInt8Array], views: Views | None) -> Outputs:
+        """Return what the model says about pixels uint8 (S, S, C) each, finite."""
         views = check_views(self.info.views if views is None else views)
         if not batch:
-            return np.zeros((0, self.info.num_classes))
-        pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)  # (B, C, S, S)
-        logits = self.batch_logits(pixels, views=views).numpy()
-        check_finite(logits)
-        return softmax(logits.astype(np.float64) / self.info.temperature)
+            nothing = torch.zeros(0, self.info.num_classes)
+            return Outputs(nothing, nothing, nothing, nothing)
+        found = self.outputs(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2), views=views)  # (B, C, S, S)
+        check_finite(found.logits.numpy())
+        return found
 
-    def _top(self, probs: Float64Array, top_k: int) -> tuple[ClassScore, ...]:
-        """Return the best classes of one row (K,); equal ones in the order of the outputs."""
-        best = np.argsort(-probs, kind="stable")[:top_k]
+    def _probs_of(self, logits: Tensor) -> Float64Array:
+        """Return float64 (B, K) of logits (B, K)."""
+        return (
+            softmax(logits.numpy().astype(np.float64) / self.info.temperature)
+            if len(logits)
+            else logits.numpy().astype(np.float64)
+        )
+
+    def _top(self, probs: Float64Array, logits: Float32Array, top_k: int) -> tuple[ClassScore, ...]:
+        """Return the best classes of one row (K,); equal ones in the order of the outputs.
+
+        Ranked by logits: at a low temperature different logits become equal probabilities.
+        """
+        best = np.argsort(-logits, kind="stable")[:top_k]
         return tuple(ClassScore(self.class_names[place], float(probs[place])) for place in best)
+
+
+class _WithFeatures(nn.Module):
+    """A classifier that returns its logits and, behind them, what its last layer reads: (B, K + D)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: this is a way to call the network, not a part of it
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float (B, K + D) of images (B, C, H, W)."""
+        model = self._model[0]
+        maps = model.forward_features(images)  # type: ignore[operator]
+        return torch.cat([model.forward_head(maps).float(), model.forward_head(maps, pre_logits=True).float()], dim=1)  # type: ignore[operator]
+
+
+def _in_order(
+    kept: Sequence[tuple[Int64Array, Float32Array, Float32Array]],
+) -> tuple[Float32Array, Float32Array] | None:
+    """Return the features and pixel statistics of kept images in the order of their positions."""
+    if not kept:
+        return None
+    order = np.argsort(np.concatenate([places for places, _, _ in kept]))
+    return np.concatenate([part[1] for part in kept])[order], np.concatenate([part[2] for part in kept])[order]
 
 
 def pixels_of(picture: Picture, spec: InputSpec) -> UInt8Array:
@@ -424,19 +535,44 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def load_predictor(path: str | os.PathLike[str], *, device: str = "auto") -> Predictor:
+def load_predictor(
+    path: str | os.PathLike[str], *, device: str = "auto", unknown: Literal["auto", "never"] = "auto"
+) -> Predictor:
     """Return a trained model, ready to answer.
 
     Args:
         path: Run folder, bundle folder, or the name of a model that comes with eyespot.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        unknown: `auto`: every answer says how far its picture is from training, where the bundle has a rule for that;
+            `never`: nobody asks.
 
     Raises:
         RunError: There is no run and no bundle, or the run has no model yet.
         CheckpointError: The bundle is damaged or foreign.
-        UsageError: The device is unknown or not on this machine.
+        UsageError: The device is unknown or not on this machine; another word for `unknown`.
     """
+    if unknown not in ("auto", "never"):
+        raise UsageError(f"unknown = {unknown!r}", remedy="use auto or never")
     folder = find_bundle(path)
     plan = plan_compute(device)
     model, info = load_bundle(folder)
-    return Predictor(model, info, plan)
+    return Predictor(model, info, plan, _fitting(model, info, folder) if unknown == "auto" else None)
+
+
+def _fitting(model: nn.Module, info: BundleInfo, folder: Path) -> UnknownScore | None:
+    """Return the score of a bundle after a look at whether it belongs to the network and to its pictures."""
+    rule = info.unknown
+    if rule is None:
+        return None
+    widths = (
+        (rule.num_features, int(model.num_features)),  # type: ignore[arg-type]
+        (rule.num_pixel_statistics, num_pixel_statistics(info.input.channels, info.input.input_px)),
+    )
+    for own, needed in widths:
+        if own not in (0, needed):
+            raise CheckpointError(
+                f"its rule for unknown pictures compares {own} numbers where the model has {needed}",
+                where=folder,
+                remedy="take the bundle again from where it was trained, or train again",
+            )
+    return load_unknown(folder, info)
