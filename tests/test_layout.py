@@ -27,6 +27,7 @@ ORDER = {
     "deployment": 5,
     "opening": 6,
     "terminal": 6,
+    "measuring": 6.5,
     "finishing": 7,
     "tracking": 7,
     "answer_file": 7,

@@ -116,6 +116,7 @@ def test_a_run_holds_everything(trained: Run) -> None:
     }  # fmt: skip
     assert set(trained.metrics) == {
         "train", "val", "test", "train_seconds", "epochs", "stopped", "best_epoch", "test_reads",
+            "calibration", "unknown",
     }  # fmt: skip
     assert {"data", "seed", "started", "finished", "dataset_fingerprint", "split_hash", "device"} <= set(
         trained.provenance

@@ -280,6 +280,13 @@ class EvaluationConfig(_Section):
         "Named beside every number.",
     )
     batch_size: int = Field(500, ge=1, description="Pictures in one forward pass.")
+    unknown_fraction: float = Field(
+        0.05,
+        ge=0.0,
+        lt=0.5,
+        description="Share of genuine pictures that may be called unknown; the threshold follows from it on val. 0: "
+        "the model never says unknown.",
+    )
 
 
 class Config(_Section):

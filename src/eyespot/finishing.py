@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.data.splits import Splits
     from eyespot.evaluation.bundle import BundleInfo
-    from eyespot.evaluation.evaluate import Evaluation
-    from eyespot.evaluation.predictor import Predictor
     from eyespot.training.prepare import Prepared
     from eyespot.training.transfer import Trained
 
@@ -41,24 +39,21 @@ def finish(
     from eyespot.evaluation.bundle import SplitMetrics, save_bundle
     from eyespot.evaluation.evaluate import write_predictions
     from eyespot.evaluation.predictor import Predictor
+    from eyespot.measuring import Measuring
 
     config, state = writer.config, trained.result.state
     train_seconds = state.seconds + trained.seconds_before
     info = _bundle_info(packed, prepared, train_seconds, config)
-    predictor = Predictor(trained.result.model, info, plan)
+    job = Measuring(packed, splits, trained, config, watcher)
     names = split_names(splits)
-    measured = {
-        split: _measure_stored(predictor, trained, packed, splits, split, watcher)
-        if trained.store is not None and info.views != "mirror-shift"
-        else measure(predictor, packed, splits, split, watcher, batch_size=config.evaluation.batch_size)
-        for split in names
-    }
+    predictor, measured, calibration, unknown = job.run(Predictor(trained.result.model, info, plan), names)
+    info = predictor.info
     metrics: dict[str, Any] = {
         split: stamped(evaluation.metrics, config.mistakes, split) for split, evaluation in measured.items()
     }
     if config.mistakes:
         metrics["mistakes"] = list(config.mistakes)
-    metrics["train_seconds"] = train_seconds
+    metrics |= {"calibration": calibration, "unknown": unknown, "train_seconds": train_seconds}
     if trained.head:
         metrics["head"] = trained.head
     metrics["epochs"] = state.epoch
@@ -74,7 +69,8 @@ def finish(
         split: SplitMetrics(**{key: metrics[split][key] for key in SplitMetrics.model_fields if key in metrics[split]})
         for split in names
     }
-    save_bundle(writer.path / BUNDLE, predictor.model, info.model_copy(update={"metrics": shipped}))
+    info = info.model_copy(update={"metrics": shipped})
+    save_bundle(writer.path / BUNDLE, predictor.model, info, unknown=predictor.unknown)
     writer.write_metrics(metrics)
     writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})
     _write_report(writer, packed, splits, prepared, predictor, predictions)
@@ -82,65 +78,6 @@ def finish(
     for split in names:
         watcher.on_message(describe_top1(metrics[split], split))
     return Run(writer.path)
-
-
-def measure(
-    predictor: Predictor,
-    packed: PackedDataset,
-    splits: Splits,
-    split: SplitName,
-    watcher: Observer,
-    *,
-    batch_size: int,
-    views: str | None = None,
-    label_map: Any = None,
-) -> Evaluation:
-    """Run a model once over a split; see `evaluation.evaluate`."""
-    from eyespot.data.loaders import make_loader
-    from eyespot.evaluation.evaluate import evaluate as run_once
-    from eyespot.evaluation.views import check_views
-
-    with make_loader(
-        packed,
-        splits,
-        split,
-        batch_size=batch_size,
-        shuffle=False,
-        seed=0,
-        drop_last=False,
-        device=predictor.plan.device,
-        workers=0,
-    ) as loader:
-        return run_once(
-            predictor,
-            loader,
-            views=check_views(views) if views is not None else predictor.info.views,
-            label_map=label_map,
-            progress=lambda done, total: watcher.on_count(f"measuring {split}", done, total),
-        )
-
-
-def _measure_stored(
-    predictor: Predictor, trained: Trained, packed: PackedDataset, splits: Splits, split: SplitName, watcher: Observer
-) -> Evaluation:
-    """Measure a head on stored features; pictures that no training has seen are encoded now."""
-    import time
-
-    from eyespot.evaluation.evaluate import evaluation_of
-    from eyespot.training.features import FeatureHead, head_logits
-    from eyespot.training.transfer import encode, sources_of
-
-    assert trained.store is not None
-    assert trained.encoder is not None
-    views = 2 if predictor.info.views == "mirror" else 1
-    sources, store = sources_of(splits, split), trained.store
-    if any(len(store.arrays.get(source, ())) < views for source in sources):
-        store = encode(trained.encoder, sources, views, watcher)
-    started = time.perf_counter()
-    head = FeatureHead(predictor.model).eval()  # type: ignore[arg-type]
-    logits = head_logits(head, store.parts(splits, split), mirror=views == 2, device=predictor.plan.device)
-    seconds = time.perf_counter() - started + store.encode_seconds(splits, split, views)
-    return evaluation_of(predictor, logits, splits.labels(packed, split), seconds=seconds, views=predictor.info.views)
 
 
 def _bundle_info(packed: PackedDataset, prepared: Prepared, train_seconds: float, config: Config) -> BundleInfo:

@@ -17,7 +17,7 @@ from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
-from eyespot.finishing import finish, measure, split_names
+from eyespot.finishing import finish, split_names
 from eyespot.mistakes import stamped
 from eyespot.opening import (
     Observer,
@@ -339,6 +339,7 @@ def evaluate(
     """
     from eyespot.evaluation.predictor import load_predictor
     from eyespot.evaluation.views import check_views
+    from eyespot.measuring import measure
 
     watcher = observer or Terminal(quiet=True)
     name = checked_split(split)

@@ -219,7 +219,8 @@ class TestMeasure:
         logits, labels = some_answers()
         result = measure(logits, labels, self.names, seconds=0.5, views="mirror")
         assert list(result) == [
-            *("n", "top1", "top1_ci95", "top5", "nll_loss", "ece", "brier", "per_class", "confusion"),
+            *("n", "top1", "top1_ci95", "top5", "nll_loss", "ece", "adaptive_ece", "brier", "reliability"),
+            *("uncalibrated", "per_class", "confusion"),
             *("seconds", "images_per_second", "views"),
         ]
         assert json.loads(json.dumps(result, allow_nan=False)) == result

@@ -210,7 +210,7 @@ class TestPredict:
         good, bad = predictor.predict([picture(1), b"no"])
         values = json.loads(json.dumps([good.as_dict(), bad.as_dict()], allow_nan=False))
         assert values[0]["top"][0] == {"name": good.label, "prob": good.prob}
-        assert list(values[0]) == ["source", "label", "prob", "top", "error"]
+        assert list(values[0]) == ["source", "label", "prob", "top", "unknown", "unknown_score", "error"]
         assert values[1]["label"] is None
         assert values[1]["top"] == []
 

@@ -15,13 +15,7 @@ import numpy as np
 from eyespot.evaluation.metrics import (
     FloatArray,
     IntArray,
-    adaptive_calibration_error,
-    brier_score,
     check_scores,
-    expected_calibration_error,
-    nll_loss,
-    reliability_bins,
-    softmax,
 )
 
 LEAST_PICTURES = 100
@@ -98,26 +92,3 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> Calibration:
 def without_val() -> Calibration:
     """Return the temperature of a run that has no val: nothing else may be fitted to."""
     return Calibration(1.0, 0, "there is no val split to fit a temperature on: probabilities are not calibrated")
-
-
-def calibration_metrics(logits: FloatArray, labels: IntArray, temperature: float) -> dict[str, Any]:
-    """Return how far probabilities are from how often they are right, at a temperature.
-
-    Args:
-        logits: float (N, K), finite.
-        labels: int (N,), in [0, K).
-        temperature: Above 0.
-
-    Returns:
-        JSON values: `nll_loss` in nats, `ece` and `adaptive_ece` (15 bins) and `brier`, all down is good, and
-        `reliability`: [confidence, accuracy, n] for each of 15 ranges of confidence that has pictures.
-    """
-    scaled = logits.astype(np.float64) / temperature
-    probs = softmax(scaled)
-    return {
-        "nll_loss": nll_loss(scaled, labels),
-        "ece": expected_calibration_error(probs, labels),
-        "adaptive_ece": adaptive_calibration_error(probs, labels),
-        "brier": brier_score(probs, labels),
-        "reliability": reliability_bins(probs, labels),
-    }

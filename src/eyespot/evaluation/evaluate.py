@@ -10,16 +10,18 @@ import time
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, SplitName
 from eyespot.errors import DataError, RunError, UsageError
 from eyespot.evaluation.metrics import Int64Array, measure
 from eyespot.evaluation.predictor import Float32Array, Predictor, Progress
+from eyespot.evaluation.unknown import unknown_metrics
 from eyespot.evaluation.views import Views, check_views
 from eyespot.files import write_atomic
 
@@ -38,6 +40,8 @@ class Evaluation:
         seconds: Wall clock of loading and of all forward passes.
         images_per_second: N / seconds.
         views: Test-time views that the logits are the mean of.
+        distances: float32 (N, parts), of the unknown score; None where the predictor has none.
+        kept: Features float32 (M, D) and pixel statistics (M, P) of the images that were asked for; None likewise.
     """
 
     logits: Float32Array
@@ -46,6 +50,8 @@ class Evaluation:
     seconds: float
     images_per_second: float
     views: Views
+    distances: Float32Array | None = None
+    kept: tuple[Float32Array, Float32Array] | None = None
 
     @property
     def preds(self) -> Int64Array:
@@ -59,6 +65,7 @@ def evaluate(
     *,
     views: Views = "none",
     label_map: Int64Array | None = None,
+    keep: Int64Array | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run a trained model once over a labelled split and measure it.
@@ -71,6 +78,7 @@ def evaluate(
         views: Test-time views averaged in logit space: `none`, `mirror` (2) or `mirror-shift` (6 forward passes).
         label_map: int64, the model's label for each label of the data, from `match_classes`; None where they are the
             same.
+        keep: Rising positions, int64 (M,), of images whose features are wanted too.
         progress: Told (done, all) images after each batch.
 
     Returns:
@@ -87,7 +95,7 @@ def evaluate(
     """
     views = check_views(views)
     started = time.perf_counter()
-    split = predictor.logits_of(loader, views=views, progress=progress)
+    split = predictor.logits_of(loader, views=views, keep=keep, progress=progress)
     seconds = time.perf_counter() - started
     labels = split.labels
     if label_map is not None:
@@ -97,25 +105,37 @@ def evaluate(
                 remedy="use the label map of the same data set",
             )
         labels = np.asarray(label_map, dtype=np.int64)[labels]
-    return evaluation_of(predictor, split.logits, labels, seconds=seconds, views=views)
+    found = evaluation_of(predictor, split.logits, labels, seconds=seconds, views=views, distances=split.distances)
+    return replace(found, kept=split.kept)
 
 
 def evaluation_of(
-    predictor: Predictor, logits: Float32Array, labels: Int64Array, *, seconds: float, views: Views
+    predictor: Predictor,
+    logits: Float32Array,
+    labels: Int64Array,
+    *,
+    seconds: float,
+    views: Views,
+    distances: Float32Array | None = None,
 ) -> Evaluation:
     """Return what logits say about a split.
 
     Args:
-        predictor: Knows the class names.
-        logits: float32 (N, K).
+        predictor: Knows the class names, the temperature, and when a picture is unknown.
+        logits: float32 (N, K), before the temperature.
         labels: int64 (N,), in the model's order of classes.
         seconds: Wall clock of loading and of all forward passes.
         views: Test-time views that the logits are the mean of.
+        distances: float32 (N, parts), of the predictor's unknown score.
 
     Raises:
         DataError, TrainingError, UsageError: As `metrics.measure`.
     """
-    metrics = measure(logits, labels, predictor.class_names, seconds=seconds, views=views)
+    info = predictor.info
+    metrics = measure(logits, labels, info.class_names, seconds=seconds, views=views, temperature=info.temperature)
+    if distances is not None and predictor.unknown is not None and info.unknown is not None:
+        scores = predictor.unknown.total(torch.from_numpy(distances)).numpy()
+        metrics["unknown"] = unknown_metrics(scores, info.unknown, logits.argmax(axis=1), labels)
     return Evaluation(
         logits=logits,
         labels=labels,
@@ -123,6 +143,7 @@ def evaluation_of(
         seconds=seconds,
         images_per_second=metrics["images_per_second"],
         views=views,
+        distances=distances,
     )
 
 

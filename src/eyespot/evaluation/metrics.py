@@ -217,6 +217,29 @@ def brier_score(probs: FloatArray, labels: IntArray) -> float:
     return float((distance**2).sum(axis=1).mean())
 
 
+def calibration_metrics(logits: FloatArray, labels: IntArray, temperature: float = 1.0) -> dict[str, Any]:
+    """Return how far probabilities are from how often they are right, at a temperature.
+
+    Args:
+        logits: float (N, K), finite.
+        labels: int (N,), in [0, K).
+        temperature: Above 0.
+
+    Returns:
+        JSON values: `nll_loss` in nats, `ece` and `adaptive_ece` (15 bins) and `brier`, all down is good, and
+        `reliability`: [confidence, accuracy, n] for each of 15 ranges of confidence that has pictures.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    probs = softmax(scaled)
+    return {
+        "nll_loss": nll_loss(scaled, labels),
+        "ece": expected_calibration_error(probs, labels),
+        "adaptive_ece": adaptive_calibration_error(probs, labels),
+        "brier": brier_score(probs, labels),
+        "reliability": reliability_bins(probs, labels),
+    }
+
+
 def confusion_matrix(labels: IntArray, preds: IntArray, num_classes: int) -> Int64Array:
     """Return how often each class was taken for each.
 
@@ -273,7 +296,13 @@ def balanced_accuracy(confusion: IntArray) -> float:
 
 
 def measure(
-    logits: FloatArray, labels: IntArray, class_names: Sequence[str], *, seconds: float, views: str = "none"
+    logits: FloatArray,
+    labels: IntArray,
+    class_names: Sequence[str],
+    *,
+    seconds: float,
+    views: str = "none",
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Return everything that metrics.json says about one split.
 
@@ -283,11 +312,13 @@ def measure(
         class_names: K names, unique.
         seconds: Wall clock that the model took for all N images and views.
         views: Name of the test-time views that the logits are the mean of.
+        temperature: Logits are divided by it before they become probabilities.
 
     Returns:
-        JSON values only, all finite: `n`, `top1`, `top1_ci95` [low, high], `top5` (None unless K > 5), `nll_loss` in
-        nats, `ece`, `brier`, `per_class` name -> precision, recall, f1, n; `confusion` K rows (true) of K counts
-        (predicted), `seconds`, `images_per_second` (0 where no time was measured), `views`.
+        JSON values only, all finite: `n`, `top1`, `top1_ci95` [low, high], `top5` (None unless K > 5), what
+        `calibration_metrics` returns, under `uncalibrated` the same at temperature 1, `per_class` name -> precision,
+        recall, f1, n; `confusion` K rows (true) of K counts (predicted), `seconds`, `images_per_second` (0 where no
+        time was measured), `views`.
 
     Raises:
         DataError: No images, or a label without an output.
@@ -298,7 +329,6 @@ def measure(
     n, num_classes = logits.shape
     if len(class_names) != num_classes:
         raise UsageError(f"{len(class_names)} class names for {num_classes} outputs", remedy="give one name per output")
-    probs = softmax(logits)
     preds = logits.argmax(axis=1)
     confusion = confusion_matrix(labels, preds, num_classes)
     hits = int(confusion.diagonal().sum())
@@ -309,9 +339,8 @@ def measure(
         "top1": hits / n,
         "top1_ci95": list(wilson_interval(hits, n)),
         "top5": top_k_accuracy(logits, labels, 5) if num_classes > 5 else None,
-        "nll_loss": nll_loss(logits, labels),
-        "ece": expected_calibration_error(probs, labels),
-        "brier": brier_score(probs, labels),
+        **calibration_metrics(logits, labels, temperature),
+        "uncalibrated": calibration_metrics(logits, labels),
         "per_class": {
             name: {"precision": precision, "recall": recall, "f1": f1, "n": count}
             for name, precision, recall, f1, count in zip(class_names, *columns, support, strict=True)

@@ -346,11 +346,12 @@ class Predictor:
                 classes = self.info.num_classes
                 logits, vectors = found[:, :classes], found[:, classes:]
                 nothing = logits[:, :0]
+                statistics = pixel_statistics(images) if both else nothing
                 return Outputs(
                     logits.cpu(),
                     vectors.cpu() if features else nothing.cpu(),
-                    (pixel_statistics(images) if features else nothing).cpu(),
-                    (nothing if unknown is None else unknown.distances(images, logits, vectors)).cpu(),
+                    (statistics if features else nothing).cpu(),
+                    (nothing if unknown is None else unknown.distances(statistics, logits, vectors)).cpu(),
                 )
         except (MemoryError, RuntimeError) as error:
             if not is_memory_error(error):

@@ -155,11 +155,11 @@ class UnknownScore(nn.Module):
         rows_per_class = len(features) // num_classes
         return cls(tensors, neighbours=max(1, min(_NEIGHBOURS, rows_per_class // 4)))
 
-    def distances(self, images: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+    def distances(self, statistics: Tensor, logits: Tensor, features: Tensor) -> Tensor:
         """Return the distances of the parts in their order, float32 (B, parts).
 
         Args:
-            images: float32 (B, C, S, S), normalised.
+            statistics: float32 (B, P), `pixel_statistics` of the images.
             logits: float32 (B, K), before the temperature.
             features: float32 (B, D), what the classifier reads.
         """
@@ -172,7 +172,7 @@ class UnknownScore(nn.Module):
                 found.append(1 - near.topk(self.neighbours, dim=1).values[:, -1])
             else:
                 rows = self._buffer("_pixels")
-                seen = (pixel_statistics(images) - self._buffer("pixel_mean")) / self._buffer("pixel_std")
+                seen = (statistics - self._buffer("pixel_mean")) / self._buffer("pixel_std")
                 seen = seen.clamp(-_CLIP, _CLIP)
                 squares = (seen**2).sum(1, keepdim=True) + (rows**2).sum(1) - 2 * seen @ rows.T  # (B, M)
                 nearest = (-squares).topk(self.neighbours, dim=1).values[:, -1]
@@ -180,8 +180,8 @@ class UnknownScore(nn.Module):
         return torch.stack(found, dim=1)
 
     def forward(self, images: Tensor, logits: Tensor, features: Tensor) -> Tensor:
-        """Return the score, float32 (B,): higher is farther from training."""
-        return self.total(self.distances(images, logits, features))
+        """Return the score, float32 (B,), higher is farther from training, of normalised images (B, C, S, S)."""
+        return self.total(self.distances(pixel_statistics(images), logits, features))
 
     def total(self, distances: Tensor) -> Tensor:
         """Return the score, float32 (B,), of distances (B, parts)."""

@@ -410,6 +410,11 @@ class FeatureHead(nn.Module):
         logits: Tensor = self.head(self._cut[0](features))
         return logits
 
+    def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and what the last layer reads, (B, D'), of stored features (B, D)."""
+        inputs = self.head[:-1](self._cut[0](features))
+        return self.head[-1](inputs), inputs
+
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""
         return self.head[-1]
@@ -512,16 +517,28 @@ class StoredEvalTransform(EvalTransform):
         return images_uint8
 
 
-@torch.inference_mode()
 def head_logits(
-    head: nn.Module,
+    head: FeatureHead,
     parts: Sequence[tuple[tuple[FeatureArray, ...], Int64Array]],
     *,
     mirror: bool,
     device: str,
     batch_size: int = 4096,
 ) -> npt.NDArray[np.float32]:
-    """Return the logits float32 (N, K) of a split's stored features.
+    """Return the logits float32 (N, K) of a split's stored features; see `head_outputs`."""
+    found = head_outputs(head, parts, mirror=mirror, device=device, batch_size=batch_size)
+    return torch.cat([logits for logits, _ in found]).numpy()
+
+
+def head_outputs(
+    head: FeatureHead,
+    parts: Sequence[tuple[tuple[FeatureArray, ...], Int64Array]],
+    *,
+    mirror: bool,
+    device: str,
+    batch_size: int = 4096,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, in the order of a split, logits (B, K) and what the last layer reads (B, D'), float32 on the CPU.
 
     Args:
         head: In eval mode.
@@ -530,10 +547,11 @@ def head_logits(
         device: Where the head is.
         batch_size: Pictures at once.
     """
-    logits = []
     for arrays, rows in parts:
         for start in range(0, len(rows), batch_size):
             chosen = rows[start : start + batch_size]
-            views = [torch.from_numpy(arrays[view][chosen].astype(np.float32)) for view in range(1 + mirror)]
-            logits.append(sum(head(view.to(device)).float().cpu() for view in views) / len(views))
-    return torch.cat(logits).numpy()
+            with torch.inference_mode():
+                views = [torch.from_numpy(arrays[view][chosen].astype(np.float32)) for view in range(1 + mirror)]
+                found = [head.both(view.to(device)) for view in views]
+                logits, inputs = (sum(part.float() for part in kind) / len(views) for kind in zip(*found, strict=True))
+                yield logits.cpu(), inputs.cpu()
