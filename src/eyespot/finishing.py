@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.data.splits import Splits
     from eyespot.evaluation.bundle import BundleInfo
+    from eyespot.evaluation.predictor import Predictor
     from eyespot.training.prepare import Prepared
     from eyespot.training.transfer import Trained
 
@@ -120,7 +121,8 @@ def _write_report(
     run = Run(writer.path)
     shown = cast("SplitName", headline_split(run.metrics))
     class_names = packed.dataset.class_names
-    augmented, labels = _augmented_sample(prepared)
+    logits, labels, ids = predictions[shown]
+    augmented, augmented_labels = _augmented_sample(prepared)
     card = data_card(packed, splits)
     card["notes"] = [*card["notes"], *prepared.notes]
     card["preparation"] = prepared.data.eval_transform.describe()
@@ -134,16 +136,21 @@ def _write_report(
             class_names=class_names,
             data_card=card,
             mistakes=collect_mistakes(
-                *predictions[shown], class_names, lambda places: read_positions(packed, splits, shown, places)
+                logits / predictor.info.temperature,
+                labels,
+                ids,
+                class_names,
+                lambda places: read_positions(packed, splits, shown, places),
             ),
             why=collect_why(
                 predictor,
-                *predictions[shown][:2],
+                logits,
+                labels,
                 lambda places: read_positions(packed, splits, shown, places),
                 train_seconds=run.metrics.get("train_seconds", 0.0),
             ),
             augmented=augmented,
-            augmented_labels=labels,
+            augmented_labels=augmented_labels,
             augmentation=prepared.data.train_transform.describe(),
             lr_finder=run.lr_finder,
             model=layer_table(prepared.model, in_channels=packed.channels, size_px=prepared.spec.input_px).as_dict(),
