@@ -108,11 +108,12 @@ class Preparation(nn.Module):
             top, left = torch.floor((size - tall) / 2), torch.floor((size - wide) / 2)
             boxes = ((zero, height, top, tall), (zero, width, left, wide))
             target = [tall, wide]
-        else:  # the middle square of a strip is the crop, but the strip decides the order of the sides
+        else:
             side = torch.minimum(height, width)
-            if self.spec.fit == "short-side":
-                target = [_strip_length(long, side, self.spec.size_px) for long in (height, width)]
             boxes = (((height - side) / 2, side, zero, size), ((width - side) / 2, side, zero, size))
+            if self.spec.fit == "short-side":
+                boxes = (_strip_box(height, side, self.spec.size_px), _strip_box(width, side, self.spec.size_px))
+                target = [boxes[0][3], boxes[1][3]]
         down, across = (
             resize_matrix(self.spec.size_px, pixels.shape[axis], *box, self.spec.interpolation)
             for axis, box in zip((2, 3), boxes, strict=True)
@@ -156,10 +157,16 @@ def _whole(high: Tensor, low: Tensor) -> Tensor:
     return torch.clamp(whole + torch.floor(rest / _HALF**2 + 0.5), 0.0, 255.0)
 
 
-def _strip_length(long: Tensor, short: Tensor, size_px: int) -> Tensor:
-    """Return how many packed pixels a strip has along a side, as `resizing.margin_px` says it; float64 ()."""
-    margin = torch.floor((long - short) * size_px / (2 * short))
-    return size_px + 2 * torch.clamp(margin, max=float(largest_margin_px(size_px)))
+def _strip_box(long: Tensor, short: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return start, extent, first row and count of one side of a strip; its middle is the square."""
+    margin = torch.floor((long - short) * size / (2 * short))
+    margin = torch.clamp(margin, max=float(largest_margin_px(size)))
+    length = size + 2 * margin
+    half = short * length / size / 2
+    # Pillow keeps the edges of a box, and their difference, in float32.
+    start = torch.clamp(long / 2 - half, min=0.0).to(torch.float32)
+    end = torch.minimum(long, long / 2 + half).to(torch.float32)
+    return start.to(torch.float64), (end - start).to(torch.float64), -margin, length
 
 
 def resize_matrix(
