@@ -216,3 +216,8 @@ def test_a_narrow_logarithmic_axis_has_ticks(low: float, high: float) -> None:
     ticks = log_ticks(low, high)
     assert ticks
     assert all(low * 0.99 <= tick <= high * 1.01 for tick in ticks)
+
+
+def test_a_log_axis_without_a_round_number_on_it_is_drawn_without_ticks() -> None:
+    series = [Series("a", "train", [1_150, 1_200], [0.5, 0.6])]
+    assert "<svg" in line_chart(series, title="t", x_label="n", write_y=str, log_x=True)

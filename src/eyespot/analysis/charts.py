@@ -225,7 +225,7 @@ def _axes(frame: _Frame, x_label: str, write_y: Callable[[float], str], height: 
         )
     if frame.log_x:
         x_ticks = log_ticks(frame.x_low, frame.x_high)
-        x_ticks = x_ticks[:: 1 + (len(x_ticks) - 1) // 7]  # seven labels have room side by side
+        x_ticks = x_ticks[:: 1 + max(len(x_ticks) - 1, 0) // 7]  # seven labels have room side by side
     else:
         # Epochs are whole: no ticks between them.
         x_ticks = [tick for tick in nice_ticks(frame.x_low, frame.x_high, 6) if tick == int(tick)]
