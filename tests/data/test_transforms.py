@@ -914,7 +914,8 @@ def test_the_models_side_is_reached_as_torch_interpolates(
     assert resized.shape == (5, channels, model_px, model_px)
     assert torch.allclose(resized, expected, atol=1e-5)
     assert channels == 1 or resized.is_contiguous(memory_format=torch.channels_last)
-    # Nor do a picture's values depend on its batch, or on the precision around it.
-    assert torch.equal(EvalTransform(spec)(images[3:4]), resized[3:4])
+    # Nor do a picture's values depend on its batch (but for the last bit, where a library multiplies a single matrix by
+    # another kernel), or on the precision around it.
+    assert torch.allclose(EvalTransform(spec)(images[3:4]), resized[3:4], rtol=1e-6, atol=1e-6)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(EvalTransform(spec)(images), resized)
