@@ -118,6 +118,8 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
         "Prediction",
         "Predictor",
         "Run",
+        "Sweep",
+        "SweepOptions",
         "__version__",
         "check",
         "compare",
@@ -126,6 +128,7 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
         "export",
         "load",
         "serve",
+        "sweep",
         "run_study",
         "train",
     }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eyespot.exporting import export
     from eyespot.runs import Run
     from eyespot.studies.study import run_study
+    from eyespot.sweeps.sweep import Sweep, SweepOptions, sweep
     from eyespot.verbs import evaluate, train
 
 __version__ = "0.1.0"
@@ -39,6 +40,8 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Run",
+    "Sweep",
+    "SweepOptions",
     "__version__",
     "check",
     "compare",
@@ -48,6 +51,7 @@ __all__ = [
     "load",
     "run_study",
     "serve",
+    "sweep",
     "train",
 ]
 
@@ -59,6 +63,8 @@ _HOMES = {
     "Prediction": "eyespot.evaluation.predictor",
     "Predictor": "eyespot.evaluation.predictor",
     "Run": "eyespot.runs",
+    "Sweep": "eyespot.sweeps.sweep",
+    "SweepOptions": "eyespot.sweeps.sweep",
     "check": "eyespot.checking",
     "compare": "eyespot.comparing",
     "evaluate": "eyespot.verbs",
@@ -67,6 +73,7 @@ _HOMES = {
     "load": "eyespot.evaluation.predictor:load_predictor",
     "serve": "eyespot.deployment.server",
     "run_study": "eyespot.studies.study",
+    "sweep": "eyespot.sweeps.sweep",
     "train": "eyespot.verbs",
 }
 

@@ -27,6 +27,7 @@ from eyespot.commands.note import note
 from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
 from eyespot.commands.serve import serve
 from eyespot.commands.study import study_app
+from eyespot.commands.sweep import sweep
 from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
 
 if TYPE_CHECKING:
@@ -304,6 +305,7 @@ def runs(
 app.command()(check)
 app.command()(note)
 app.command()(explain)
+app.command()(sweep)
 
 
 @data_app.command("list")

@@ -287,6 +287,11 @@ class EvaluationConfig(_Section):
         description="Share of genuine pictures that may be called unknown; the threshold follows from it on val. 0: "
         "the model never says unknown.",
     )
+    test: bool = Field(
+        True,
+        description="Measure test at the end. `false` leaves it unread, as the trials of a sweep do; "
+        "`eyespot evaluate` can read it later.",
+    )
 
 
 class Config(_Section):

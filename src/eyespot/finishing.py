@@ -46,7 +46,7 @@ def finish(
     train_seconds = state.seconds + trained.seconds_before
     info = _bundle_info(packed, prepared, train_seconds, config)
     job = Measuring(packed, splits, trained, config, watcher)
-    names = split_names(splits)
+    names = [name for name in split_names(splits) if name != "test" or config.evaluation.test]
     predictor, measured, calibration, unknown = job.run(Predictor(trained.result.model, info, plan), names)
     info = predictor.info
     metrics: dict[str, Any] = {

@@ -2,15 +2,15 @@
 
 Before this: curves and the confusion matrix. After this: `report` puts the SVG into its page. An SVG of our own is a
 few kilobytes, sharp at every zoom and on paper, follows the page into dark mode, and its text can be read out.
-Style sheets name these classes: `chart`, `grid`, `axis`, `label`, `line`, `points`, `dot`, `mark`, and `c-NAME` for a
-series.
+Style sheets name these classes: `chart`, `grid`, `axis`, `label`, `line`, `points`, `dot`, `ring`, `mark`, and `c-NAME`
+for a series.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -71,6 +71,27 @@ class Spot:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """One point of a scatter chart.
+
+    Attributes:
+        x: Its place; on an axis of categories the number of its category.
+        y: Its height.
+        css: Its colour is that of the class `c-CSS`.
+        name: Shown where the pointer rests on it.
+        light: Drawn small and pale, for what is not quite comparable.
+        ringed: Drawn large with a ring, to be found at one glance.
+    """
+
+    x: float
+    y: float
+    css: str
+    name: str
+    light: bool = False
+    ringed: bool = False
+
+
+@dataclass(frozen=True)
 class Cell:
     """One cell of a confusion table.
 
@@ -108,6 +129,16 @@ def log_ticks(low: float, high: float) -> list[float]:
             break
     # Within half a power of ten the round numbers of a linear axis lie closer.
     return ticks if len(ticks) >= 2 else nice_ticks(low, high, 4)
+
+
+def _few_log_ticks(low: float, high: float) -> list[float]:
+    """Return the ticks of a logarithmic x axis: seven labels have room side by side."""
+    ticks = log_ticks(low, high)
+    return ticks[:: 1 + (len(ticks) - 1) // 7]
+
+
+def _write_log(tick: float) -> str:
+    return words.learning_rate(tick) if tick < 0.01 else f"{tick:g}"
 
 
 def line_chart(
@@ -154,6 +185,56 @@ def line_chart(
         x = frame.right + 7
         parts.append(f'<text class="label c-{one.css}" x="{x:.1f}" y="{y + 4:.1f}">{escape(one.name)}</text>')
     spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines if not one.points)
+    return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
+
+
+def scatter_chart(
+    dots: Sequence[Dot],
+    *,
+    title: str,
+    x_label: str,
+    write_y: Callable[[float], str],
+    log_x: bool = False,
+    whole_x: bool = False,
+    categories: Sequence[str] = (),
+    height: float = 200.0,
+) -> str:
+    """Return a scatter chart as SVG; an empty text where there is no dot.
+
+    Args:
+        dots: The points; ringed ones are drawn last, so that nothing covers them.
+        title: Read out instead of the picture, followed by the range of y.
+        x_label: Under the x axis.
+        write_y: Turns a tick of the y axis into text.
+        log_x: Logarithmic x axis, for x that are all positive.
+        whole_x: Whether x are whole numbers: no ticks between them.
+        categories: Names along the x axis in place of numbers.
+        height: In units of 1/370 of the width.
+    """
+    if not dots:
+        return ""
+    points = np.array([(dot.x, dot.y) for dot in dots], dtype=np.float64)
+    around = _Frame.around(points, height, log_x=log_x, log_y=False)
+    if categories:
+        low, high = -0.5, len(categories) - 0.5
+        x_ticks = [(float(place), _shorten(name, 60 // len(categories))) for place, name in enumerate(categories)]
+    else:
+        air = 0.03 * (math.log10(around.x_high / around.x_low) if log_x else around.x_high - around.x_low)
+        low = around.x_low / 10**air if log_x else around.x_low - air
+        high = around.x_high * 10**air if log_x else around.x_high + air
+        ticks = _few_log_ticks(low, high) if log_x else nice_ticks(low, high, 6)
+        ticks = [tick for tick in ticks if not whole_x or tick == int(tick)]
+        x_ticks = [(tick, _write_log(tick) if log_x else f"{tick:g}") for tick in ticks]
+    frame = replace(around, x_low=low, x_high=high, right=_WIDTH - 12)
+    parts = [_axes(frame, x_label, write_y, height, x_ticks)]
+    for dot in sorted(dots, key=lambda one: (one.ringed, not one.light)):
+        place = f'cx="{frame.x(dot.x):.1f}" cy="{frame.y(dot.y):.1f}"'
+        named = f"<title>{escape(dot.name)}</title>"
+        kind = "dot pale" if dot.light else "dot"
+        parts.append(f'<circle class="{kind} c-{dot.css}" {place} r="{3 if dot.light else 4.5}">{named}</circle>')
+        if dot.ringed:
+            parts.append(f'<circle class="ring c-{dot.css}" {place} r="8.5">{named}</circle>')
+    spoken = f"{len(dots)} points from {write_y(points[:, 1].min())} to {write_y(points[:, 1].max())}"
     return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
 
 
@@ -212,8 +293,14 @@ class _Frame:
         return self.bottom - (self.bottom - _MARGIN_TOP) * (value - low) / (high - low)
 
 
-def _axes(frame: _Frame, x_label: str, write_y: Callable[[float], str], height: float) -> str:
-    """Return grid lines, tick labels and the axis title."""
+def _axes(
+    frame: _Frame,
+    x_label: str,
+    write_y: Callable[[float], str],
+    height: float,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
+) -> str:
+    """Return grid lines, tick labels and the axis title; without ticks of its own the x axis counts epochs."""
     parts = []
     count = max(2, round(height / 36))
     y_ticks = log_ticks(frame.y_low, frame.y_high) if frame.log_y else nice_ticks(frame.y_low, frame.y_high, count)
@@ -223,15 +310,15 @@ def _axes(frame: _Frame, x_label: str, write_y: Callable[[float], str], height: 
         parts.append(
             f'<text x="{_MARGIN_LEFT - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(write_y(tick))}</text>'
         )
-    if frame.log_x:
-        x_ticks = log_ticks(frame.x_low, frame.x_high)
-        x_ticks = x_ticks[:: 1 + max(len(x_ticks) - 1, 0) // 7]  # seven labels have room side by side
-    else:
+    if x_ticks is None and frame.log_x:
+        x_ticks = [(tick, _write_log(tick)) for tick in _few_log_ticks(frame.x_low, frame.x_high)]
+    elif x_ticks is None:
         # Epochs are whole: no ticks between them.
-        x_ticks = [tick for tick in nice_ticks(frame.x_low, frame.x_high, 6) if tick == int(tick)]
-    for tick in x_ticks:
-        text = (words.learning_rate(tick) if tick < 0.01 else f"{tick:g}") if frame.log_x else f"{tick:g}"
-        parts.append(f'<text x="{frame.x(tick):.1f}" y="{frame.bottom + 15:.1f}" text-anchor="middle">{text}</text>')
+        ticks = nice_ticks(frame.x_low, frame.x_high, 6)
+        x_ticks = [(tick, f"{tick:g}") for tick in ticks if tick == int(tick)]
+    for tick, text in x_ticks:
+        place = f'x="{frame.x(tick):.1f}" y="{frame.bottom + 15:.1f}"'
+        parts.append(f'<text {place} text-anchor="middle">{escape(text)}</text>')
     parts.append(f'<path class="axis" d="M{_MARGIN_LEFT:.1f} {frame.bottom:.1f}H{frame.right:.1f}"/>')
     middle = (_MARGIN_LEFT + frame.right) / 2
     parts.append(f'<text x="{middle:.1f}" y="{frame.bottom + 30:.1f}" text-anchor="middle">{escape(x_label)}</text>')

@@ -1,0 +1,85 @@
+"""`eyespot sweep`: options in, the verb called, what came of it printed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eyespot.commands.options import DeviceOption, JsonOption, SetOption
+
+
+def sweep(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="What is varied: a name of `eyespot recipes` or a TOML file.")
+    ] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="As for train; cifar10 when left out.")] = None,
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="What varies, and between what (docs/sweeps.md).")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Trials in all; 12 when left out.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall clock for all trials together.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="E", help="Epochs of a trial; those of the recipe.")] = None,
+    set_: SetOption = None,
+    metric: Annotated[str, typer.Option(metavar="val/top1|val/loss", help="What the winner is best at.")] = "val/top1",
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the choice of settings, not of the trainings.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The sweep's folder; runs/sweep-RECIPE-DATA-TIME.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --out, or the newest one; --trials N extends it.")
+    ] = False,
+    at_once: Annotated[
+        int, typer.Option("--at-once", metavar="K", help="Trials at a time on a machine without a GPU.")
+    ] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="HOST:PORT of a Ray cluster that shares DIR, or auto.")
+    ] = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Search settings: many trials judged on val, the winner tested once.
+
+    Example: eyespot sweep small photos/ --space space.toml --trials 20
+    """
+    from eyespot.analysis.verdict import describe_top1
+    from eyespot.sweeps.screen import SweepTerminal
+    from eyespot.sweeps.sweep import SweepOptions
+    from eyespot.sweeps.sweep import sweep as run_sweep
+    from eyespot.terminal import print_json
+
+    options = SweepOptions(
+        trials=trials,
+        minutes=minutes,
+        epochs=epochs,
+        metric=metric,
+        seed=seed,
+        device=device,
+        at_once=at_once,
+        cluster=cluster or "",
+    )
+    terminal = SweepTerminal(quiet=json)
+    with terminal:
+        try:
+            found = run_sweep(
+                recipe, data, space, options=options, settings=set_ or (), out=out, resume=resume, observer=terminal
+            )
+        except KeyboardInterrupt:
+            if terminal.folder_name:
+                terminal.close()
+                terminal.say(f"stopped; go on with: eyespot sweep --resume --out {shlex.quote(terminal.folder_name)}")
+            raise
+    terminal.say(f"report: {found.report}")
+    if json:
+        from dataclasses import asdict
+
+        trials_json = [asdict(trial) for trial in found.trials]
+        print_json({"sweep": str(found.path), "report": str(found.report), "trials": trials_json, **found.result})
+        return
+    result, winner = found.result, found.winner
+    assert winner is not None
+    print(f"best of {len(found.trials)} trials on val: {winner.path}")
+    print(f"{describe_top1(result['val'], 'val')}: the best of several looks, so optimistic")
+    print(describe_top1(result["test"], "test") if result["test"] else "the data have no test split")

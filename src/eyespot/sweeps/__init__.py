@@ -1,0 +1,5 @@
+"""Sweeps: many short trainings over a space of settings, the best one chosen on val, and only that one tested.
+
+`space` (what may vary) -> `engine` (Ray Tune and Optuna choose and run) -> `trial` (one run folder each) -> `journal`
+(the truth about what is done) -> `report`. `sweep` is the verb.
+"""

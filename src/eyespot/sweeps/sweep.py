@@ -1,0 +1,368 @@
+"""The verb `sweep`: try settings on val, keep every trial, test the winner once, and report all of it.
+
+Before this: a recipe and a search space. After this: a folder of run folders, `best.toml` and `report.html`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+from eyespot import opening
+from eyespot.config import Config, parse_config, recipe_text
+from eyespot.device import plan_compute
+from eyespot.errors import DataError, RunError, RunLockedError, TrainingError, UsageError, did_you_mean
+from eyespot.files import remove_temporaries, write_atomic
+from eyespot.locks import file_lock
+from eyespot.opening import Settings, lasting_name, load_recipe, open_data, pack_data
+from eyespot.runs import Run, new_run_folder
+from eyespot.sweeps.journal import Journal, Metric, Plan, Trial
+from eyespot.sweeps.space import Space, load_space, setting_of
+from eyespot.terminal import Terminal
+from eyespot.verbs import evaluate
+
+
+class Observer(opening.Observer, Protocol):
+    """What watches a sweep: an observer of verbs that is told about trials too."""
+
+    def on_sweep(self, journal: Journal) -> None:
+        """Called once, before the first trial begins."""
+
+    def on_trial(self, trial: Trial) -> None:
+        """Called when a trial begins, finishes an epoch, or ends."""
+
+
+class QuietObserver(Terminal):
+    """Shows nothing of trials."""
+
+    def on_sweep(self, journal: Journal) -> None:
+        """Nobody watches."""
+
+    def on_trial(self, trial: Trial) -> None:
+        """Nobody watches."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The budget of a sweep, and where it runs.
+
+    Attributes:
+        trials: Trials in all; None: 12, or what a resumed sweep was asked for.
+        minutes: Wall clock for all trials, over interruptions; 0: no limit; None as above.
+        epochs: Of a trial; None: those of the recipe.
+        metric: `val/top1` or `val/loss`: what the winner is best at.
+        seed: Of the choice of settings.
+        device: As for `train`.
+        at_once: Trials at a time on one machine without a GPU; they share its cores.
+        cluster: HOST:PORT of a Ray cluster, or `auto`; empty: this machine.
+    """
+
+    trials: int | None = None
+    minutes: float | None = None
+    epochs: int | None = None
+    metric: str = "val/top1"
+    seed: int = 0
+    device: str = "auto"
+    at_once: int = 1
+    cluster: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder, read.
+
+    Attributes:
+        path: The folder, absolute.
+        trials: All of them, by number.
+        result: `winner` (a trial's number), `val` and `test` (metrics; `test` None where the data have none),
+            `test_reads`; empty while the sweep is not finished.
+    """
+
+    path: Path
+    trials: tuple[Trial, ...]
+    result: Mapping[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """Return the path of report.html."""
+        return self.path / "report.html"
+
+    @property
+    def winner(self) -> Run | None:
+        """Return the run of the winner."""
+        number = self.result.get("winner")
+        return Run(self.path / "trials" / f"{number:04d}") if number else None
+
+
+def sweep(
+    recipe: str | Path | None = None,
+    data: str | Path | None = None,
+    space: str | Path | None = None,
+    *,
+    options: SweepOptions | None = None,
+    settings: Settings = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Sweep:
+    """Search settings: many trials judged on val, of which only the best one sees test, once.
+
+    Args:
+        recipe: Name or TOML file of what is varied.
+        data: As for `train`; cifar10 when left out.
+        space: TOML file of what varies, see docs/sweeps.md.
+        options: Budget and machines.
+        settings: Changes to the recipe, for all trials.
+        out: The sweep's folder; `runs/sweep-RECIPE-DATA-TIME` when left out.
+        resume: Go on with the sweep in `out`; a larger `trials` or `minutes` extends it.
+        observer: Told about everything on the way.
+
+    Raises:
+        UsageError: An unknown recipe, setting or data; an empty space; a cluster that does not answer.
+        DataError: Data that cannot be trained on, or that have no val.
+        RunError: The folder cannot be used; `RunLockedError` where another process drives this sweep.
+        TrainingError: No trial was finished.
+        MissingExtraError: Ray or Optuna is not installed.
+        KeyboardInterrupt: A signal asked for a stop; go on with `resume`.
+    """
+    watcher = observer or QuietObserver(quiet=True)
+    options = options or SweepOptions()
+    with ExitStack() as stack:
+        if resume:
+            if recipe is not None or data is not None or space is not None or len(settings):
+                raise UsageError(
+                    "a resumed sweep keeps its data, recipe and space", where="--resume", remedy="give only --out"
+                )
+            folder = _known_folder(out)
+            _lock(folder, stack)
+            journal = _extended(Journal.open(folder), options)
+            if _has_work(journal):
+                _check(journal.plan, _recipe(folder), watcher)
+        else:
+            plan, config = _plan(recipe, data, space, settings, options)
+            _check(plan, config, watcher, data)
+            known = out is None
+            folder = (
+                new_run_folder(f"sweep-{config.name}", plan.data) if known else Path(str(out)).expanduser().resolve()
+            )
+            journal = _new_journal(folder, plan, config, stack)
+        return _run(journal, watcher)
+
+
+# ---------------------------------------------------------------------------------------------------- before the trials
+
+
+def _known_folder(out: str | Path | None) -> Path:
+    """Return the folder to go on with: the one named, or the newest sweep in `runs/`."""
+    if out is not None:
+        folder = Path(out).expanduser().resolve()
+        if not (folder / "sweep.json").is_file():
+            raise RunError("no sweep (no sweep.json)", where=folder, remedy="give the folder of a sweep with --out")
+        return folder
+    found = sorted(Path("runs").glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise RunError("no sweep", where=Path("runs").resolve(), remedy="name its folder with --out")
+    return found[-1].parent.resolve()
+
+
+def _lock(folder: Path, stack: ExitStack) -> None:
+    try:
+        stack.enter_context(file_lock(folder / ".lock", timeout_seconds=0))
+    except TimeoutError as error:
+        raise RunLockedError(
+            "another process drives this sweep", where=folder, remedy="wait for it, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise RunError(f"cannot write ({error.strerror})", where=folder, remedy="choose another with --out") from error
+
+
+def _plan(
+    recipe: str | Path | None,
+    data: str | Path | None,
+    space: str | Path | None,
+    settings: Settings,
+    options: SweepOptions,
+) -> tuple[Plan, Config]:
+    """Return what is asked for and what all trials share; everything wrong with it is found here."""
+    if recipe is None:
+        raise UsageError("no recipe", where="the sweep", remedy="name one of `eyespot recipes`, or a TOML file")
+    if space is None:
+        raise UsageError("no search space", where="the sweep", remedy="name a TOML file with --space (docs/sweeps.md)")
+    known = get_args(Metric)
+    if options.metric not in known:
+        near = did_you_mean(options.metric, known)
+        raise UsageError(f"unknown metric {options.metric!r}.{near}", remedy=f"use {' or '.join(known)}")
+    for name, least in (("trials", 1), ("at_once", 1), ("epochs", 1), ("minutes", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"{name} is {value}", remedy=f"give {least} or more")
+    plan_compute(options.device)
+    config = load_recipe(recipe, settings)
+    if options.epochs is not None:
+        config = parse_config(config.to_toml(), where=str(recipe), changes={"training.epochs": options.epochs})
+    if config.data.final:
+        raise UsageError("data.final leaves no val to choose on", where=recipe, remedy="leave it out of a sweep")
+    found = load_space(space, config.to_toml(), str(recipe))
+    lasting = [factor for factor in found.factors if factor.key == "training.epochs"]
+    most = max([int(value) for value in (lasting[0].values() or (config.training.epochs,))]) if lasting else 0
+    plan = Plan(
+        data=lasting_name("cifar10" if data is None else data),
+        recipe=config.name,
+        epochs=most or config.training.epochs,
+        space=found,
+        trials=12 if options.trials is None else options.trials,
+        minutes=options.minutes or 0.0,
+        metric="val/top1" if options.metric == "val/top1" else "val/loss",
+        seed=options.seed,
+        device=options.device,
+        at_once=options.at_once,
+        cluster=options.cluster,
+        command=shlex.join(["eyespot", *sys.argv[1:]]),
+    )
+    return plan, config
+
+
+def _extended(journal: Journal, options: SweepOptions) -> Journal:
+    """Return a resumed sweep with a larger budget, where one is given."""
+    plan = journal.plan
+    trials = plan.trials if options.trials is None else options.trials
+    minutes = plan.minutes if options.minutes is None else options.minutes
+    begun = len(journal.trials)
+    if trials < begun:
+        raise UsageError(
+            f"{begun} trials have begun already", where=journal.folder, remedy=f"give --trials {begun} or more"
+        )
+    journal.plan = replace(plan, trials=trials, minutes=minutes, cluster=options.cluster or plan.cluster)
+    return journal
+
+
+def _new_journal(folder: Path, plan: Plan, config: Config, stack: ExitStack) -> Journal:
+    """Make the folder of a new sweep."""
+    pictures = Path(plan.data)
+    if pictures.is_dir() and folder.is_relative_to(pictures.resolve()):
+        raise UsageError("the sweep's folder would lie among the pictures", where=folder, remedy="choose another --out")
+    if (folder / "sweep.json").exists():
+        raise RunError(
+            "this folder already holds a sweep", where=folder, remedy="go on with --resume, or choose another"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trials").mkdir(exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"cannot make the sweep's folder ({reason})", where=folder, remedy="choose another --out"
+        ) from error
+    _lock(folder, stack)
+    write_atomic(folder / "recipe.toml", config.to_toml().encode())
+    journal = Journal(folder, plan)
+    journal.write_plan()
+    return journal
+
+
+def _check(plan: Plan, config: Config, watcher: Observer, data: str | Path | None = None) -> None:
+    """Find what is wrong with the data once, and pack them once, before trials find it twelve times; then the engine.
+
+    Raises:
+        DataError: Data that cannot be trained on, or that have no val.
+        MissingExtraError: Ray is not installed.
+        UsageError: Unknown data, or a cluster that does not answer.
+    """
+    from eyespot.data.checks import enforce
+    from eyespot.sweeps.engine import check_engine
+
+    dataset = open_data(plan.data if data is None else data, watcher)  # named in errors as the user named it
+    packed = pack_data(dataset, config, watcher)
+    enforce(packed.report, dataset, on_bad_image=config.data.on_bad_image, allow_leak=config.data.allow_leak)
+    if not config.data.val_fraction and "val" not in packed.splits:
+        raise DataError(
+            "no val split to choose on", where=dataset.name, remedy="leave data.val_fraction at its default"
+        )
+    check_engine(plan.cluster)
+
+
+def _has_work(journal: Journal) -> bool:
+    begun = journal.trials.values()
+    return journal.plan.trials > len(begun) or any(not trial.is_over for trial in begun)
+
+
+def _recipe(folder: Path) -> Config:
+    path = str(folder / "recipe.toml")
+    return parse_config(recipe_text(path), where=path)
+
+
+# -------------------------------------------------------------------------------------------------------- the whole way
+
+
+def _run(journal: Journal, watcher: Observer) -> Sweep:
+    """Run what is left of a sweep, test the winner and write the report."""
+    from eyespot.sweeps.chooser import Chooser
+    from eyespot.sweeps.engine import run_trials
+
+    folder, plan = journal.folder, journal.plan
+    remove_temporaries(folder)
+    left = _has_work(journal)
+    if journal.result and not left:
+        watcher.on_message("this sweep is finished: nothing to resume; --trials N extends it")
+        return Sweep(folder, tuple(journal.ordered()), journal.result)
+    config = _recipe(folder)
+    own = {key: setting_of(config, key) for key in plan.space.keys}
+    chooser = Chooser(journal, own, watcher.on_trial)
+    if left and not chooser.is_over:
+        journal.begin()
+        journal.write_plan()
+        watcher.on_sweep(journal)
+        run_trials(journal, chooser, watcher.on_message)
+    if chooser.exhausted:
+        watcher.on_message(f"every one of the {plan.space.size} points of the space was tried")
+    if chooser.seconds_left == 0.0:
+        watcher.on_message(f"the {plan.minutes:g} minutes are over; --resume --minutes N goes on")
+    _finish(journal, watcher)
+    return Sweep(folder, tuple(journal.ordered()), journal.result)
+
+
+def _finish(journal: Journal, watcher: Observer) -> None:
+    """Test the winner once, and write result, recipe and report."""
+    from eyespot.sweeps.report import write_sweep_report
+
+    winner = journal.winner()
+    if winner is None:
+        write_sweep_report(journal)
+        reasons = [f"{trial.name}: {trial.reason}" for trial in journal.ordered() if trial.state == "failed"]
+        raise TrainingError(
+            f"no trial was finished ({reasons[0] if reasons else 'the time was over before the first one'})",
+            where=journal.folder,
+            remedy="widen the space towards gentler settings" if reasons else "give more --minutes, with --resume",
+        )
+    run = Run(journal.run_folder(winner))
+    before = journal.result
+    if before.get("winner") != winner.number:
+        watcher.on_message(f"trial {winner.number} is best on val; test is read now")
+        measured = _test_once(run, journal.plan.device)
+        reads = before.get("test_reads", 0) + (measured is not None)
+        journal.result = {"winner": winner.number, "val": run.metrics["val"], "test": measured, "test_reads": reads}
+    settings = {**winner.settings, "evaluation.test": True}
+    text = recipe_text(str(journal.folder / "recipe.toml"))
+    best = parse_config(text, where=str(journal.folder), changes=settings)
+    head = f"# {journal.plan.recipe} with the settings of trial {winner.number} of a sweep\n"
+    write_atomic(journal.folder / "best.toml", (head + best.to_toml()).encode())
+    journal.write_plan()
+    write_sweep_report(journal)
+
+
+def _test_once(run: Run, device: str) -> dict[str, Any] | None:
+    """Return the winner's figures on test; None where the data have none."""
+    import json
+
+    saved = json.loads((run.path / "split.json").read_text(encoding="utf-8"))
+    if not any(saved["splits"].get("test", {}).values()):
+        return None
+    return dict(evaluate(run.path, split="test", device=device).metrics)
+
+
+__all__ = ["Observer", "QuietObserver", "Space", "Sweep", "SweepOptions", "sweep"]

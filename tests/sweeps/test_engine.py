@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eyespot import cli
+from eyespot.errors import MissingExtraError, UsageError
+from eyespot.runs import Run
+from eyespot.sweeps import engine
+from eyespot.sweeps.journal import Journal
+
+from ..conftest import TINY
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+SPACE = "[optimizer]\nlr = { low = 0.01, high = 0.3, log = true }\n[augment]\ntranslate_px = { low = 0, high = 2 }\n"
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.toml"
+    path.write_text(SPACE)
+    return path
+
+
+def words_of(settings: dict[str, Any]) -> list[str]:
+    values = [f"{key}={json.dumps(value).replace(':', '=')}" for key, value in settings.items() if key != "model.args"]
+    return [part for value in [*values, "model.args={widths=[4,6,8]}"] for part in ("--set", value)]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "journal.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row["trial"] for row in map(json.loads, lines) if "trial" in row]
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # four starts of Ray, which take half a minute each on a machine with other work
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_none_twice(
+    pictures: Path, space: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    base = [sys.executable, "-m", "eyespot", "sweep"]
+    begin = [*base, "small", str(pictures), "--space", str(space), "--trials", "12", "--out", str(folder)]
+    for life in range(4):
+        begun = len(rows(folder))
+        words = (
+            [*begin, *words_of({**TINY, "training.epochs": 1})]
+            if life == 0
+            else [*base, "--resume", "--out", str(folder)]
+        )
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if life < 3:
+            while len(rows(folder)) < begun + 4 and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        out, err = process.communicate()
+        assert process.returncode == (-signal.SIGKILL if life < 3 else 0), err
+    ended = [row["number"] for row in rows(folder) if row["state"] != "running"]
+    assert sorted(ended) == list(range(1, 13))  # each of them ended, and ended once
+    left = json.loads((folder / "sweep.json").read_text())["result"]
+    assert left["test_reads"] == 1
+    assert "best of 12 trials on val" in out
+    assert (folder / "report.html").exists()
+    assert not (folder / "engine.json").exists()
+    winner = Run(folder / "trials" / f"{left['winner']:04d}")
+    assert winner.metrics["test_reads"] == 1
+    others = [path for path in (folder / "trials").iterdir() if path != winner.path]
+    assert all(Run(path).metrics["test_reads"] == 0 for path in others)
+    for noise in ("ray", "warning", "deprecat"):
+        assert noise not in err.lower().replace("starting ray on this machine", ""), err
+
+
+@needs_ray
+def test_a_dead_cluster_address_is_said_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(UsageError, match=rf"no cluster answers at 127\.0\.0\.1:{port}.*in --cluster: start it with"):
+        engine.check_cluster(f"127.0.0.1:{port}")
+    assert time.monotonic() - started < 2 * engine._CONNECT_SECONDS
+
+
+@pytest.mark.parametrize("address", ["", "nowhere", "host:", ":6379", "host:port", "host:99999", "ray://host:10001"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="is no HOST:PORT"):
+        engine.check_cluster(address)
+
+
+@needs_ray
+def test_somebody_who_answers_and_is_no_cluster_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_PROBE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UsageError, match=r"not within 0\.5 s"):
+            engine.check_cluster(address)
+
+
+def test_a_cluster_that_wants_its_token_is_told_from_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(
+            [], 1, "", "ray.exceptions.AuthenticationError: RPC error\nConnectionError: x\n"
+        )
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    with pytest.raises(UsageError, match=r"wants its token.*RAY_AUTH_TOKEN"):
+        engine.check_cluster("auto")
+
+
+def test_without_ray_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r'pip install "eyespot\[cluster\]"'):
+        engine.check_engine("")
+
+
+def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    before = dict(os.environ)
+    with engine._environment(engine._QUIET):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"  # what the user has set stays
+        assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+    assert dict(os.environ) == before
+
+
+def test_every_trial_gets_a_ninth_of_its_epochs() -> None:
+    assert [engine.grace_epochs(epochs) for epochs in (1, 3, 9, 40, 300)] == [1, 1, 1, 4, 33]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("small digits", "no search space"),
+        ("", "no recipe"),
+        ("smal digits --space SPACE", r"unknown recipe 'smal'\. Did you mean 'small'"),
+        ("small digit --space SPACE", r"Did you mean 'digits'"),
+        ("small digits --space nowhere.toml", "cannot read the search space"),
+        ("small digits --space SPACE --metric val/acc", r"unknown metric 'val/acc'"),
+        ("small digits --space SPACE --trials 0", "trials is 0"),
+        ("small digits --space SPACE --minutes -1", "minutes is -1"),
+        ("small digits --space SPACE --set data.final=true", r"data\.final leaves no val"),
+        ("small digits --space SPACE --set data.val_fraction=0", "no val split to choose on"),
+        ("small digits --space SPACE --cluster nowhere", "is no HOST:PORT"),
+        ("--resume --out nowhere", r"no sweep \(no sweep\.json\)"),
+        ("small --resume --out nowhere", "a resumed sweep keeps"),
+        ("small PICTURES --space SPACE --out PICTURES/sweep", "would lie among the pictures"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(
+    words: str,
+    said: str,
+    space: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = words.replace("SPACE", str(space)).replace("PICTURES", str(pictures))
+    assert cli._run(["sweep", *line.split()]) in (1, 2)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert re.search(said, last), last
+    assert not (tmp_path / "runs").exists()
+    assert not (pictures / "sweep").exists()
+
+
+def test_a_finished_or_foreign_sweep_is_not_run_again(
+    journal: Journal, space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["small", "digits", "--space", str(space), "--out", str(journal.folder)]
+    assert cli._run(["sweep", *words]) == 1
+    assert "already holds a sweep in" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from eyespot.errors import RunError
+from eyespot.sweeps.journal import Journal, Trial
+
+from .conftest import finished
+
+
+def test_what_is_written_is_read_again(journal: Journal) -> None:
+    journal.begin()
+    done = finished(Trial(1, {"optimizer.lr": 0.1}), 0.9)
+    journal.write(Trial(1, {"optimizer.lr": 0.1}))
+    journal.write(done)
+    journal.write(Trial(2, {"optimizer.lr": 0.2}))
+    again = Journal.open(journal.folder)
+    assert again.plan == journal.plan
+    assert again.trials[1] == done
+    assert again.trials[2].state == "waiting"  # its process is gone
+    assert again.run_folder(done).name == "0001"
+
+
+def test_a_line_that_was_torn_counts_for_nothing_and_is_taken_away(journal: Journal) -> None:
+    journal.begin()
+    journal.write(Trial(1, {}))
+    path = journal.folder / "journal.jsonl"
+    path.write_text(path.read_text() + '{"time": 3, "tri')
+    again = Journal.open(journal.folder)
+    assert list(again.trials) == [1]
+    again.begin()
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert list(Journal.open(journal.folder).trials) == [1]
+
+
+def test_time_is_counted_over_all_processes(journal: Journal) -> None:
+    path = journal.folder / "journal.jsonl"
+    rows = [{"time": 100.0, "begin": True}, {"time": 130.0}, {"time": 500.0, "begin": True}, {"time": 512.0}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Journal.open(journal.folder).seconds_before == 42.0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("sweep.json", "{", "damaged"),
+        ("sweep.json", "[]", "damaged"),
+        ("sweep.json", '{"format": 99}', "another version"),
+        ("journal.jsonl", '{"time": 1, "trial": {"number": 1}}\n', "damaged"),
+        ("journal.jsonl", 'nonsense\n{"time": 1}\n', "damaged"),
+    ],
+)
+def test_a_damaged_sweep_is_refused(journal: Journal, file: str, text: str, words: str) -> None:
+    (journal.folder / file).write_text(text)
+    with pytest.raises(RunError, match=words):
+        Journal.open(journal.folder)
+
+
+def test_the_winner_is_best_on_val_then_by_loss_then_the_earlier_one(journal: Journal) -> None:
+    assert journal.winner() is None
+    for number, (top1, loss) in enumerate([(0.8, 0.3), (0.9, 0.6), (0.9, 0.5), (0.9, 0.5)], 1):
+        journal.write(finished(Trial(number, {}), top1, loss))
+    journal.write(replace(Trial(5, {}), state="stopped", top1=0.99, loss=0.1, epochs=1))
+    found = journal.winner()
+    assert found is not None
+    assert found.number == 3
+    journal.plan = replace(journal.plan, metric="val/loss")
+    found = journal.winner()
+    assert found is not None
+    assert found.number == 1
+
+
+def test_a_full_disk_is_said_with_the_way_on(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: object, line: str) -> None:
+        raise RunError("cannot write (the disk is full)", where=path, remedy="free some space")
+
+    monkeypatch.setattr("eyespot.sweeps.journal.append_line", full)
+    with pytest.raises(RunError, match=r"disk is full.*eyespot sweep --resume goes on"):
+        journal.write(Trial(1, {}))

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from eyespot.sweeps.journal import Journal, Trial
+from eyespot.sweeps.report import importances, render_sweep_report, write_sweep_report
+
+from .conftest import finished
+
+pytest.importorskip("optuna")
+
+
+def figures(top1: float, n: int) -> dict[str, Any]:
+    bounds = [top1 - 0.02, top1 + 0.02]
+    return {"top1": top1, "top1_ci95": bounds, "n": n, "views": "none", "confusion": [[1, 0], [0, 1]]}
+
+
+@pytest.fixture
+def done(journal: Journal) -> Journal:
+    """Return a sweep of eight trials, in which the rate decides."""
+    for number in range(1, 9):
+        lr = 0.01 * 1.6**number
+        settings = {
+            "optimizer.lr": lr,
+            "augment.translate_px": number % 3,
+            "training.label_smoothing": (0.0, 0.1, 0.2)[number % 2],
+        }
+        trial = finished(Trial(number, settings), 0.6 + 0.03 * number, 1 - 0.05 * number)
+        if number == 3:
+            trial = replace(trial, state="failed", top1=None, loss=None, n=None, top1_ci95=None, reason="NaN <b>")
+        if number == 4:
+            trial = replace(trial, state="stopped", n=None, top1_ci95=None, epochs=2, reason="behind the others")
+        journal.write(trial)
+    journal.result = {"winner": 8, "val": figures(0.84, 500), "test": figures(0.81, 400), "test_reads": 1}
+    return journal
+
+
+def test_every_trial_and_every_figure_is_in_the_report(done: Journal) -> None:
+    html = render_sweep_report(done)
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "Trial 8 was the best of 8 trials on val: 84.0 % [82.0, 86.0] on val (n = 500, 1 view)" in text
+    assert "test, which no trial has seen, says 81.0 % [79.0, 83.0] on test (n = 400, 1 view)" in text
+    assert "optimistic" in text
+    assert text.count("behind the others") == 1
+    assert "NaN &lt;b&gt;" in text
+    assert "0.01 to 0.5, on a logarithmic scale" in text
+    assert "From 6 trials that is a hint and no finding" in text
+    assert "eyespot sweep --resume" in text
+    assert html.count('class="ring') == 4  # the winner, in each factor's chart and in the order of the trials
+    assert "://" not in html
+    assert "<script" not in html
+
+
+def test_a_sweep_that_read_test_twice_says_so(done: Journal) -> None:
+    assert "read test 2 times" not in render_sweep_report(done)
+    done.result["test_reads"] = 2
+    assert "read test 2 times" in render_sweep_report(done)
+
+
+def test_trials_that_cannot_be_told_apart_are_named(done: Journal) -> None:
+    assert "Not told apart" not in render_sweep_report(done)
+    done.write(replace(done.trials[6], top1=0.83))
+    assert "1 other finished trial (6) lies" in render_sweep_report(done)
+
+
+def test_a_winner_at_the_end_of_the_range_is_said_where_the_setting_goes_on(done: Journal) -> None:
+    best = done.trials[8]
+    done.write(replace(best, settings={**best.settings, "optimizer.lr": 0.49, "augment.translate_px": 0}))
+    html = render_sweep_report(done)
+    assert "optimizer.lr = 0.49 lies at the upper end" in html
+    assert "augment.translate_px = 0 lies" not in html  # a shift cannot be negative
+
+
+def test_without_a_finished_trial_or_a_test_split_the_report_says_so(journal: Journal, done: Journal) -> None:
+    done.result["test"] = None
+    assert "have no test split" in render_sweep_report(done)
+    done.trials.clear()
+    done.result = {}
+    done.write(replace(Trial(1, {}), state="failed", reason="NaN"))
+    assert "No trial was finished" in render_sweep_report(done)
+    write_sweep_report(done)
+    assert (done.folder / "report.html").exists()
+
+
+def test_importance_finds_the_factor_that_matters(journal: Journal) -> None:
+    assert importances(journal) == {}
+    for number in range(1, 31):
+        lr = 0.01 * 50 ** (number * 7 % 30 / 30)
+        settings = {"optimizer.lr": lr, "augment.translate_px": number % 3, "training.label_smoothing": 0.1}
+        journal.write(finished(Trial(number, settings), 0.5 + lr))
+    shares = importances(journal)
+    assert max(shares, key=lambda key: shares[key]) == "optimizer.lr"
+    assert sum(shares.values()) == pytest.approx(1)
