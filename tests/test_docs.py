@@ -21,8 +21,9 @@ import typer
 from PIL import Image
 
 from eyespot.cli import app
-from eyespot.config import config_keys, load_config, parse_config, recipe_names
+from eyespot.config import config_keys, load_config, parse_config, recipe_names, recipe_text
 from eyespot.errors import ConfigError
+from eyespot.sweeps.space import load_space
 from eyespot.training.checkpoint import read_checkpoint
 
 from . import make_docs
@@ -213,10 +214,14 @@ def test_every_recipe_that_is_named_exists(page: Path) -> None:
 
 
 @each_page
-def test_examples_in_toml_and_json_are_valid(page: Path) -> None:
+def test_examples_in_toml_and_json_are_valid(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for number, body in enumerate(blocks(text, "toml")):
         try:
+            if "{ choice = " in body:  # a search space
+                (tmp_path / "space.toml").write_text(body)
+                load_space(tmp_path / "space.toml", recipe_text("small"), page.name)
+                continue
             parse_config(body, where=f"{page.name}, TOML block {number + 1}")
         except ConfigError as error:
             pytest.fail(str(error))
