@@ -403,7 +403,8 @@ def test_predict_json_and_csv_hold_every_picture(eyespot: Call, run: Path, mixed
     table = eyespot("predict", run, mixed, "--csv", "-", "--top", "2")
     assert table.code == 1
     rows = {Path(row["picture"]).name: row for row in csv.DictReader(io.StringIO(table.out))}
-    assert set(rows["good.png"]) == {"picture", "label1", "prob1", "label2", "prob2", "error"}
+    columns = ["picture", "label1", "prob1", "label2", "prob2", "unknown", "unknown_score", "error"]
+    assert list(rows["good.png"]) == columns
     assert rows["good.png"]["label1"] == document["good.png"]["label"]
     assert rows["bad.png"]["error"] == "is a text file, not a picture"
     if sys.platform == "linux":

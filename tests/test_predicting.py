@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 import subprocess
@@ -17,13 +18,16 @@ import pytest
 from PIL import Image
 
 from eyespot import predicting
+from eyespot.analysis import words
 from eyespot.answer_file import AnswerFile
 from eyespot.data import walking
 from eyespot.data.resizing import RowFormat
 from eyespot.data.stream_workers import StreamWorkers, decode_squares
 from eyespot.data.walking import walk_pictures
 from eyespot.errors import DataError, EyespotError, RunError
+from eyespot.evaluation.bundle import save_bundle
 from eyespot.evaluation.predictor import load_predictor
+from eyespot.evaluation.unknown import Scaling, UnknownRule, UnknownScore
 from eyespot.locks import file_lock
 from eyespot.runs import Run
 
@@ -138,7 +142,7 @@ def test_every_picture_has_a_row_in_order_and_the_answer_of_predict(
     assert write(trained, many, out) == 2
     assert "39 rows in" in capsys.readouterr().err
     rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8"), newline="")))
-    assert rows[0] == ["picture", "label1", "prob1", "label2", "prob2", "error"]
+    assert rows[0] == ["picture", "label1", "prob1", "label2", "prob2", "unknown", "unknown_score", "error"]
     paths = [path for path, _ in walk_pictures(many)]
     assert [row[0] for row in rows[1:]] == paths
     for row, answer in zip(rows[1:], load_predictor(trained.path).predict(paths, top_k=2), strict=True):
@@ -155,6 +159,45 @@ def test_processes_and_threads_write_the_same_bytes(
     monkeypatch.setattr(predicting, "_FOR_PROCESSES", 10)
     write(trained, many, tmp_path / "processes.csv")
     assert (tmp_path / "threads.csv").read_bytes() == (tmp_path / "processes.csv").read_bytes()
+
+
+def with_rule(trained: Run, folder: Path, threshold: float) -> Path:
+    """Return a bundle that calls pictures unknown whose energy is above a threshold."""
+    predictor = load_predictor(trained.path, unknown="never")
+    parts = {"energy": Scaling(weight=1.0, centre=0.0, scale=1.0)}
+    widths = {"rows": 0, "neighbours": 1, "num_features": 0, "num_pixel_statistics": 0}
+    rule = UnknownRule(parts=parts, threshold=threshold, fraction=0.05, n=99, **widths)
+    info = predictor.info.model_copy(update={"unknown": rule})
+    save_bundle(folder, predictor.model, info, unknown=UnknownScore({}, 1, parts))
+    return folder
+
+
+@pytest.mark.parametrize(("threshold", "cell"), [(-1e6, "true"), (1e6, "false")])
+def test_an_unknown_picture_is_called_so_in_every_form_unless_nobody_asks(
+    trained: Run, many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], threshold: float, cell: str
+) -> None:
+    bundle = with_rule(trained, tmp_path / "bundle", threshold)
+    picture = str(many / "00.png")
+    nearest = load_predictor(bundle).predict([picture])[0]
+    assert nearest.unknown is (cell == "true")
+    assert nearest.unknown_score is not None
+
+    def printed(form: predicting.Form, unknown: predicting.Asking) -> str:
+        capsys.readouterr()
+        assert predicting.print_predictions(bundle, [picture], top=1, form=form, unknown=unknown) == 0
+        return capsys.readouterr().out
+
+    known = f"{nearest.label} {words.percent(nearest.prob)}"
+    told = f"unknown (nearest: {known})" if nearest.unknown else known
+    assert printed("text", "auto") == f"{picture}: {told}\n"
+    assert printed("text", "never") == f"{picture}: {known}\n"
+    row = next(csv.DictReader(io.StringIO(printed("csv", "auto"))))
+    assert (row["unknown"], row["unknown_score"]) == (cell, f"{nearest.unknown_score:.4f}")
+    row = next(csv.DictReader(io.StringIO(printed("csv", "never"))))
+    assert (row["unknown"], row["unknown_score"]) == ("", "")
+    answer = json.loads(printed("json", "never"))[0]
+    assert answer["unknown"] is answer["unknown_score"] is None
+    assert json.loads(printed("json", "auto"))[0]["unknown"] is nearest.unknown
 
 
 @pytest.fixture
@@ -221,6 +264,8 @@ def test_another_job_another_folder_or_a_second_process_is_refused(
     there = out.read_bytes()
     with pytest.raises(RunError, match=r"begun with another model, other pictures or other options in .*: give them"):
         write(trained, many, out, top=1)
+    with pytest.raises(RunError, match="begun with another model, other pictures or other options"):
+        write(trained, many, out, unknown="never")
     with file_lock(tmp_path / "out.csv.journal"), pytest.raises(RunError, match="another process writes it"):
         write(trained, many, out)
     (many / "00a.png").write_bytes((many / "00.png").read_bytes())

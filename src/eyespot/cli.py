@@ -211,6 +211,10 @@ def predict(
         str | None,
         typer.Option(metavar="none|mirror|mirror-shift", help="Test-time views; the model's own when left out."),
     ] = None,
+    unknown: Annotated[
+        Literal["auto", "never"],
+        typer.Option(help="auto: say unknown of pictures far from all that the model was trained on."),
+    ] = "auto",
     gallery: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Also write a page with each picture, its answer and its heat map."),
@@ -230,10 +234,12 @@ def predict(
             raise UsageError("--gallery with --csv FILE", where="the command line", remedy="use --csv - with it")
         if not csv or csv.startswith("-"):
             raise UsageError(f"--csv {csv!r} is no file", where="the command line", remedy="use --csv FILE or --csv -")
-        failed = write_predictions(run, pictures, Path(csv), top=top, device=device, views=views)
+        failed = write_predictions(run, pictures, Path(csv), top=top, device=device, views=views, unknown=unknown)
     else:
         form: Literal["text", "json", "csv"] = "json" if json else "text" if csv is None else "csv"
-        failed = print_predictions(run, pictures, top=top, form=form, device=device, views=views, gallery=gallery)
+        failed = print_predictions(
+            run, pictures, top=top, form=form, device=device, views=views, unknown=unknown, gallery=gallery
+        )
     if failed:
         raise typer.Exit(1)
 

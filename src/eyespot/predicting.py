@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from eyespot.analysis.gallery import Gallery
 
 Form = Literal["text", "json", "csv"]
+Asking = Literal["auto", "never"]
 
 _BATCH = 128  # answered together; as in Predictor.predict, so that the same pictures get the same digits
 _PIECE = 32  # decoded by one process at a time: a batch of photographs would keep one busy for seconds
@@ -66,6 +67,7 @@ def print_predictions(
     form: Form,
     device: str = "auto",
     views: str | None = None,
+    unknown: Asking = "auto",
     gallery: Path | None = None,
 ) -> int:
     """Print an answer for each picture and return how many could not be answered.
@@ -77,6 +79,7 @@ def print_predictions(
         form: Lines for people, one JSON document, or CSV.
         device: Where to compute.
         views: Test-time views; None takes the model's own.
+        unknown: `never`: nothing is called unknown.
         gallery: A page to write with each picture, its answer and its heat map, of as many pictures as have room.
 
     Raises:
@@ -84,7 +87,7 @@ def print_predictions(
         UsageError: Unknown views.
     """
     checked = None if views is None else check_views(views)
-    predictor = load_predictor(run, device=device)
+    predictor = load_predictor(run, device=device, unknown=unknown)
     page = _new_gallery(run, predictor) if gallery is not None else None
     failed = 0
     documents: list[dict[str, Any]] = []
@@ -100,8 +103,7 @@ def print_predictions(
                 elif form == "csv":
                     _print_csv_row(_cells(answer, min(top, predictor.info.num_classes)))
                 elif answer.error is None:
-                    told = "  ".join(f"{score.name} {words.percent(score.prob)}" for score in answer.top)
-                    print(f"{printable(answer.source)}: {told}")
+                    print(f"{printable(answer.source)}: {_told(answer)}")
                 if answer.error is not None:
                     failed += 1
                     terminal.close_bar()
@@ -144,7 +146,14 @@ def _show(page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Pred
 
 
 def write_predictions(
-    run: Path, pictures: Sequence[str], out: Path, *, top: int, device: str = "auto", views: str | None = None
+    run: Path,
+    pictures: Sequence[str],
+    out: Path,
+    *,
+    top: int,
+    device: str = "auto",
+    views: str | None = None,
+    unknown: Asking = "auto",
 ) -> int:
     """Write a CSV file with a row for each picture, going on where a killed command stopped.
 
@@ -155,6 +164,7 @@ def write_predictions(
         top: How many classes to name.
         device: Where to compute.
         views: Test-time views; None takes the model's own.
+        unknown: `never`: nothing is called unknown.
 
     Returns:
         How many pictures could not be answered.
@@ -167,7 +177,7 @@ def write_predictions(
     if "-" in pictures:
         raise UsageError("- (stdin) with --csv FILE", where="the command line", remedy="use --csv - for it")
     checked = None if views is None else check_views(views)
-    predictor = load_predictor(run, device=device)
+    predictor = load_predictor(run, device=device, unknown=unknown)
     job = {
         "weights_sha256": predictor.info.weights_sha256,
         "info_sha256": predictor.info.info_sha256,
@@ -175,6 +185,7 @@ def write_predictions(
         "names": list(pictures),
         "top": top,
         "views": checked or predictor.info.views,
+        "unknown": unknown,
         "computed": [predictor.plan.device, predictor.plan.precision],
     }
     ranks = min(top, predictor.info.num_classes)
@@ -357,12 +368,21 @@ class _Processes:
 
 def _columns(predictor: Predictor, top: int) -> list[str]:
     ranks = range(1, min(top, predictor.info.num_classes) + 1)
-    return ["picture", *(f"{column}{rank}" for rank in ranks for column in ("label", "prob")), "error"]
+    scores = [f"{column}{rank}" for rank in ranks for column in ("label", "prob")]
+    return ["picture", *scores, "unknown", "unknown_score", "error"]
 
 
 def _cells(answer: Prediction, ranks: int) -> list[str]:
     cells = [cell for score in answer.top for cell in (score.name, f"{score.prob:.6f}")]
-    return [answer.source, *cells, *[""] * (2 * ranks - len(cells)), answer.error or ""]
+    known = "" if answer.unknown is None else str(answer.unknown).lower()
+    score = "" if answer.unknown_score is None else f"{answer.unknown_score:.4f}"
+    return [answer.source, *cells, *[""] * (2 * ranks - len(cells)), known, score, answer.error or ""]
+
+
+def _told(answer: Prediction) -> str:
+    """Return an answer for people: the best classes, behind a word of warning where the picture is unknown."""
+    told = "  ".join(f"{score.name} {words.percent(score.prob)}" for score in answer.top)
+    return f"unknown (nearest: {told})" if answer.unknown else told
 
 
 def _print_csv_row(cells: Sequence[str]) -> None:
