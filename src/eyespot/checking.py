@@ -63,13 +63,18 @@ class Look:
 
 
 def check(
-    data: str | Path, *, out: str | Path | None = None, observer: Observer | None = None
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    fix: str | Path | None = None,
+    observer: Observer | None = None,
 ) -> tuple[DataCard, list[str]]:
     """Look at a data set without training: bad files, copies, near copies, odd pictures, class counts, drift.
 
     Args:
         data: As for `train`.
         out: A page with the pictures that were found, `.html`; none is written when left out.
+        fix: Corrections of labels, a CSV of `check_labels` with decisions; the data are looked at with them.
         observer: Told about what happens.
 
     Returns:
@@ -77,16 +82,16 @@ def check(
 
     Raises:
         UsageError: Unknown data, or a page that is no .html.
-        DataError: Data that are no data set at all, such as an empty folder.
+        DataError: Data that are no data set at all, such as an empty folder; corrections that do not fit them.
         RunError: The page cannot be written.
     """
     watcher = observer or Terminal(quiet=True)
     page = _checked_page(out)
     dataset = open_data(data, watcher)
-    config = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip"})
+    config = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip", **fix_settings(fix)})
     packed = pack_data(dataset, config, watcher)
     decisions: list[str] = []
-    notes = [*dataset.notes]
+    notes = [*packed.dataset.notes]
     card = data_card(packed)
     for sentence, decided in _policies(packed):
         (decisions if decided else notes).append(sentence)
@@ -103,6 +108,11 @@ def check(
     if page is not None:
         write_check_page(look, card, decisions, page)
     return card, decisions
+
+
+def fix_settings(fix: str | Path | None) -> dict[str, str]:
+    """Return the setting that stands for corrections of labels, if there are any."""
+    return {} if fix is None else {"data.label_fixes": str(Path(fix).expanduser().resolve())}
 
 
 def _checked_page(out: str | Path | None) -> Path | None:

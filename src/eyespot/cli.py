@@ -24,7 +24,15 @@ from eyespot.commands.compare import compare
 from eyespot.commands.explain import explain
 from eyespot.commands.export import export
 from eyespot.commands.note import note
-from eyespot.commands.options import BadImageOption, DataArgument, DeviceOption, JsonOption, RunArgument, SetOption
+from eyespot.commands.options import (
+    BadImageOption,
+    DataArgument,
+    DeviceOption,
+    FixOption,
+    JsonOption,
+    RunArgument,
+    SetOption,
+)
 from eyespot.commands.serve import serve
 from eyespot.commands.study import study_app
 from eyespot.commands.sweep import sweep
@@ -105,6 +113,7 @@ def train(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Go on although a test picture is also in train.")
     ] = False,
+    fix: FixOption = None,
     track: Annotated[
         str | None, typer.Option(metavar="tensorboard|mlflow", help="Write the history there, too.")
     ] = None,
@@ -125,6 +134,7 @@ def train(
         "training.minutes": minutes,
         "data.on_bad_image": on_bad_image,
         "data.allow_leak": allow_leak or None,
+        "data.label_fixes": None if fix is None else str(fix),
     }
     settings = [*(set_ or []), *_as_settings(changes)]
     with Terminal() as terminal, _says_how_to_resume(terminal):

@@ -95,6 +95,11 @@ class DataConfig(_Section):
         "refuse", description="`skip` trains without the pictures that cannot be decoded and counts them in the report."
     )
     allow_leak: bool = Field(False, description="Go on although a test picture is also in train (your own data only).")
+    label_fixes: str = Field(
+        "",
+        description="A CSV of `eyespot check --labels` with the decisions `accept` and `reject` (`--fix FILE`): trains "
+        "with the accepted corrections; no picture is touched. The run keeps a copy.",
+    )
     workers: int = Field(0, ge=0, description="Processes that decode pictures; 0: one per core.")
     memory_limit_gb: float = Field(
         0.0, ge=0.0, description="Packed pixels above this are streamed from the files instead; 0: half of the memory."

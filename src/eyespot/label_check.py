@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyespot.checking import contents_of
+from eyespot.checking import contents_of, fix_settings
 from eyespot.errors import DataError, UsageError
 from eyespot.opening import Observer, load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _RECIPE = "features"
 _SHOWN = 96
-_COLUMNS = ("id", "split", "given", "suggested", "score", "decision")
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ def check_labels(
     csv_path: str | Path | None = None,
     out: str | Path | None = None,
     folds: int = 5,
+    fix: str | Path | None = None,
     observer: Observer | None = None,
 ) -> list[SuspectLabel]:
     """Return the pictures whose labels look wrong, the worst first, judged by models that were fitted to others.
@@ -61,6 +61,7 @@ def check_labels(
         csv_path: Where to write the list, with an empty column `decision` for notes.
         out: A page with the first 96 of them, `.html`.
         folds: 2 or more.
+        fix: Corrections that were accepted before, a CSV of this function; what still looks wrong with them is listed.
         observer: Told about what happens.
 
     Raises:
@@ -79,7 +80,7 @@ def check_labels(
     page = Path(out).expanduser().resolve() if out is not None else None
     if page is not None and page.suffix.lower() not in {".html", ".htm"}:
         raise UsageError("a page needs a name that ends in .html", where=page, remedy="--out labels.html")
-    config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1})
+    config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     packed = pack_data(open_data(data, watcher), config, watcher)
     names: list[SplitName] = [name for name in ("train", "val", "test") if name in packed.splits]
     labels = np.concatenate([packed.splits[name].labels for name in names])
@@ -155,11 +156,12 @@ def _out_of_sample(packed: PackedDataset, names: list[SplitName], fold: Any, con
 
 
 def _write_csv(suspects: list[SuspectLabel], path: Path) -> None:
+    from eyespot.data.label_fixes import COLUMNS
     from eyespot.files import write_atomic
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(COLUMNS)
     for it in suspects:
         writer.writerow((it.id, it.split, it.given, it.suggested, f"{it.score:.4f}", ""))
     write_atomic(path.resolve(), buffer.getvalue().encode("utf-8", "surrogateescape"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from eyespot.data.splits import Splits
 from eyespot.evaluation.calibration import Calibration, fit_temperature, without_val
 from eyespot.evaluation.evaluate import Evaluation, evaluation_of
 from eyespot.evaluation.evaluate import evaluate as run_once
+from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor
 from eyespot.evaluation.unknown import UnknownScore, least_pictures, pixel_statistics, rows_to_keep
 from eyespot.evaluation.views import check_views
@@ -78,6 +80,8 @@ class Measuring:
             if split != "test":
                 numbers = {"seconds": found.seconds, "views": found.views, "distances": found.distances}
                 measured[split] = evaluation_of(predictor, found.logits, found.labels, **numbers)  # type: ignore[arg-type]
+        for split, found in measured.items():
+            found.metrics.update(measured_as_given(self.packed, self.splits, split, found.logits))
         self._say(calibration, rule, measured)
         return predictor, measured, calibration.as_dict(), rule
 
@@ -178,6 +182,33 @@ class Measuring:
                 f"{words.interval(found['refused_ci95'])}; accuracy on the other {found['accepted']:,}: "
                 f"{words.percent(found['accepted_top1'])}"
             )
+
+
+def measured_as_given(
+    packed: PackedDataset, splits: Splits, split: SplitName, logits: npt.NDArray[np.float32]
+) -> dict[str, Any]:
+    """Return the accuracy of a split against its labels before they were corrected; nothing where none of it was.
+
+    Corrections move the yardstick, and towards the model where models chose what to look at: the figure that can be
+    compared with other runs is this one.
+
+    Args:
+        packed: The pictures, perhaps under corrected labels.
+        splits: Their division.
+        split: Which part was measured.
+        logits: float32 (N, K), in the order of the split.
+    """
+    if packed.given_labels is None:
+        return {}
+    parts = [packed.given_labels[source][rows] for source, rows in splits.indices[split].items()]
+    given = np.concatenate(parts)
+    corrected = int((given != splits.labels(packed, split)).sum())
+    if not corrected:
+        return {}
+    right = int((logits.argmax(axis=1) == given).sum())
+    low, high = wilson_interval(right, len(given))
+    figures = {"corrected": corrected, "top1_as_given": right / len(given), "top1_as_given_ci95": [low, high]}
+    return {"label_fixes": figures}
 
 
 def measure(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ from eyespot.runs import RunWriter
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import Dataset, PackedDataset, SplitName
+    from eyespot.data.label_fixes import LabelFixes
     from eyespot.data.packing import PackSpec
     from eyespot.data.splits import Splits
     from eyespot.training.fit import TrainState
@@ -153,6 +155,7 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
     """Return a data set packed as a recipe says; what will not fit is said before the work begins."""
     from eyespot.data.packing import estimate_pack, pack_dataset
 
+    fixes = read_fixes(dataset, config)  # what is wrong with them is said before a picture is decoded
     limit = int(config.data.memory_limit_gb * 1e9) or None
     spec = _pack_spec(dataset, config)
     estimate = estimate_pack(dataset, spec, memory_limit_bytes=limit)
@@ -180,7 +183,29 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
     )
     if packed.seconds > _NEWS_SECONDS:
         watcher.on_message(f"packed {sum(map(len, packed.splits.values())):,} pictures in {packed.seconds:.1f} s")
-    return packed
+    return packed if fixes is None else _relabelled(packed, fixes, watcher)
+
+
+def read_fixes(dataset: Dataset, config: Config) -> LabelFixes | None:
+    """Return the corrections of labels that a recipe names, checked against the data set; None where it names none.
+
+    Raises:
+        DataError: The file does not fit the data set, with its line.
+    """
+    if not config.data.label_fixes:
+        return None
+    from eyespot.data.label_fixes import read_label_fixes
+
+    return read_label_fixes(Path(config.data.label_fixes).expanduser(), dataset)
+
+
+def _relabelled(packed: PackedDataset, fixes: LabelFixes, watcher: Observer) -> PackedDataset:
+    """Return packed pictures with corrected labels, which their notes and the terminal say."""
+    from eyespot.data.label_fixes import with_fixed_labels
+
+    packed = with_fixed_labels(packed, fixes)
+    watcher.on_message(f"note: {fixes.describe()}")
+    return replace(packed, dataset=replace(packed.dataset, notes=(*packed.dataset.notes, fixes.describe())))
 
 
 def _pack_spec(dataset: Dataset, config: Config) -> PackSpec:

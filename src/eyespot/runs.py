@@ -29,6 +29,7 @@ from eyespot.locks import file_lock
 CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
 LR_FINDER = "lr_finder.json"
+LABEL_FIXES = "label_fixes.csv"
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """Return every setting of the run."""
-        return parse_config(_read_text(self.path / "config.toml"), where=str(self.path / "config.toml"))
+        """Return every setting of the run; corrected labels are those of its own copy, wherever the folder lies now."""
+        config = parse_config(_read_text(self.path / "config.toml"), where=str(self.path / "config.toml"))
+        return config if not config.data.label_fixes else with_label_fixes(config, self.path / LABEL_FIXES)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -99,6 +101,11 @@ class Run:
     def finished(self) -> bool:
         """Return whether training, evaluation and report are all done."""
         return "finished" in self.provenance
+
+
+def with_label_fixes(config: Config, path: Path) -> Config:
+    """Return a configuration that takes its corrections of labels from another file."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"label_fixes": str(path)})})
 
 
 class RunWriter:
@@ -197,7 +204,16 @@ def remove_untrained(folder: Path) -> None:
     if any((folder / CHECKPOINTS).glob("*.ckpt")):
         return
     with contextlib.suppress(OSError):
-        for name in ("config.toml", "provenance.json", "split.json", LR_FINDER, "history.jsonl", "log.txt", ".lock"):
+        for name in (
+            "config.toml",
+            "provenance.json",
+            "split.json",
+            LR_FINDER,
+            LABEL_FIXES,
+            "history.jsonl",
+            "log.txt",
+            ".lock",
+        ):
             (folder / name).unlink(missing_ok=True)
         (folder / CHECKPOINTS).rmdir()
         folder.rmdir()
@@ -297,6 +313,7 @@ def read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:
 __all__ = [
     "BUNDLE",
     "CHECKPOINTS",
+    "LABEL_FIXES",
     "LR_FINDER",
     "Run",
     "RunWriter",
@@ -306,4 +323,5 @@ __all__ = [
     "now",
     "read_json",
     "remove_untrained",
+    "with_label_fixes",
 ]

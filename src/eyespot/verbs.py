@@ -30,8 +30,10 @@ from eyespot.opening import (
     open_data,
     open_for,
     pack_data,
+    read_fixes,
 )
 from eyespot.runs import (
+    LABEL_FIXES,
     Run,
     RunWriter,
     environment,
@@ -39,6 +41,7 @@ from eyespot.runs import (
     new_run_folder,
     now,
     remove_untrained,
+    with_label_fixes,
 )
 from eyespot.terminal import Terminal
 from eyespot.tracking import Tracked, check_kind
@@ -136,12 +139,14 @@ class _Request:
         dataset: What was found there.
         config: The recipe.
         folder: The run folder, absolute.
+        fixes: Corrections of labels that the folder must get a copy of; None where there are none, or where it has one.
     """
 
     data: str
     dataset: Dataset
     config: Config
     folder: Path
+    fixes: Path | None = None
 
 
 def _new_request(
@@ -163,7 +168,11 @@ def _new_request(
     config = load_recipe(chosen, settings)
     dataset = plant_mistakes(dataset, config.mistakes)
     folder = Path(out).expanduser().resolve() if out is not None else new_run_folder(config.name, str(source))
-    return _Request(lasting_name(source), dataset, config, folder)
+    fixes = None
+    if read_fixes(dataset, config) is not None:
+        fixes = Path(config.data.label_fixes).expanduser().resolve()
+        config = with_label_fixes(config, folder / LABEL_FIXES)
+    return _Request(lasting_name(source), dataset, config, folder, fixes)
 
 
 def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings: Settings) -> None:
@@ -220,6 +229,8 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
 
     config, dataset = request.config, request.dataset
     if "started" not in Run(writer.path).provenance:
+        if request.fixes is not None:
+            _keep_fixes(request.fixes, writer)
         writer.write_provenance({"data": request.data, "started": now(), "seed": config.training.seed})
     classes = f"{dataset.num_classes} classes"
     watcher.on_message(f"{dataset.name}: {dataset.layout}, {classes}, from {dataset.origin}")
@@ -260,6 +271,17 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
             f"no memory left at batch size {config.training.batch_size}",
             remedy=f"try --set training.batch_size={max(config.training.batch_size // 2, 1)}",
         ) from error
+
+
+def _keep_fixes(path: Path, writer: RunWriter) -> None:
+    """Copy corrections of labels into the run folder: a resumed run is not at the mercy of a file outside of it."""
+    import hashlib
+
+    from eyespot.files import write_atomic
+
+    content = path.read_bytes()
+    write_atomic(writer.path / LABEL_FIXES, content)
+    writer.write_provenance({"label_fixes": {"file": str(path), "sha256": hashlib.sha256(content).hexdigest()}})
 
 
 def _divide(packed: PackedDataset, config: Config, writer: RunWriter) -> Splits:
@@ -339,7 +361,7 @@ def evaluate(
     """
     from eyespot.evaluation.predictor import load_predictor
     from eyespot.evaluation.views import check_views
-    from eyespot.measuring import measure
+    from eyespot.measuring import measure, measured_as_given
 
     watcher = observer or Terminal(quiet=True)
     name = checked_split(split)
@@ -368,6 +390,7 @@ def evaluate(
     result = measure(predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map)
     if home is not None and data is None:
         result.metrics.update(stamped(result.metrics, home.config.mistakes, name))
+        result.metrics.update(measured_as_given(packed, splits, name, result.logits))
     if home is not None and name == "test" and packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
         _count_test_read(home, watcher)
     return result

@@ -159,6 +159,8 @@ def _about_measuring(metrics: Mapping[str, Any], num_classes: int, final: bool) 
     if (reads := metrics.get("test_reads", 0)) > 1:
         text = f"Test was read {reads} times. Where a reading decided what to do next, the next figure is too high."
         found.append(Finding("test-read-more-than-once", "warning", text))
+    if split and (fixes := metrics[split].get("label_fixes")):
+        found.append(Finding("corrected-test-labels", "warning", _as_given(split, metrics[split], fixes)))
     if final:
         text = "Trained on train + val with a fixed recipe: nothing was selected, and there are no val figures."
         found.append(Finding("final-run", "note", text))
@@ -173,6 +175,17 @@ def _about_measuring(metrics: Mapping[str, Any], num_classes: int, final: bool) 
             text += f" (n = {words.whole(metrics[split]['n'])})"
         found.append(Finding("chance-level", "note", f"{text}."))
     return found
+
+
+def _as_given(split: str, figures: Mapping[str, Any], fixes: Mapping[str, Any]) -> str:
+    """Say how much of a figure comes from labels that were corrected where it was measured."""
+    labels = f"{words.whole(fixes['corrected'])} of the {words.plural(figures['n'], f'{split} label')}"
+    given = f"{words.percent(fixes['top1_as_given'])} {words.interval(fixes['top1_as_given_ci95'])}"
+    return (
+        f"{labels} {'was' if fixes['corrected'] == 1 else 'were'} corrected (--fix): {words.percent(figures['top1'])} "
+        f"right with the corrections, {given} with the labels as given. Compare only the second with other runs, and "
+        "with care: a model chose which labels were looked at."
+    )
 
 
 def _most_frequent(figures: Mapping[str, Any]) -> float | None:

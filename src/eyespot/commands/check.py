@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eyespot.commands.options import DataArgument, JsonOption
+from eyespot.commands.options import DataArgument, FixOption, JsonOption
 from eyespot.errors import UsageError
 
 _LISTED = 20
@@ -26,6 +26,7 @@ def check(
         Path | None, typer.Option(metavar="FILE.csv", help="With --labels: write the labels that look wrong.")
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="With --labels: parts of the cross-validation.")] = 5,
+    fix: FixOption = None,
     json: JsonOption = False,
 ) -> None:
     """Scan a data set before training: bad files, copies and near copies, leaks, odd pictures, drift, class counts.
@@ -36,12 +37,12 @@ def check(
     from eyespot.terminal import Terminal, print_json
 
     if labels:
-        _show_labels(data, out, csv, folds, json=json)
+        _show_labels(data, out, csv, folds, fix, json=json)
         return
     if csv is not None:
         raise UsageError("--csv is for --labels", where="the command line", remedy="add --labels")
     with Terminal(quiet=json) as terminal:
-        card, decisions = run_check(data, out=out, observer=terminal)
+        card, decisions = run_check(data, out=out, fix=fix, observer=terminal)
     if json:
         print_json({**card, "decisions": decisions})
     else:
@@ -56,14 +57,14 @@ def check(
         raise typer.Exit(1)
 
 
-def _show_labels(data: str, out: Path | None, csv: Path | None, folds: int, *, json: bool) -> None:
+def _show_labels(data: str, out: Path | None, csv: Path | None, folds: int, fix: Path | None, *, json: bool) -> None:
     from dataclasses import asdict
 
     from eyespot.label_check import check_labels
     from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table
 
     with Terminal(quiet=json) as terminal:
-        found = check_labels(data, csv_path=csv, out=out, folds=folds, observer=terminal)
+        found = check_labels(data, csv_path=csv, out=out, folds=folds, fix=fix, observer=terminal)
     if json:
         print_json({"labels": [asdict(it) for it in found]})
         return

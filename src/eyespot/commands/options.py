@@ -22,6 +22,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
 ]
+FixOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.csv", help="Use the accepted corrections of check --labels --csv; no file is changed."),
+]
 BadImageOption = Annotated[
     str | None,
     typer.Option("--on-bad-image", metavar="refuse|skip", help="What to do about files that cannot be decoded."),

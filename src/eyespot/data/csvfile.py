@@ -80,9 +80,7 @@ def read_csv(path: Path) -> Dataset:
             missing or not a regular file, an address instead of a path, an unknown split, two labels or splits for one
             picture, text that is not UTF-8, a quote that does not end. An empty table, and what `check_classes` finds.
     """
-    text = _text(path)
-    delimiter = _delimiter(text, path)
-    rows = _rows(text, delimiter, path)
+    rows = table_rows(path)
     first_line, first = next(rows, (1, []))
     if not first:
         raise DataError("an empty table", where=path, remedy=_EXPECTED)
@@ -125,13 +123,24 @@ def _folder_of(path: Path) -> str:
     return os.path.dirname(os.path.abspath(path))
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return a cell for an error message, in quotes and not longer than a line or two."""
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
 
 
-def _fail(path: Path, line: int, what: str, remedy: str) -> NoReturn:
+def fail_in_line(path: Path, line: int, what: str, remedy: str) -> NoReturn:
+    """Raise a `DataError` that names the line of a table."""
     raise DataError(what, where=f"{path}, line {line:,}", remedy=remedy)
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Return (line, cells) of each row of a table that is not blank, its delimiter found out.
+
+    Raises:
+        DataError: The file cannot be read, is no UTF-8 text, or is larger than 1 GB; later, a row cannot be cut.
+    """
+    text = _text(path)
+    return _rows(text, _delimiter(text, path), path)
 
 
 def _text(path: Path) -> str:
@@ -150,12 +159,12 @@ def _text(path: Path) -> str:
         raise DataError("UTF-16 text", where=path, remedy="save it as CSV UTF-8")
     if b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
-        _fail(path, line, "a NUL byte: no text file", "save the table as CSV UTF-8")
+        fail_in_line(path, line, "a NUL byte: no text file", "save the table as CSV UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        _fail(path, line, f"byte 0x{content[error.start]:02x} is not UTF-8", "save the table as CSV UTF-8")
+        fail_in_line(path, line, f"byte 0x{content[error.start]:02x} is not UTF-8", "save the table as CSV UTF-8")
 
 
 def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -168,7 +177,7 @@ def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str
         except StopIteration:
             return
         except csv.Error as error:
-            _fail(path, line, f"cannot read the row ({error})", "check the quotes in this row and the next ones")
+            fail_in_line(path, line, f"cannot read the row ({error})", "check the quotes in this row and the next ones")
         if cells:
             yield line, cells
 
@@ -196,20 +205,22 @@ def _delimiter(text: str, path: Path) -> str:
 def _columns(first: list[str], line: int, path: Path) -> _Columns:
     """Return what the columns are, from their names or from their number."""
     names = [cell.strip().casefold() for cell in first]
-    place, label, split = (_named(names, words, line, path) for words in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
+    place, label, split = (
+        named_column(names, words, line, path) for words in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
+    )
     if place is not None and label is not None:
         return _Columns(place, label, split, len(first), header=True)
     if len(first) == 2 or (len(first) == 3 and names[2] in SPLIT_WORDS):
         return _Columns(0, 1, 2 if len(first) == 3 else None, len(first), header=False)
     columns = "one column" if len(first) == 1 else f"{len(first)} columns without the names path and label"
-    _fail(path, line, columns, _EXPECTED)
+    fail_in_line(path, line, columns, _EXPECTED)
 
 
-def _named(names: list[str], words: tuple[str, ...], line: int, path: Path) -> int | None:
-    """Return the index of the column with the first of these words as its name."""
+def named_column(names: list[str], words: tuple[str, ...], line: int, path: Path) -> int | None:
+    """Return the index of the column with the first of these words as its name, None where there is none."""
     for word in words:
         if names.count(word) > 1:
-            _fail(path, line, f"two columns named {_shown(word)}", "rename one of them")
+            fail_in_line(path, line, f"two columns named {shown(word)}", "rename one of them")
         if word in names:
             return names.index(word)
     return None
@@ -256,13 +267,13 @@ def _fail_missing(missing: list[tuple[int, str]], columns: _Columns, path: Path)
     remedy = f"paths are relative to {_folder_of(path)}"
     if line == 1 and not columns.header:
         remedy += "; if line 1 names the columns, call them path,label"
-    _fail(path, line, f"no file {_shown(written)}{more}", remedy)
+    fail_in_line(path, line, f"no file {shown(written)}{more}", remedy)
 
 
 def _checked(cells: list[str], columns: _Columns, line: int, path: Path) -> tuple[str, str, SplitName]:
     """Return path, label and split of one row."""
     if len(cells) != columns.count:
-        _fail(
+        fail_in_line(
             path,
             line,
             f"{len(cells)} {'column' if len(cells) == 1 else 'columns'} instead of {columns.count}",
@@ -270,12 +281,12 @@ def _checked(cells: list[str], columns: _Columns, line: int, path: Path) -> tupl
         )
     written, label = cells[columns.path].strip(), safe_text(cells[columns.label].strip())
     if not written or not label:
-        _fail(path, line, "an empty label" if written else "an empty path", "fill it in or remove the row")
+        fail_in_line(path, line, "an empty label" if written else "an empty path", "fill it in or remove the row")
     if _URL.match(written):
-        _fail(
+        fail_in_line(
             path,
             line,
-            f"an address instead of a path: {_shown(written)}",
+            f"an address instead of a path: {shown(written)}",
             "download the pictures and list their files",
         )
     if columns.split is None:
@@ -283,10 +294,10 @@ def _checked(cells: list[str], columns: _Columns, line: int, path: Path) -> tupl
     word = cells[columns.split].strip()
     split = SPLIT_WORDS.get(word.casefold())
     if split is None:
-        _fail(
+        fail_in_line(
             path,
             line,
-            f"unknown split {_shown(word)}.{did_you_mean(word, SPLIT_WORDS)}",
+            f"unknown split {shown(word)}.{did_you_mean(word, SPLIT_WORDS)}",
             "use train, val or test",
         )
     return written, label, split
@@ -305,16 +316,16 @@ def _existing(folder: str, written: str, line: int, path: Path) -> str | None:
             continue
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            _fail(
+            fail_in_line(
                 path,
                 line,
-                f"cannot look up {_shown(written)} ({reason})",
+                f"cannot look up {shown(written)} ({reason})",
                 "check the path and its permissions",
             )
         if stat.S_ISREG(mode):
             return name
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-        _fail(path, line, f"{_shown(written)} is {kind}", "list picture files")
+        fail_in_line(path, line, f"{shown(written)} is {kind}", "list picture files")
     return None
 
 
@@ -333,9 +344,9 @@ def _check_same(earlier: _Seen, now: _Seen, written: str, path: Path) -> None:
     """Raise where a picture that is listed twice is not listed alike."""
     for what, before, after in (("labels", earlier.label, now.label), ("splits", earlier.split, now.split)):
         if before != after:
-            _fail(
+            fail_in_line(
                 path,
                 now.line,
-                f"two {what} for {_shown(written)}: {before!r} in line {earlier.line:,}, {after!r} here",
+                f"two {what} for {shown(written)}: {before!r} in line {earlier.line:,}, {after!r} here",
                 "keep one of the two rows",
             )

@@ -174,6 +174,9 @@ class PackedDataset:
             order, wherever it lies.
         row_format: What is kept of each picture: size S, channels C, fit and interpolation.
         seconds: Wall time of the scan and packing; 0 when it was taken from the cache.
+        pixels_fingerprint: Where labels were corrected, the fingerprint before that; empty elsewhere. What is derived
+            from pixels alone is kept under it.
+        given_labels: Where labels were corrected, split -> int64 (N,), those before that; None elsewhere.
     """
 
     dataset: Dataset
@@ -182,6 +185,8 @@ class PackedDataset:
     fingerprint: str
     row_format: RowFormat
     seconds: float = 0.0
+    pixels_fingerprint: str = ""
+    given_labels: Mapping[SplitName, Int64Array] | None = None
 
     @property
     def size_px(self) -> int:

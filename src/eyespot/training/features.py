@@ -251,7 +251,7 @@ class Encoder:
 
     def _folder(self, view: int) -> Path:
         key = FeatureKey(
-            fingerprint=self._packed.fingerprint,
+            fingerprint=self._packed.pixels_fingerprint or self._packed.fingerprint,
             weights=self._frozen.weights,
             backbone=self._frozen.name,
             level=self._frozen.level,
