@@ -169,7 +169,8 @@ class Measuring:
             told = f"temperature {calibration.temperature:.3g}, fitted on {calibration.n:,} val pictures"
             if "test" in measured:
                 after = measured["test"].metrics
-                told += f"; ECE on test {100 * after['uncalibrated']['ece']:.1f} before, {100 * after['ece']:.1f} after"
+                before = words.percent(after["uncalibrated"]["ece"])
+                told += f"; ECE on test {before} before, {words.percent(after['ece'])} after (n = {after['n']:,})"
             self.watcher.on_message(f"calibration: {told}")
         if calibration.note:
             self.watcher.on_message(f"note: {calibration.note}")

@@ -1,4 +1,4 @@
-"""The temperature: found where it was planted, kept near 1 by few pictures, and never a change of an answer."""
+"""The temperature: found where it was planted, drawn towards 1 by few pictures, and never a change of an answer."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TestFit:
         logits = np.eye(3, dtype=np.float32)[[0, 1, 2] * 4] * 5
         found = fit_temperature(logits, np.array([0, 1, 2] * 4))
         assert 0.3 < found.temperature < 1.0
-        assert found.note == "fitted on only 12 val pictures, and so kept near 1"
+        assert found.note == "fitted on only 12 val pictures, and so drawn towards 1"
         many = fit_temperature(np.tile(logits, (1000, 1)), np.array([0, 1, 2] * 4000))
         assert many.temperature < found.temperature
 
