@@ -463,7 +463,8 @@ def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapp
     copies = pool.size[pool.size > 1]
     if shares and copies.size:
         notes.append(
-            f"{copies.sum():,} pictures of train are only {copies.size:,} different ones; exact copies stay in one split."
+            f"{copies.sum():,} pictures of train are only {copies.size:,} different ones; "
+            "exact copies stay in one split."
         )
     for split in shares:
         counts = np.bincount(splits.labels(packed, split), minlength=pool.num_classes)
