@@ -8,8 +8,10 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+about = session.get_modelmeta().custom_metadata_map
+names = json.loads(about["class_names"])
 for path in sys.argv[2:]:
     pixels = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-    (probs,) = session.run(["probs"], {"images": pixels[None]})
-    print(f"{names[probs[0].argmax()]} {probs[0].max():.1%}  {path}")
+    probs, _, *score = session.run(None, {"images": pixels[None]})
+    unknown = "unknown, perhaps " if score and score[0][0] > float(about["unknown_threshold"]) else ""
+    print(f"{unknown}{names[probs[0].argmax()]} {probs[0].max():.1%}  {path}")

@@ -23,13 +23,16 @@ from eyespot.deployment import export as export_module
 from eyespot.deployment.export import export_bundle, export_onnx, export_torch, open_session, sample_pictures
 from eyespot.errors import CheckpointError, DataError, MissingExtraError, ModelError, RunError, UsageError
 from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance, load_bundle, save_bundle
+from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics
 from eyespot.models.registry import build_model, model_names
 from eyespot.runs import Run
 
 NAMES = ("cat", 'dog "x", ünï\u202e', "eel/二")
 
 
-def write_bundle(folder: Path, name: str = "spot", size: int = 32, *, channels: int = 3, **changes: Any) -> Path:
+def write_bundle(
+    folder: Path, name: str = "spot", size: int = 32, *, channels: int = 3, rule: bool = False, **changes: Any
+) -> Path:
     """Write a bundle of a network with random weights whose answers depend on the picture."""
     args = changes.pop("args", {"widths": [4, 6, 8]} if name == "spot" else {})
     values: dict[str, Any] = {
@@ -48,7 +51,15 @@ def write_bundle(folder: Path, name: str = "spot", size: int = 32, *, channels: 
         model = build_model(
             name, num_classes=3, in_channels=channels, size_px=info.input.input_px, args=info.architecture.args
         )
-    save_bundle(folder, model.eval(), info)
+    score = None
+    if rule:
+        dice = np.random.default_rng(3)
+        width = num_pixel_statistics(channels, info.input.input_px)
+        features = dice.random((60, int(model.num_features)), np.float32)  # type: ignore[call-overload]
+        score = UnknownScore.from_rows(features, dice.normal(0, 1, (60, width)).astype(np.float32), num_classes=3)
+        score, known = score.fitted_to(dice.normal(0, 1, (200, 3)).astype(np.float32), 0.05)
+        info = info.model_copy(update={"unknown": known})
+    save_bundle(folder, model.eval(), info, unknown=score)
     return folder
 
 
@@ -109,9 +120,27 @@ class TestOnnx:
         )
         assert any(done.stdout.startswith(name) for name in NAMES), done.stdout
 
+    @pytest.mark.parametrize(("name", "views"), [("spot", "mirror-shift"), ("convnet3", "none")])
+    def test_it_says_what_is_unknown(self, name: str, views: str, tmp_path: Path) -> None:
+        bundle = write_bundle(tmp_path / "bundle", name, rule=True, views=views)
+        found = export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
+        assert found.score_difference is not None
+        assert found.score_difference < 1e-4
+        session = open_session(found.path)
+        told = session.get_modelmeta().custom_metadata_map
+        rule = load_bundle(bundle)[1].unknown
+        assert rule is not None
+        assert float(told["unknown_threshold"]) == rule.threshold
+        assert "unknown_score" in told["input"]
+        assert (session.get_outputs()[2].name, session.get_outputs()[2].shape) == ("unknown_score", ["batch"])
+        images = np.random.default_rng(1).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+        (scores,) = session.run(["unknown_score"], {"images": images})
+        own = eyespot.load(bundle, device="cpu").predict(list(images))
+        assert [score > rule.threshold for score in scores] == [prediction.unknown for prediction in own]
+
     def test_grey_and_enlarged_in_the_batch(self, tmp_path: Path) -> None:
         spec = InputSpec(16, 1, (0.5,), (0.25,), "pad", "bicubic", 24)
-        bundle = write_bundle(tmp_path / "bundle", channels=1, input=spec)
+        bundle = write_bundle(tmp_path / "bundle", channels=1, input=spec, rule=True)
         found = export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
         assert found.difference is not None
         assert found.difference < 1e-5
@@ -143,15 +172,18 @@ def test_every_network(name: str, size: int, args: dict[str, Any], tmp_path: Pat
 
 
 def test_torch_program(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", views="mirror")
+    bundle = write_bundle(tmp_path / "bundle", views="mirror", rule=True)
     found = export_torch(bundle, tmp_path / "model.pt2", pictures=few())
     assert found.difference is not None
     assert found.difference < 1e-5
+    assert found.score_difference is not None
+    assert found.score_difference < 1e-4
     notes = {"class_names.txt": ""}
     program = torch.export.load(found.path, extra_files=notes)
     assert tuple(json.loads(notes["class_names.txt"])) == NAMES
-    probs, logits = program.module()(torch.zeros(2, 9, 50, 3, dtype=torch.uint8))
+    probs, logits, score = program.module()(torch.zeros(2, 9, 50, 3, dtype=torch.uint8))
     assert probs.shape == logits.shape == (2, 3)
+    assert score.shape == (2,)
 
 
 def test_bundle_alone_and_in_half(tmp_path: Path) -> None:
@@ -174,7 +206,26 @@ class TestRefusals:
             return probs + 0.002, logits
 
         monkeypatch.setattr(export_module, "_run_onnx", wrong)
-        with pytest.raises(ModelError, match=r"differ by 0\.002 from the predictor's, at most 0\.001 is allowed"):
+        with pytest.raises(
+            ModelError, match=r"probabilities of the file differ by 0\.002 from the predictor's, at most"
+        ):
+            export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
+        assert os.listdir(tmp_path) == ["bundle"]
+
+    def test_a_file_that_calls_others_unknown_is_not_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = write_bundle(tmp_path / "bundle", rule=True)
+        real = export_module._run_onnx
+
+        def wrong(session: Any, batch: Any) -> Any:
+            probs, logits, score = real(session, batch)
+            return probs, logits, score * 1.01 + 0.1
+
+        monkeypatch.setattr(export_module, "_run_onnx", wrong)
+        with pytest.raises(
+            ModelError, match=r"unknown scores of the file differ by .* from the predictor's, at most 0\.001"
+        ):
             export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
         assert os.listdir(tmp_path) == ["bundle"]
 
@@ -252,8 +303,14 @@ class TestRun:
         assert "top-1" in found.describe()
 
     def test_int8_that_loses_too_much_is_not_written(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(export_module, "_accuracies", lambda *args: (0.9, 0.8))
+        monkeypatch.setattr(export_module, "_shares", lambda *args: ((0.9, 0.8), None))
         with pytest.raises(ModelError, match=r"in 8 bits 10\.0 points of accuracy are lost on val .*without --int8"):
+            eyespot.export(run, int8=True)
+        assert os.listdir(run / "export") == []
+
+    def test_int8_that_refuses_others_is_not_written(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export_module, "_shares", lambda *args: ((0.9, 0.9), (0.05, 0.08)))
+        with pytest.raises(ModelError, match=r"in 8 bits 8\.0 % of val are called unknown instead of 5\.0 %"):
             eyespot.export(run, int8=True)
         assert os.listdir(run / "export") == []
 

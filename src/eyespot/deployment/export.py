@@ -8,6 +8,7 @@ predictor is never written, so a file that exists is a file that was compared.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -17,7 +18,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -29,8 +30,8 @@ from eyespot.deployment.graph import ShippedClassifier
 from eyespot.device import ComputePlan
 from eyespot.errors import EyespotError, MissingExtraError, ModelError, RunError, UsageError
 from eyespot.evaluation.bundle import BundleInfo, load_bundle, save_bundle
-from eyespot.evaluation.metrics import Float64Array, Int64Array
-from eyespot.evaluation.predictor import Predictor
+from eyespot.evaluation.metrics import Int64Array
+from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.files import describe_disk_error, fsync_folder
 from eyespot.models.folding import folded
 
@@ -41,8 +42,11 @@ Format: TypeAlias = Literal["onnx", "torch", "safetensors"]
 FORMATS: tuple[Format, ...] = ("onnx", "torch", "safetensors")
 
 MOST_DIFFERENCE = 1e-3  # of a probability, float
+MOST_SCORE_DIFFERENCE = 1e-3  # of an unknown score, as a share of it or of 1, whichever is more; float
 MOST_LOST_TOP1 = 0.005  # of accuracy, int8
+MOST_MOVED_REFUSALS = 0.01  # of the share of pictures called unknown, int8
 
+SCORE = "unknown_score"
 _OPSET = 18
 _ONE_FILE_BYTES = 2**31 - 2**24  # a protobuf ends at 2 GiB; weights beyond that lie beside it
 _BATCH = 64
@@ -50,6 +54,7 @@ _NOTE = (
     "images: uint8 RGB, (batch, height, width, 3), any size, all pictures of a batch of the same. "
     "probs: float32 (batch, classes), rows sum to 1; logits: float32 (batch, classes), before the temperature."
 )
+_SCORE_NOTE = " unknown_score: float32 (batch,); above unknown_threshold a picture is unlike those of training."
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,9 @@ class Exported:
         top1: Accuracies of the predictor and of the file, 0 to 1; None where no labels were at hand.
         top1_pictures: Labelled pictures that the accuracies are of.
         int8: Whether weights and activations are 8-bit.
+        score_difference: Largest difference of an unknown score, as a share of the score or of 1, whichever is more;
+            None where the file has no such output.
+        refused: Shares of the labelled pictures that the predictor and the file call unknown, 0 to 1; None likewise.
     """
 
     path: Path
@@ -75,6 +83,8 @@ class Exported:
     top1: tuple[float, float] | None = None
     top1_pictures: int = 0
     int8: bool = False
+    score_difference: float | None = None
+    refused: tuple[float, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -89,7 +99,21 @@ class Exported:
         if self.top1 is not None:
             before, after = (f"{100 * value:.2f} %" for value in self.top1)
             told += f"; top-1 {before} -> {after} (n = {self.top1_pictures:,})"
+        if self.refused is not None:
+            before, after = (f"{100 * value:.2f} %" for value in self.refused)
+            told += f"; called unknown {before} -> {after}"
         return told
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the answers of a file are from the predictor's; see `Exported`."""
+
+    pictures: int
+    difference: float
+    score_difference: float | None
+    top1: tuple[float, float] | None = None
+    refused: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,13 +164,10 @@ def export_onnx(
                 raise UsageError("int8 without pictures to calibrate on", remedy="export a run whose data are at hand")
             _quantise(draft, _as_rgb(calibration))
         session = open_session(draft)
-        found = _compare(predictor, lambda batch: _run_onnx(session, batch), pictures)
-        top1 = None
-        if labelled is not None:
-            top1 = _accuracies(predictor, lambda batch: _run_onnx(session, batch), labelled)
-        _check(path, found, top1, labelled, int8=int8)
+        found = _agreement(predictor, lambda batch: _run_onnx(session, batch), pictures, labelled)
+        _check(path, found, labelled, int8=int8)
         size = sum(file.stat().st_size for file in beside.iterdir())
-    return Exported(path, "onnx", size, len(pictures), found, top1, _count(labelled), int8)
+    return _exported(path, "onnx", size, found, labelled, int8=int8)
 
 
 def export_torch(
@@ -174,16 +195,14 @@ def export_torch(
             torch.export.save(_program(predictor), draft, extra_files=notes)
             module = torch.export.load(draft).module()
 
-        def answer(batch: UInt8Array) -> tuple[Float64Array, Float64Array]:
+        def answer(batch: UInt8Array) -> tuple[Any, ...]:
             with torch.no_grad():
-                probs, logits = module(torch.from_numpy(np.array(batch)))
-            return probs.numpy(), logits.numpy()
+                return tuple(part.numpy() for part in module(torch.from_numpy(np.array(batch))))
 
-        found = _compare(predictor, answer, pictures)
-        top1 = _accuracies(predictor, answer, labelled) if labelled is not None else None
-        _check(path, found, top1, labelled, int8=False)
+        found = _agreement(predictor, answer, pictures, labelled)
+        _check(path, found, labelled, int8=False)
         size = draft.stat().st_size
-    return Exported(path, "torch", size, len(pictures), found, top1, _count(labelled))
+    return _exported(path, "torch", size, found, labelled)
 
 
 def export_bundle(folder: Path, path: Path, *, half: bool = False) -> Exported:
@@ -209,9 +228,15 @@ def export_bundle(folder: Path, path: Path, *, half: bool = False) -> Exported:
 
 def describe(info: BundleInfo) -> dict[str, str]:
     """Return what a file says about itself: text by key, JSON where it is a list or an object."""
+    rule = info.unknown
+    unknown = {}
+    if rule is not None:
+        unknown = {"unknown_threshold": repr(rule.threshold), "unknown_fraction": repr(rule.fraction)}
     return {
+        **unknown,
         "class_names": json.dumps(info.class_names, ensure_ascii=False),
-        "input": _NOTE,
+        "input": _NOTE + (_SCORE_NOTE if unknown else ""),
+        "input_spec": json.dumps(info.input.as_dict()),
         "preparation": f"inside the file: {info.eval_transform}",
         "views": info.views,
         "temperature": repr(info.temperature),
@@ -229,8 +254,8 @@ def describe(info: BundleInfo) -> dict[str, str]:
 
 
 def _float_predictor(folder: Path) -> Predictor:
-    model, info = load_bundle(folder)
-    return Predictor(model, info, ComputePlan("cpu", "float32", "files are compared in float32"))
+    plan = ComputePlan("cpu", "float32", "files are compared in float32")
+    return replace(load_predictor(folder, device="cpu"), plan=plan)
 
 
 def _program(predictor: Predictor) -> ExportedProgram:
@@ -240,7 +265,7 @@ def _program(predictor: Predictor) -> ExportedProgram:
     plain = predictor.model.to(memory_format=torch.contiguous_format)
     images = torch.rand(2, info.input.channels, side, side, generator=torch.Generator().manual_seed(0))
     model = folded(plain, images)
-    network = ShippedClassifier(model, info).eval()
+    network = ShippedClassifier(model, info, predictor.unknown).eval()
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, side + 7, side + 5, 3, dtype=torch.uint8)
     try:
@@ -263,7 +288,7 @@ def _write_onnx(predictor: Predictor, path: Path) -> None:
                 program,
                 dynamo=True,
                 input_names=["images"],
-                output_names=["probs", "logits"],
+                output_names=_output_names(info),
                 opset_version=_OPSET,
                 verbose=False,
             )
@@ -273,10 +298,14 @@ def _write_onnx(predictor: Predictor, path: Path) -> None:
         graph = found.model.graph
         graph.inputs[0].shape = onnx_ir.Shape(["batch", "height", "width", 3])
         for output in graph.outputs:
-            output.shape = onnx_ir.Shape(["batch", info.num_classes])
+            output.shape = onnx_ir.Shape(["batch"] if output.name == SCORE else ["batch", info.num_classes])
         found.model.metadata_props.update(describe(info))
         payload = sum(tensor.nbytes for tensor in predictor.model.state_dict().values())
         found.save(path, external_data=payload > _ONE_FILE_BYTES)
+
+
+def _output_names(info: BundleInfo) -> list[str]:
+    return ["probs", "logits"] if info.unknown is None else ["probs", "logits", SCORE]
 
 
 def _cannot_export(info: BundleInfo, error: Exception) -> ModelError:
@@ -302,7 +331,7 @@ def _quantise(path: Path, images: UInt8Array) -> None:
 
     nodes = onnx.load(path, load_external_data=False).graph.node
     kinds = ["Conv", "Gemm", "MatMul"]
-    first = next((place for place, node in enumerate(nodes) if node.op_type == "Conv"), 0)
+    exact = [node.name for node in nodes if _parts_of(node) & {"preparation", "unknown"}]
     whole = path.with_name("whole.onnx")
     os.replace(path, whole)
     with _quiet():
@@ -315,9 +344,15 @@ def _quantise(path: Path, images: UInt8Array) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=kinds,
-            nodes_to_exclude=[node.name for node in nodes[:first]],  # resizing stays exact
+            nodes_to_exclude=exact,  # resizing, and the distances of the unknown score
         )
     whole.unlink()
+
+
+def _parts_of(node: Any) -> set[str]:
+    """Return the names of the modules of `ShippedClassifier` that an ONNX node comes from."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "[]")
+    return set(ast.literal_eval(scopes))
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing
@@ -349,50 +384,95 @@ def open_session(path: Path, *, threads: int = 0) -> Any:
         ) from error
 
 
-def _run_onnx(session: Any, batch: UInt8Array) -> tuple[Any, Any]:
-    probs, logits = session.run(["probs", "logits"], {"images": batch})
-    return probs, logits
+def _run_onnx(session: Any, batch: UInt8Array) -> tuple[Any, ...]:
+    """Return probs, logits and, where the file has it, the unknown score."""
+    return tuple(session.run(None, {"images": batch}))
 
 
-def _compare(predictor: Predictor, answer: Any, pictures: Sequence[UInt8Array]) -> float:
-    """Return the largest difference of a probability between a file and the predictor; picture by picture."""
-    worst = 0.0
+def _agreement(
+    predictor: Predictor, answer: Any, pictures: Sequence[UInt8Array], labelled: Labelled | None
+) -> Agreement:
+    """Return how far a file's answers are from the predictor's: picture by picture, and on labelled ones."""
+    worst, worst_score = 0.0, None if predictor.unknown is None else 0.0
     expected = predictor.predict_probs(list(pictures))
-    for picture, wanted in zip(pictures, expected, strict=True):
-        worst = max(worst, float(np.abs(answer(picture[None])[0][0].astype(np.float64) - wanted).max()))
-    return worst
+    scores = [found.unknown_score for found in predictor.predict(list(pictures), top_k=1)]
+    for picture, wanted, score in zip(pictures, expected, scores, strict=True):
+        found = answer(picture[None])
+        worst = max(worst, float(np.abs(found[0][0].astype(np.float64) - wanted).max()))
+        if worst_score is not None and score is not None:
+            worst_score = max(worst_score, abs(float(found[2][0]) - score) / max(1.0, abs(score)))
+    top1, refused = (None, None) if labelled is None else _shares(predictor, answer, labelled)
+    return Agreement(len(pictures), worst, worst_score, top1, refused)
 
 
-def _accuracies(predictor: Predictor, answer: Any, labelled: Labelled) -> tuple[float, float]:
-    """Return the accuracy of the predictor and of the file on the same pictures."""
-    right = [0, 0]
+def _shares(
+    predictor: Predictor, answer: Any, labelled: Labelled
+) -> tuple[tuple[float, float], tuple[float, float] | None]:
+    """Return, of the same pictures, the shares that the predictor and the file have right, and call unknown."""
+    right, refused = [0, 0], [0, 0]
+    rule = predictor.info.unknown
     for start in range(0, len(labelled.labels), _BATCH):
         images, labels = labelled.images[start : start + _BATCH], labelled.labels[start : start + _BATCH]
-        own = predictor.batch_logits(torch.from_numpy(images).permute(0, 3, 1, 2), views=predictor.info.views).numpy()
-        right[0] += int((own.argmax(1) == labels).sum())
-        right[1] += int((answer(_as_rgb(images))[1].argmax(1) == labels).sum())
-    return right[0] / len(labelled.labels), right[1] / len(labelled.labels)
+        own = predictor.outputs(torch.from_numpy(images).permute(0, 3, 1, 2), views=predictor.info.views)
+        found = answer(_as_rgb(images))
+        right[0] += int((own.logits.numpy().argmax(1) == labels).sum())
+        right[1] += int((found[1].argmax(1) == labels).sum())
+        if predictor.unknown is not None and rule is not None:
+            refused[0] += int((predictor.unknown.total(own.distances) > rule.threshold).sum())
+            refused[1] += int((found[2] > rule.threshold).sum())
+    n = len(labelled.labels)
+    return (right[0] / n, right[1] / n), (refused[0] / n, refused[1] / n) if rule is not None else None
 
 
-def _check(
-    path: Path, found: float, top1: tuple[float, float] | None, labelled: Labelled | None, *, int8: bool
-) -> None:
+def _check(path: Path, found: Agreement, labelled: Labelled | None, *, int8: bool) -> None:
     """Refuse a file whose answers are not the predictor's."""
-    if int8 and top1 is not None and labelled is not None:
-        if top1[0] - top1[1] > MOST_LOST_TOP1:
+    if int8 and found.top1 is not None and labelled is not None:
+        lost = found.top1[0] - found.top1[1]
+        if lost > MOST_LOST_TOP1:
             raise ModelError(
-                f"in 8 bits {100 * (top1[0] - top1[1]):.1f} points of accuracy are lost on {labelled.split}"
+                f"in 8 bits {100 * lost:.1f} points of accuracy are lost on {labelled.split}"
                 f" (n = {len(labelled.labels):,}), at most {100 * MOST_LOST_TOP1:g} are allowed; no file was written",
                 where=path,
                 remedy="export it without --int8",
             )
-    elif not found <= MOST_DIFFERENCE:
-        raise ModelError(
-            f"probabilities of the file differ by {found:.2g} from the predictor's, at most {MOST_DIFFERENCE:g} is"
-            " allowed; no file was written",
-            where=path,
-            remedy="use --format safetensors, and report the model's architecture",
-        )
+        if found.refused is not None and abs(found.refused[1] - found.refused[0]) > MOST_MOVED_REFUSALS:
+            before, after = (f"{100 * share:.1f} %" for share in found.refused)
+            raise ModelError(
+                f"in 8 bits {after} of {labelled.split} are called unknown instead of {before}"
+                f" (n = {len(labelled.labels):,}), at most {100 * MOST_MOVED_REFUSALS:g} point apart is allowed;"
+                " no file was written",
+                where=path,
+                remedy="export it without --int8",
+            )
+        return
+    for name, value, most in (
+        ("probabilities", found.difference, MOST_DIFFERENCE),
+        ("unknown scores", found.score_difference, MOST_SCORE_DIFFERENCE),
+    ):
+        if value is not None and not value <= most:
+            raise ModelError(
+                f"{name} of the file differ by {value:.2g} from the predictor's, at most {most:g} is allowed;"
+                " no file was written",
+                where=path,
+                remedy="use --format safetensors, and report the model's architecture",
+            )
+
+
+def _exported(
+    path: Path, format: Format, size: int, found: Agreement, labelled: Labelled | None, *, int8: bool = False
+) -> Exported:
+    return Exported(
+        path,
+        format,
+        size,
+        found.pictures,
+        found.difference,
+        found.top1,
+        0 if labelled is None else len(labelled.labels),
+        int8,
+        found.score_difference,
+        found.refused,
+    )
 
 
 def sample_pictures(*, seed: int = 0) -> list[UInt8Array]:
@@ -411,10 +491,6 @@ def sample_pictures(*, seed: int = 0) -> list[UInt8Array]:
 def _as_rgb(images: UInt8Array) -> UInt8Array:
     """Return (N, H, W, 3); grey becomes RGB with equal channels, which the file turns back exactly."""
     return images if images.shape[3] == 3 else np.repeat(images, 3, axis=3)
-
-
-def _count(labelled: Labelled | None) -> int:
-    return 0 if labelled is None else len(labelled.labels)
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

@@ -12,6 +12,7 @@ apart.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,12 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyespot.data.resizing import largest_margin_px
+from eyespot.evaluation.predictor import logits_and_features
 from eyespot.evaluation.views import view_logits
 
 if TYPE_CHECKING:
     from eyespot.data.resizing import Interpolation
     from eyespot.data.transforms import InputSpec
     from eyespot.evaluation.bundle import BundleInfo
+    from eyespot.evaluation.unknown import UnknownScore
 
 _SUPPORT = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}  # Pillow's, in pixels of the output
 _HALF = 2.0**11  # half of the 22 bits of Pillow's weights
@@ -32,22 +35,25 @@ _GREY = (19595.0, 38470.0, 7471.0)  # ITU-R 601-2 luma in 1/65536, as Pillow con
 
 
 class ShippedClassifier(nn.Module):
-    """uint8 pictures of any size in, probabilities and logits out.
+    """uint8 pictures of any size in; probabilities, logits and, where there is a rule for it, the unknown score out.
 
     Args:
         model: float32 (B, C, S, S) in, logits (B, K) out; in eval mode.
         info: Input spec, test-time views and temperature.
+        unknown: Says how far a picture is from training; None leaves that output away.
     """
 
-    def __init__(self, model: nn.Module, info: BundleInfo) -> None:
+    def __init__(self, model: nn.Module, info: BundleInfo, unknown: UnknownScore | None = None) -> None:
         super().__init__()
         self.model = model
         self.spec = info.input
         self.views = info.views
         self.temperature = info.temperature
+        self.num_classes = info.num_classes
         self.preparation = Preparation(info.input)
+        self.unknown = unknown
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the answer for a batch of pictures of one size.
 
         Args:
@@ -55,10 +61,15 @@ class ShippedClassifier(nn.Module):
 
         Returns:
             Probabilities float32 (B, K), divided by the temperature before softmax; logits float32 (B, K), averaged
-            over the views, not divided.
+            over the views, not divided; with a rule the unknown score float32 (B,), higher is farther from training.
         """
-        logits = view_logits(self.model, self.preparation(images), self.views)
-        return torch.softmax(logits / self.temperature, dim=1), logits
+        prepared = self.preparation(images)
+        if self.unknown is None:
+            logits = view_logits(self.model, prepared, self.views)
+            return torch.softmax(logits / self.temperature, dim=1), logits
+        found = view_logits(partial(logits_and_features, self.model), prepared, self.views)
+        logits, features = found[:, : self.num_classes], found[:, self.num_classes :]
+        return torch.softmax(logits / self.temperature, dim=1), logits, self.unknown(prepared, logits, features)
 
 
 class Preparation(nn.Module):

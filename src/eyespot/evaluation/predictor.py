@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -342,7 +343,7 @@ class Predictor:
                 network = self._network(images)
                 both = features or unknown is not None
                 with self.plan.autocast():
-                    found = view_logits(_WithFeatures(network) if both else network, images, views)
+                    found = view_logits(partial(logits_and_features, network) if both else network, images, views)
                 classes = self.info.num_classes
                 logits, vectors = found[:, :classes], found[:, classes:]
                 nothing = logits[:, :0]
@@ -417,18 +418,18 @@ class Predictor:
         return tuple(ClassScore(self.class_names[place], float(probs[place])) for place in best)
 
 
-class _WithFeatures(nn.Module):
-    """A classifier that returns its logits and, behind them, what its last layer reads: (B, K + D)."""
+def logits_and_features(model: nn.Module, images: Tensor) -> Tensor:
+    """Return a classifier's logits and, behind them, what its last layer reads, in one forward pass.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._model = (model,)  # in a tuple: this is a way to call the network, not a part of it
+    Args:
+        model: float32 (B, C, S, S) in, logits (B, K) out; with timm's `forward_features` and `forward_head`.
+        images: float32 (B, C, S, S), normalised.
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return float (B, K + D) of images (B, C, H, W)."""
-        model = self._model[0]
-        maps = model.forward_features(images)  # type: ignore[operator]
-        return torch.cat([model.forward_head(maps).float(), model.forward_head(maps, pre_logits=True).float()], dim=1)  # type: ignore[operator]
+    Returns:
+        float32 (B, K + D).
+    """
+    maps = model.forward_features(images)  # type: ignore[operator]
+    return torch.cat([model.forward_head(maps).float(), model.forward_head(maps, pre_logits=True).float()], dim=1)  # type: ignore[operator]
 
 
 def _in_order(

@@ -168,10 +168,10 @@ class UnknownScore(nn.Module):
             if part == "energy":
                 found.append(-logits.float().logsumexp(dim=1))
             elif part == "features":
-                near = F.normalize(features.float(), dim=1) @ self._buffer("_features").T  # (B, M) cosines
+                near = F.normalize(features.float(), dim=1) @ self._compared("features").T  # (B, M) cosines
                 found.append(1 - near.topk(self.neighbours, dim=1).values[:, -1])
             else:
-                rows = self._buffer("_pixels")
+                rows = self._compared("pixels")
                 seen = (statistics - self._buffer("pixel_mean")) / self._buffer("pixel_std")
                 seen = seen.clamp(-_CLIP, _CLIP)
                 squares = (seen**2).sum(1, keepdim=True) + (rows**2).sum(1) - 2 * seen @ rows.T  # (B, M)
@@ -240,6 +240,12 @@ class UnknownScore(nn.Module):
 
     def _buffer(self, name: str) -> Tensor:
         return self.get_buffer(name)
+
+    def _compared(self, name: str) -> Tensor:
+        """Return kept rows, float32 (M, D or P)."""
+        if torch.compiler.is_exporting():  # an exported file keeps them in half the bytes, too
+            return self.get_buffer(name).float()
+        return self.get_buffer(f"_{name}")
 
 
 def least_pictures(fraction: float) -> int:
