@@ -121,6 +121,7 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
         "Sweep",
         "SweepOptions",
         "__version__",
+        "ablate",
         "check",
         "compare",
         "evaluate",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eyespot.explaining import explain
     from eyespot.exporting import export
     from eyespot.runs import Run
+    from eyespot.studies.ablation import ablate
     from eyespot.studies.study import run_study
     from eyespot.sweeps.sweep import Sweep, SweepOptions, sweep
     from eyespot.verbs import evaluate, train
@@ -43,6 +44,7 @@ __all__ = [
     "Sweep",
     "SweepOptions",
     "__version__",
+    "ablate",
     "check",
     "compare",
     "evaluate",
@@ -65,6 +67,7 @@ _HOMES = {
     "Run": "eyespot.runs",
     "Sweep": "eyespot.sweeps.sweep",
     "SweepOptions": "eyespot.sweeps.sweep",
+    "ablate": "eyespot.studies.ablation",
     "check": "eyespot.checking",
     "compare": "eyespot.comparing",
     "evaluate": "eyespot.verbs",

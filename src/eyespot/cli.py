@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from eyespot import __version__
+from eyespot.commands.ablate import ablate
 from eyespot.commands.check import check
 from eyespot.commands.compare import compare
 from eyespot.commands.explain import explain
@@ -322,6 +323,7 @@ app.command()(check)
 app.command()(note)
 app.command()(explain)
 app.command()(sweep)
+app.command()(ablate)
 
 
 @data_app.command("list")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eyespot.config import Config, parse_config, recipe_text
-from eyespot.errors import UsageError, did_you_mean
+from eyespot.errors import DataError, UsageError, did_you_mean
 from eyespot.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -149,6 +149,32 @@ def open_for(config: Config, data: str | Path, watcher: Observer) -> Dataset:
     from eyespot.data.planting import plant_mistakes
 
     return plant_mistakes(open_data(data, watcher), config.mistakes)
+
+
+def check_data(data: str | Path, config: Config, watcher: Observer, *, needs: str) -> PackedDataset:
+    """Return data scanned and packed, once, before many trainings would each find what is wrong with them.
+
+    Args:
+        data: DATA, as the user named it.
+        config: What the trainings share.
+        watcher: Told about the work.
+        needs: val or test: a split without which there is nothing to choose or compare on.
+
+    Raises:
+        DataError: Data that cannot be trained on, or that lack this split.
+        UsageError: Unknown data.
+    """
+    from eyespot.data.checks import enforce
+
+    dataset = open_data(data, watcher)
+    packed = pack_data(dataset, config, watcher)
+    enforce(packed.report, dataset, on_bad_image=config.data.on_bad_image, allow_leak=config.data.allow_leak)
+    share = config.data.val_fraction if needs == "val" else config.data.test_fraction
+    if not share and needs not in packed.splits:
+        purpose = "choose on" if needs == "val" else "compare on"
+        remedy = f"leave data.{needs}_fraction at its default"
+        raise DataError(f"no {needs} split to {purpose}", where=dataset.name, remedy=remedy)
+    return packed
 
 
 def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedDataset:

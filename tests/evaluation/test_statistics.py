@@ -10,7 +10,14 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from eyespot.errors import UsageError
-from eyespot.evaluation.statistics import holm, mcnemar_exact, mean_interval, paired_bootstrap
+from eyespot.evaluation.statistics import (
+    holm,
+    mcnemar_exact,
+    mean_interval,
+    mean_p_value,
+    paired_bootstrap,
+    picture_error,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,3 +52,25 @@ def test_what_tells_nothing_says_so() -> None:
         mcnemar_exact(same, same[:2])
     with pytest.raises(UsageError, match="mean of nothing"):
         mean_interval([])
+
+
+def test_the_p_value_over_seeds_is_scipys_paired_t_test() -> None:
+    from scipy.stats import ttest_rel
+
+    first, second = [0.91, 0.905, 0.913, 0.9], [0.9, 0.902, 0.9, 0.898]
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    assert mean_p_value(differences) == pytest.approx(ttest_rel(second, first).pvalue, rel=1e-9)
+    assert mean_p_value([0.01]) == mean_p_value([0.0, 0.0]) == 1.0
+    assert mean_p_value([0.01] * 3) == 0.25  # no spread to go by: the sign test of three seeds
+
+
+def test_the_picture_error_is_the_spread_of_the_difference_over_draws_of_pictures() -> None:
+    dice = np.random.default_rng(0)
+    hard = dice.random(200_000) < 0.3  # the second kind of run fails on these, whatever the seed
+    first, second = np.ones((2, len(hard)), dtype=bool), np.stack([~hard, ~hard])
+    differences, errors = [], []
+    for start in range(0, len(hard), 500):
+        part = slice(start, start + 500)
+        differences.append(float(second[:, part].mean() - first[:, part].mean()))
+        errors.append(picture_error(first[:, part], second[:, part]))
+    assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.1)

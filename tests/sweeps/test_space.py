@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eyespot.analysis.words import spell
 from eyespot.config import parse_config, recipe_text
 from eyespot.errors import ConfigError
-from eyespot.sweeps.space import Factor, Space, load_space, setting_of, spell
+from eyespot.sweeps.space import Factor, Space, load_space, setting_of
 
 SPACE = """
 [optimizer]

@@ -92,6 +92,18 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Delta:
+    """One row of a chart of differences, in points: its mean, both ends of its interval, and the single values."""
+
+    name: str
+    css: str
+    value: float
+    low: float
+    high: float
+    values: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
 class Cell:
     """One cell of a confusion table.
 
@@ -405,6 +417,47 @@ def interval_chart(rows: Sequence[Interval], *, title: str, chance: float) -> st
         parts.append(f'<path class="whisker c-{row.css}" d="M{x_low:.1f} {y:.1f}H{x_high:.1f}"/>')
         parts.append(f'<circle class="dot c-{row.css}" cx="{place(row.value):.1f}" cy="{y:.1f}" r="4"/>')
     spoken = "; ".join(f"{row.name} {words.percent(row.value)} {words.interval((row.low, row.high))}" for row in rows)
+    return _svg(_WIDTH, bottom + 22, f"{title}. {spoken}.", "".join(parts))
+
+
+def delta_chart(rows: Sequence[Delta], *, title: str) -> str:
+    """Return differences with their intervals around a line at zero, as SVG; an empty text where there is none.
+
+    Args:
+        rows: Drawn from top to bottom, each under its name; an interval that is not finite is not drawn.
+        title: Read out instead of the picture, followed by the values.
+    """
+    if not rows:
+        return ""
+    ends = [x for row in rows for x in (row.low, row.high, row.value, *row.values) if math.isfinite(x)]
+    reach = max(*(abs(x) for x in ends), 0.1)
+    low, high = min(0.0, *ends) - 0.06 * reach, max(0.0, *ends) + 0.06 * reach
+    left, right, row_height = 8.0, _WIDTH - 8, 40.0
+    bottom = 6 + row_height * len(rows)
+
+    def place(value: float) -> float:
+        return left + (right - left) * (value - low) / (high - low)
+
+    parts = []
+    for tick in nice_ticks(low, high, 6):
+        x = place(tick)
+        kind = "mark" if tick == 0 else "grid"
+        parts.append(f'<path class="{kind}" d="M{x:.1f} 4V{bottom:.1f}"/>')
+        text = f"{tick:+g}".replace("-", "\N{MINUS SIGN}") if tick else "0"
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{text}</text>')
+    for index, row in enumerate(rows):
+        top = 6 + row_height * index
+        y = top + 27
+        parts.append(
+            f'<text class="label c-{row.css}" x="0" y="{top + 13:.1f}">{escape(_shorten(row.name, 48))}</text>'
+        )
+        if math.isfinite(row.low) and math.isfinite(row.high):
+            parts.append(f'<path class="whisker c-{row.css}" d="M{place(row.low):.1f} {y:.1f}H{place(row.high):.1f}"/>')
+        parts += [
+            f'<circle class="dot pale c-{row.css}" cx="{place(one):.1f}" cy="{y:.1f}" r="3"/>' for one in row.values
+        ]
+        parts.append(f'<circle class="dot c-{row.css}" cx="{place(row.value):.1f}" cy="{y:.1f}" r="4.5"/>')
+    spoken = "; ".join(f"{row.name} {row.value:+.1f} points" for row in rows)
     return _svg(_WIDTH, bottom + 22, f"{title}. {spoken}.", "".join(parts))
 
 

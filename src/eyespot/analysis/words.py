@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timezone
+from typing import Any
 
 MISSING = "–"
 
@@ -85,6 +86,17 @@ def rate(per_second: float | None) -> str:
 def learning_rate(number: float) -> str:
     """Return a learning rate with two digits, as `0.012` or `1e-7`."""
     return f"{number:.2g}".replace("e-0", "e-")
+
+
+def spell(value: Any) -> str:
+    """Return a setting's value in few characters, as `0.05`, `true` or `[64, 128]`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(spell, value))}]"
+    return str(value)
 
 
 def moment(iso: str) -> str:

@@ -130,6 +130,38 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInte
     return MeanInterval(n, mean, std, mean - half, mean + half)
 
 
+def mean_p_value(values: Sequence[float]) -> float:
+    """Return the two-sided p-value, in [0, 1], of differences over seeds against a mean of 0; 1 for one seed.
+
+    Student's t test. Where all differences are equal it has no spread to go by: then the exact sign test, for which
+    n seeds of one sign are 2 / 2^n.
+
+    Source:
+        scipy.stats.ttest_1samp.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < 2 or not array.any():
+        return 1.0
+    if np.ptp(array) == 0:
+        return float(2.0 ** (1 - len(array)))
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(array, 0.0).pvalue)
+
+
+def picture_error(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+    """Return the standard error of a difference in accuracy that comes from which pictures were drawn, a fraction.
+
+    Args:
+        first: bool (S, N), whether the first kind of run names each of N pictures right with each of S seeds.
+        second: bool (S, N) of the second kind, with the same seeds and pictures.
+
+    More seeds do not make it vanish: it is the spread over pictures of the mean difference over seeds.
+    """
+    differences = (second.astype(np.float64) - first.astype(np.float64)).mean(axis=0)  # (N,)
+    return float(differences.std() / math.sqrt(len(differences)))
+
+
 def _paired(first: BoolArray | IntArray, second: BoolArray | IntArray) -> tuple[BoolArray, BoolArray]:
     one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if one.shape != two.shape or one.ndim != 1 or not len(one):

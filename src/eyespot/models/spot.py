@@ -25,10 +25,17 @@ class Spot(nn.Module):
         num_classes: K.
         in_channels: C.
         widths: Channels of the three groups.
+        whiten: Whether the first convolution whitens and stays as it is; without, it is learned like the others, which
+            is for ablations.
     """
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, *, widths: tuple[int, int, int] = (64, 256, 256)
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        *,
+        widths: tuple[int, int, int] = (64, 256, 256),
+        whiten: bool = True,
     ) -> None:
         super().__init__()
         if min(widths) < 1:
@@ -40,7 +47,7 @@ class Spot(nn.Module):
         kernel = 2 if in_channels >= 3 else 3
         whitened = 2 * in_channels * kernel * kernel
         self.whiten = nn.Conv2d(in_channels, whitened, kernel)
-        self.whiten.weight.requires_grad_(False)
+        self.whiten.weight.requires_grad_(not whiten)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
         inputs = (whitened, *widths[:-1])
         self.groups = nn.Sequential(*(_Group(i, o) for i, o in zip(inputs, widths, strict=True)))
@@ -53,6 +60,8 @@ class Spot(nn.Module):
         Args:
             images: float32 (N, C, H, W), normalised, from the training split only; some thousands are enough.
         """
+        if self.whiten.weight.requires_grad:  # built without whitening
+            return
         kernel = self.whiten.kernel_size[0]
         patches = images.unfold(2, kernel, 1).unfold(3, kernel, 1)  # (N, C, H', W', k, k)
         flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.in_channels * kernel * kernel).double()
@@ -134,8 +143,13 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def build_spot(
-    *, num_classes: int, in_channels: int, size_px: int, widths: list[int] | tuple[int, ...] = (64, 256, 256)
+    *,
+    num_classes: int,
+    in_channels: int,
+    size_px: int,
+    widths: list[int] | tuple[int, ...] = (64, 256, 256),
+    whiten: bool = True,
 ) -> Spot:
     """Build spot for the registry; it takes any size, so `size_px` is not used."""
     first, second, third = widths
-    return Spot(num_classes, in_channels, widths=(first, second, third))
+    return Spot(num_classes, in_channels, widths=(first, second, third), whiten=whiten)

@@ -19,7 +19,7 @@ from eyespot.config import parse_config, recipe_text
 from eyespot.errors import ConfigError
 from eyespot.runs import Run
 from eyespot.sweeps.journal import Journal, Trial
-from eyespot.sweeps.space import Factor, setting_of, spell
+from eyespot.sweeps.space import Factor, setting_of
 
 # An importance from fewer finished trials is a hint: docs/decisions/013-sweeps.md has the simulation.
 _FEW_TRIALS = 20
@@ -75,7 +75,9 @@ def render_sweep_report(journal: Journal) -> str:
         "figures": _figures(journal, winner),
         "findings": sort_findings(_findings(journal, winner)),
         "winner": winner.name if winner else "",
-        "settings": [(key, spell(value), spell(setting_of(config, key))) for key, value in winner.settings.items()]
+        "settings": [
+            (key, words.spell(value), words.spell(setting_of(config, key))) for key, value in winner.settings.items()
+        ]
         if winner
         else [],
         "factors": _factors(journal, winner, shares),
@@ -243,8 +245,8 @@ def _at_the_edge(journal: Journal, factor: Factor, winner: Trial) -> Finding | N
     except ConfigError:
         return None
     text = (
-        f"The winner's {factor.key} = {spell(value)} lies at the {side} end of what was searched ({spell(end)}): "
-        "better values may lie beyond. Widen the range."
+        f"The winner's {factor.key} = {words.spell(value)} lies at the {side} end of what was searched "
+        f"({words.spell(end)}): better values may lie beyond. Widen the range."
     )
     return Finding("at-the-edge", "note", text)
 
@@ -274,7 +276,7 @@ def _factors(journal: Journal, winner: Trial | None, shares: Mapping[str, float]
             write_y=lambda value: _write_value(plan.metric, value),
             log_x=factor.log,
             whole_x=factor.int,
-            categories=[spell(value) for value in factor.choice],
+            categories=[words.spell(value) for value in factor.choice],
         )
         share = f"{round(100 * shares[factor.key])} %" if factor.key in shares else ""
         found.append({"key": factor.key, "chart": Markup(chart), "importance": share})
@@ -284,7 +286,7 @@ def _factors(journal: Journal, winner: Trial | None, shares: Mapping[str, float]
 def _dot(factor: Factor, trial: Trial, winner: Trial | None, metric: str) -> charts.Dot:
     value, is_winner = trial.value(metric), winner is not None and trial.number == winner.number
     assert value is not None
-    name = f"trial {trial.number}: {_write_value(metric, value)} at {spell(trial.settings[factor.key])}"
+    name = f"trial {trial.number}: {_write_value(metric, value)} at {words.spell(trial.settings[factor.key])}"
     light = trial.state == "stopped"
     return charts.Dot(
         float(factor.drawn(trial.settings[factor.key])),
@@ -348,7 +350,7 @@ def _row(journal: Journal, trial: Trial, winner: Trial | None) -> dict[str, Any]
         "number": trial.number,
         "state": "best" if is_winner else trial.state,
         "css": "best" if is_winner else "faint" if trial.state in ("stopped", "failed", "waiting") else "",
-        "settings": [spell(trial.settings.get(key, "")) for key in journal.plan.space.keys],
+        "settings": [words.spell(trial.settings.get(key, "")) for key in journal.plan.space.keys],
         "epochs": words.whole(trial.epochs),
         "top1": top1,
         "loss": words.decimal(trial.loss),

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from eyespot.analysis import words
 from eyespot.sweeps.journal import Journal, Trial
-from eyespot.sweeps.space import spell
 from eyespot.terminal import Terminal, add_row, plain_table, printable
 
 _SHOWN = 14  # rows of a live table: more would not fit on a usual screen
@@ -114,7 +113,7 @@ def trials_table(journal: Journal, trials: list[Trial]) -> Table:
             table,
             str(trial.number),
             "best so far" if is_best else trial.state,
-            *(spell(trial.settings.get(key, "")) for key in keys),
+            *(words.spell(trial.settings.get(key, "")) for key in keys),
             str(trial.epochs),
             trial.reason if trial.state == "failed" else _accuracy(trial),
             words.decimal(trial.loss),
@@ -143,4 +142,4 @@ def describe(trial: Trial) -> str:
 
 
 def _settings(trial: Trial) -> str:
-    return "  ".join(f"{key} = {spell(value)}" for key, value in trial.settings.items())
+    return "  ".join(f"{key} = {words.spell(value)}" for key, value in trial.settings.items())

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eyespot.analysis import words
 from eyespot.config import Config, config_keys, parse_config
 from eyespot.errors import ConfigError, ModelError, UsageError, did_you_mean
 
@@ -105,7 +106,7 @@ class Factor:
     def describe(self) -> str:
         """Return it in words."""
         if self.choice:
-            return ", ".join(spell(value) for value in self.choice)
+            return ", ".join(words.spell(value) for value in self.choice)
         form = "whole numbers " if self.int else ""
         step = f", in steps of {self.step:g}" if self.step else ""
         return f"{form}{self.low:g} to {self.high:g}{step}{', on a logarithmic scale' if self.log else ''}"
@@ -156,17 +157,6 @@ class Space:
     def from_json(cls, rows: list[dict[str, Any]]) -> Space:
         """Return the space that `as_json` wrote."""
         return cls(tuple(Factor(**{**row, "choice": tuple(row["choice"])}) for row in rows))
-
-
-def spell(value: Any) -> str:
-    """Return a setting's value in few characters."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(spell, value))}]"
-    return str(value)
 
 
 def setting_of(config: Config, key: str) -> Any:

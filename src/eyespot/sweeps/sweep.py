@@ -16,10 +16,10 @@ from typing import Any, Protocol, get_args
 from eyespot import opening
 from eyespot.config import Config, parse_config, recipe_text
 from eyespot.device import plan_compute
-from eyespot.errors import DataError, RunError, RunLockedError, TrainingError, UsageError, did_you_mean
+from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, did_you_mean
 from eyespot.files import remove_temporaries, write_atomic
 from eyespot.locks import file_lock
-from eyespot.opening import Settings, lasting_name, load_recipe, open_data, pack_data
+from eyespot.opening import Settings, check_data, lasting_name, load_recipe
 from eyespot.runs import Run, new_run_folder
 from eyespot.sweeps.journal import Journal, Metric, Plan, Trial
 from eyespot.sweeps.space import Space, load_space, setting_of
@@ -273,16 +273,9 @@ def _check(plan: Plan, config: Config, watcher: Observer, data: str | Path | Non
         MissingExtraError: Ray is not installed.
         UsageError: Unknown data, or a cluster that does not answer.
     """
-    from eyespot.data.checks import enforce
     from eyespot.sweeps.engine import check_engine
 
-    dataset = open_data(plan.data if data is None else data, watcher)  # named in errors as the user named it
-    packed = pack_data(dataset, config, watcher)
-    enforce(packed.report, dataset, on_bad_image=config.data.on_bad_image, allow_leak=config.data.allow_leak)
-    if not config.data.val_fraction and "val" not in packed.splits:
-        raise DataError(
-            "no val split to choose on", where=dataset.name, remedy="leave data.val_fraction at its default"
-        )
+    check_data(plan.data if data is None else data, config, watcher, needs="val")  # named as the user named it
     check_engine(plan.cluster)
 
 
