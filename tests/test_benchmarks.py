@@ -13,6 +13,8 @@ import pytest
 
 from eyespot.runs import Run
 
+from .conftest import draw_pictures
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -60,3 +62,25 @@ def test_a_finished_run_becomes_a_row(tmp_path: Path) -> None:
     assert row["epochs"] == 1
     assert row["test_n"] == run.metrics["test"]["n"] == 359
     json.dumps(row)
+
+
+def test_rules_for_unknown_pictures_are_measured_on_classes_that_were_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = load("unknown")
+    data, out = tmp_path / "data", tmp_path / "unknown.csv"
+    for split, count in (("train", 110), ("test", 4)):
+        draw_pictures(data / split, ("cat", "dog", "eel"), count, seed=count)
+    real = unknown.far_sets
+    monkeypatch.setattr(unknown, "EPOCHS", 1)
+    monkeypatch.setattr(unknown, "HELD_OUT", ("eel",))
+    monkeypatch.setattr(unknown, "far_sets", lambda *asked: {name: some[:3] for name, some in real(*asked).items()})
+    words = ["unknown.py", str(data), "--work", str(tmp_path / "work"), "--recipe", "small", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    unknown.main()
+    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
+    near = {row["rule"]: row for row in rows if row["kind"] == "near"}
+    assert {"shipped", "MSP", "energy + kNN", "ViM"} <= set(near)
+    assert {(row["set"], row["n"], row["networks"]) for row in near.values()} == {("left-out classes", "4", "1")}
+    assert all(0 <= float(row["auroc"]) <= 100 and 0 <= float(row["fpr95"]) <= 100 for row in rows)
+    assert {"digits", "noise", "upside down", "grey"} <= {row["set"] for row in rows}

@@ -404,7 +404,7 @@ def test_the_other_formats_are_as_described(workplace: Path) -> None:
         }
         assert (file["test_logits"].dtype, file["test_labels"].dtype) == (np.float32, np.int64)
         assert str(file["test_ids"][0]).startswith(("cat/", "dog/", "horse/"))
-    assert {path.name for path in (run / "bundle").iterdir()} == {"model.json", "weights.safetensors"}
+    assert {path.name for path in (run / "bundle").iterdir()} == {"model.json", "weights.safetensors", "README.md"}
     path = sorted((run / "checkpoints").glob("step-*.ckpt"))[-1]
     assert path.read_bytes().endswith(b"EYESPOT1")
     assert re.fullmatch(r"step-\d{9}\.ckpt", path.name)

@@ -17,6 +17,7 @@ from eyespot.opening import Observer, data_card
 from eyespot.runs import BUNDLE, Run, RunWriter, now
 
 if TYPE_CHECKING:
+    from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.data.splits import Splits
     from eyespot.evaluation.bundle import BundleInfo
@@ -37,6 +38,7 @@ def finish(
     watcher: Observer,
 ) -> Run:
     """Measure the trained model, then write predictions, metrics, bundle and report."""
+    from eyespot.analysis.model_card import model_card
     from eyespot.evaluation.bundle import SplitMetrics, save_bundle
     from eyespot.evaluation.evaluate import write_predictions
     from eyespot.evaluation.predictor import Predictor
@@ -71,10 +73,14 @@ def finish(
         for split in names
     }
     info = info.model_copy(update={"metrics": shipped})
-    save_bundle(writer.path / BUNDLE, predictor.model, info, unknown=predictor.unknown)
+    card = data_card(packed, splits)
+    card["notes"] = [*card["notes"], *prepared.notes]
+    card["preparation"] = prepared.data.eval_transform.describe()
+    readme = model_card(info, metrics, card, final=config.data.final)
+    save_bundle(writer.path / BUNDLE, predictor.model, info, unknown=predictor.unknown, card=readme)
     writer.write_metrics(metrics)
     writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})
-    _write_report(writer, packed, splits, prepared, predictor, predictions)
+    _write_report(writer, packed, splits, prepared, predictor, predictions, card)
     writer.write_provenance({"finished": now()})
     for split in names:
         watcher.on_message(describe_top1(metrics[split], split))
@@ -111,6 +117,7 @@ def _write_report(
     prepared: Prepared,
     predictor: Predictor,
     predictions: Mapping[SplitName, tuple[Any, Any, Any]],
+    card: DataCard,
 ) -> None:
     """Write report.html from what the run folder holds and a few pictures."""
     from eyespot.analysis.report import ReportInput, collect_mistakes, write_report
@@ -123,9 +130,6 @@ def _write_report(
     class_names = packed.dataset.class_names
     logits, labels, ids = predictions[shown]
     augmented, augmented_labels = _augmented_sample(prepared)
-    card = data_card(packed, splits)
-    card["notes"] = [*card["notes"], *prepared.notes]
-    card["preparation"] = prepared.data.eval_transform.describe()
     write_report(
         ReportInput(
             run_name=run.path.name,

@@ -1,0 +1,230 @@
+"""The card of a model: what it was made from, what it is good for, how sure its figures are, what nobody checked.
+
+Before this: the bundle's info, `metrics.json` and the data card. After this: `README.md` in the bundle, Markdown that
+a person reads first and a model hub shows. Nothing in it is a path or a name of the machine that trained it.
+
+Source:
+    What belongs on it: Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from eyespot.analysis import words
+from eyespot.analysis.cautions import DataCard, find_cautions
+from eyespot.analysis.verdict import confused_pairs, describe_top1, describe_views, headline_split
+from eyespot.data.dataset import SPLIT_NAMES
+
+if TYPE_CHECKING:
+    from eyespot.evaluation.bundle import BundleInfo
+
+_MOST_CLASSES = 60  # a card is read on one screen; model.json lists every class
+_MOST_CHARACTERS = 80
+_MOST_PAIRS = 8
+_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def model_card(info: BundleInfo, metrics: Mapping[str, Any], data: DataCard, *, final: bool = False) -> str:
+    """Return the text of README.md.
+
+    Args:
+        info: The model.json that the card stands beside.
+        metrics: As in `metrics.json`; each of `test`, `val` and `train` may be missing.
+        data: What is known about the data.
+        final: Whether val was trained on too.
+    """
+    known = info.provenance
+    spec = info.input
+    split = headline_split(metrics)
+    parts = [
+        f"# {plain(known.recipe)} on {plain(known.dataset)}",
+        f"An image classifier for {words.plural(info.num_classes, 'class', 'classes')}: "
+        f"network {plain(info.architecture.name)}, "
+        f"pictures as {spec.input_px} x {spec.input_px} px, {'grey' if spec.channels == 1 else 'RGB'}. "
+        + (f"Accuracy: {describe_top1(metrics[split], split)}." if split else "It was not measured."),
+        _section("Intended use", _use(info)),
+        _section("Data", _data(info, data)),
+        _section("Figures", _figures(metrics)),
+        _section("Confidence", _confidence(metrics)),
+        _section("Unknown pictures", _unknown(metrics)),
+        _section("Known confusions", _confusions(metrics, split, info.class_names)),
+        _section("What was checked", _checked(data)),
+        _section("What was not checked", _not_checked(metrics, data, info.num_classes, final=final)),
+        _section("Weights", _weights(info)),
+        _section("How to load it", _load()),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def plain(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return a stranger's text so that Markdown and HTML show it and do nothing else: one line, all marks escaped."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+    if len(shown) > most:
+        shown = shown[: most - 3] + "..."
+    return re.sub(r"[!-/:-@\[-`{-~]", lambda found: _HTML.get(found[0], "\\" + found[0]), shown)
+
+
+def _section(title: str, paragraphs: Sequence[str]) -> str:
+    return "\n\n".join([f"## {title}", *paragraphs]) if paragraphs else ""
+
+
+def _use(info: BundleInfo) -> list[str]:
+    names = [plain(name) for name in info.class_names[:_MOST_CLASSES]]
+    more = info.num_classes - len(names)
+    listed = ", ".join(names) + (f" and {words.whole(more)} more, in model\\.json" if more else "")
+    return [
+        f"It names one of: {listed}.",
+        "It is meant for pictures like those it was trained on: one subject a picture, taken and framed in a similar "
+        "way. It cannot name anything else, finds no places in a picture and counts nothing. It was not examined for "
+        "decisions about people, nor for any use in which a wrong answer does harm.",
+    ]
+
+
+def _data(info: BundleInfo, data: DataCard) -> list[str]:
+    counts = {name: sum(classes.values()) for name, classes in data.get("counts", {}).items()}
+    pictures = ", ".join(f"{words.whole(count)} {name}" for name, count in counts.items())
+    told = [f"{plain(info.provenance.dataset)}{f': {pictures} pictures' if pictures else ''}."]
+    told += [f"Content fingerprint: `{info.provenance.dataset_fingerprint}`."]
+    if info.eval_transform:
+        told.append(f"Preparation: {plain(info.eval_transform, 500)}.")
+    return [" ".join(told), *(plain(str(note), 500) for note in data.get("notes", ()))]
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name in reversed(SPLIT_NAMES):
+        if (found := metrics.get(name)) is None:
+            continue
+        flaw = f"{found['flaw']}: " if found.get("flaw") else ""
+        accuracy = f"{flaw}{words.percent(found['top1'])} {words.interval(found['top1_ci95'])}"
+        rows.append(
+            f"| {name} | {words.whole(found['n'])} | {accuracy} | {words.percent(found.get('top5'))} "
+            f"| {words.decimal(found.get('nll_loss'))} | {describe_views(found.get('views')) or words.MISSING} |"
+        )
+    if not rows:
+        return []
+    head = "| split | n | accuracy, 95 % interval | top-5 | loss (nats) | views |\n|---|---|---|---|---|---|\n"
+    reads = metrics.get("test_reads")
+    note = (
+        "The interval says what other pictures drawn the same way could give; another seed would move the figure, too."
+    )
+    if reads:
+        note += f" Test was read {words.plural(int(reads), 'time')}."
+    return [head + "\n".join(rows), note]
+
+
+def _confidence(metrics: Mapping[str, Any]) -> list[str]:
+    fitted = metrics.get("calibration") or {}
+    rows = []
+    for name in ("test", "val"):
+        found = metrics.get(name) or {}
+        before = found.get("uncalibrated")
+        if not before:
+            continue
+        for title, numbers in (("before", before), ("after", found)):
+            rows.append(
+                f"| {name}, {title} | "
+                + " | ".join(words.decimal(numbers.get(key), 4) for key in ("ece", "adaptive_ece", "brier", "nll_loss"))
+                + " |"
+            )
+    if not rows:
+        return []
+    told = f"Logits are divided by the temperature {fitted.get('temperature', 1.0):.4g}"
+    told += f", fitted on {words.whole(fitted['n'])} val pictures." if fitted.get("n") else "."
+    if fitted.get("note"):
+        told += f" Note: {fitted['note']}."
+    head = "| split | ECE (15 bins) | adaptive ECE | Brier score | loss (nats) |\n|---|---|---|---|---|\n"
+    return [told, head + "\n".join(rows)]
+
+
+def _unknown(metrics: Mapping[str, Any]) -> list[str]:
+    fitted = metrics.get("unknown") or {}
+    rule = fitted.get("rule")
+    if not rule:
+        note = str(fitted.get("note") or "there is no rule for them: the model never says unknown")
+        return [f"{note[:1].upper()}{note[1:]}."]
+    told = (
+        f"A picture is called unknown when its score ({', '.join(rule['parts'])}) is above {rule['threshold']:.4g}, as "
+        f"{words.percent(rule['fraction'])} of {words.whole(rule['n'])} genuine val pictures are."
+    )
+    found = (metrics.get("test") or {}).get("unknown")
+    if found:
+        told += (
+            f" On test {words.percent(found['refused_fraction'])} {words.interval(found['refused_ci95'])} are refused; "
+            f"accuracy on the other {words.whole(found['accepted'])}: {words.percent(found['accepted_top1'])}."
+        )
+    return [told, "Pictures that resemble a class without belonging to it are often not recognised as unknown."]
+
+
+def _confusions(metrics: Mapping[str, Any], split: str | None, names: Sequence[str]) -> list[str]:
+    if split is None or not metrics[split].get("confusion"):
+        return []
+    pairs = confused_pairs(metrics[split]["confusion"], _MOST_PAIRS)
+    count = f"n = {words.whole(metrics[split]['n'])}"
+    if not pairs:
+        return [f"None on {split} ({count})."]
+    rows = [
+        f"| {plain(names[pair.first])} | {plain(names[pair.second])} | {pair.first_as_second} of {pair.first_count} "
+        f"| {pair.second_as_first} of {pair.second_count} |"
+        for pair in pairs
+    ]
+    head = "| A | B | A taken for B | B taken for A |\n|---|---|---|---|\n"
+    return [f"On {split} ({count}), the most frequent:", head + "\n".join(rows)]
+
+
+def _checked(data: DataCard) -> list[str]:
+    if "leaks" not in data:
+        return []
+    return [
+        f"- Every file was decoded: {words.plural(int(data.get('skipped', 0)), 'file')} could not be, and left out.\n"
+        f"- Equal pixels: {words.plural(int(data.get('duplicates', 0)), 'group')} of equal pictures, "
+        f"{words.whole(int(data.get('leaks', 0)))} of them in more than one split, "
+        f"{words.whole(int(data.get('conflicts', 0)))} with different labels.\n"
+        f"- Size: {words.plural(int(data.get('enlarged', 0)), 'picture')} had to be enlarged."
+    ]
+
+
+def _not_checked(metrics: Mapping[str, Any], data: DataCard, num_classes: int, *, final: bool) -> list[str]:
+    lines = [
+        "Whether pictures that differ in some pixels are of the same thing, person or moment "
+        "(`eyespot check` looks for near copies).",
+        "Whether the labels are right (`eyespot check --labels` looks for wrong ones).",
+        "How much another seed would move the figures.",
+        "Whether the pictures may be used: their licence and the rights of who is on them.",
+        "Other cameras, places and times than those of the data.",
+    ]
+    if "robustness" not in metrics:
+        lines.append("Noise, blur, weather and compression (`eyespot evaluate RUN --robustness` measures them).")
+    cautions = [
+        plain(found.text, 600)
+        for found in find_cautions(data, metrics, num_classes=num_classes, final=final)
+        if found.kind != "about-the-data"  # the notes stand in its own section
+    ]
+    found = ["\n".join(f"- {line}" for line in lines)]
+    if cautions:
+        found += ["To know before believing a figure:", "\n".join(f"- {line}" for line in cautions)]
+    return found
+
+
+def _weights(info: BundleInfo) -> list[str]:
+    known = info.provenance
+    told = (
+        f"Trained in {words.duration(known.train_seconds)} with seed {known.seed}, finished {plain(known.created)}. "
+        "No licence is stated here for what was trained: that is for who publishes it to say."
+    )
+    if info.pretrained is None:
+        return [f"From scratch: no other weights are in it. {told}"]
+    source, licence = plain(info.pretrained.source, 300), plain(info.pretrained.licence, 300)
+    return [f"Begun from {source}, licence: {licence}. {told}"]
+
+
+def _load() -> list[str]:
+    return [
+        "```sh\neyespot predict THIS-FOLDER cat.jpg\n```",
+        '```python\nimport eyespot\n\nanswer = eyespot.load("THIS-FOLDER").predict(["cat.jpg"])[0]\n'
+        "print(answer.label, answer.prob, answer.unknown)\n```",
+        "`model.json` says how a picture is prepared; `weights.safetensors` holds numbers and nothing that could run.",
+    ]
