@@ -7,11 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import draw_pictures
+from PIL import Image
+from tests.conftest import TINY, draw_pictures
 
-from eyespot.analysis.label_errors import assign_folds, find_label_errors
-from eyespot.errors import DataError, UsageError
-from eyespot.label_check import check_labels
+from eyespot.analysis.label_errors import assign_folds, estimate_noise, find_label_errors
+from eyespot.checking import contents_of
+from eyespot.config import Config
+from eyespot.cross_validation import recipe_from_scratch
+from eyespot.data.dataset import PackedDataset
+from eyespot.errors import CheckpointError, DataError, UsageError
+from eyespot.evaluation.metrics import softmax
+from eyespot.label_check import check_labels, together
+from eyespot.opening import load_recipe, open_data, pack_data
+from eyespot.terminal import Terminal
+from eyespot.training.prepare import read_pixels
+
+
+class Listener(Terminal):
+    """Keeps what it is told."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__(quiet=quiet)
+        self.heard: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.heard.append(text)
 
 
 def test_folds_are_stratified_and_keep_equal_pictures_together() -> None:
@@ -24,31 +44,125 @@ def test_folds_are_stratified_and_keep_equal_pictures_together() -> None:
     assert set(fold.tolist()) == set(range(5))
 
 
-def test_confident_learning_by_hand() -> None:
-    probs = np.array([[0.9, 0.1], [0.7, 0.3], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.95, 0.05]])
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    found = find_label_errors(probs, labels, np.arange(6))
-    assert found.places.tolist() == [5, 2]
-    assert found.suggested.tolist() == [0, 1]
-    assert found.score.tolist() == pytest.approx([0.95, 0.9])
-    assert found.judged == 6
+def noisy_labels(dice: np.random.Generator, n: int = 6000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits (N, 3), calibrated for the true labels; labels, a fifth of class 0 under class 1; true labels."""
+    truth = np.repeat([0, 1, 2], n // 3)
+    logits = dice.normal(0, 1.5, (n, 3))
+    logits[np.arange(n), truth] += 1.5**2  # the log-likelihood ratio of two normals a distance apart
+    labels = truth.copy()
+    wrong = dice.permutation(np.flatnonzero(truth == 0))[: n // 15]
+    labels[wrong] = 1
+    return logits, labels, truth
+
+
+def test_the_table_of_label_noise_is_found_behind_the_models_confusions() -> None:
+    logits, labels, truth = noisy_labels(np.random.default_rng(0))
+    noise = estimate_noise(logits, labels)
+    expected = np.array([[0.8, 0.2, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert np.abs(noise.transition - expected).max() < 0.03
+    assert noise.transition.sum(axis=1) == pytest.approx(1)
+    assert 0.9 < noise.temperature < 1.1
+    assert noise.posterior.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    found = find_label_errors(logits, labels, np.arange(len(labels)))
+    wrong = labels != truth
+    assert found.expected == pytest.approx(wrong.sum(), rel=0.15)
+    worst = np.argsort(-found.scores)[: wrong.sum()]
+    doubtful = np.argsort(softmax(logits)[np.arange(len(labels)), labels])[: wrong.sum()]
+    assert wrong[worst].mean() > wrong[doubtful].mean() + 0.1
+    assert (found.suggested[labels[found.places] == 1] == 0).mean() > 0.95
+
+
+def test_posterior_by_hand() -> None:
+    """Ten sure pictures of each class and one sure cat that is labelled dog: Bayes' rule on the estimated table."""
+    logits = np.array([[9.0, -9.0]] * 11 + [[-9.0, 9.0]] * 10)
+    labels = np.repeat([0, 1], [10, 11])
+    noise = estimate_noise(logits, labels)
+    # 10 pictures of the prior, of which 9 are right, beside 10 right ones of 11 and 10 of 10.
+    assert noise.transition == pytest.approx(np.array([[19 / 21, 2 / 21], [1 / 20, 19 / 20]]), abs=1e-4)
+    found = find_label_errors(logits, labels, np.arange(21))
+    assert (found.places.tolist(), found.suggested.tolist(), found.judged) == ([10], [0], 21)
+    assert found.score[0] > 0.99
 
 
 def test_a_class_with_one_picture_is_neither_judged_nor_suggested() -> None:
     probs = np.array([[0.9, 0.0, 0.1], [0.8, 0.1, 0.1], [0.1, 0.9, 0.0], [0.1, 0.8, 0.1], [0.9, 0.1, 0.0]])
-    found = find_label_errors(probs, np.array([0, 0, 1, 1, 2]), np.arange(5))
+    found = find_label_errors(np.log(probs + 1e-6), np.array([0, 0, 1, 1, 2]), np.arange(5))
     assert not len(found.places)
     assert found.judged == 4
+    assert found.scores[4] == 0
+
+
+def test_near_copies_are_in_one_fold(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    data = tmp_path / "data"
+    for name in ("cat", "dog"):
+        (data / name).mkdir(parents=True)
+        for index in range(6):
+            smooth = Image.fromarray(dice.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((64, 64))
+            smooth.save(data / name / f"{index}.png")
+    with Image.open(data / "cat" / "0.png") as picture:
+        picture.save(data / "dog" / "copy.jpg", quality=60)
+    watcher = Terminal(quiet=True)
+    packed = pack_data(open_data(data, watcher), load_recipe("features", {"features.views": 1}), watcher)
+    contents = contents_of(packed.splits["train"].hashes)
+    groups = together(packed, contents, 2, watcher)
+    ids = list(packed.splits["train"].ids)
+    assert groups[ids.index("cat/0.png")] == groups[ids.index("dog/copy.jpg")]
+    assert len(np.unique(groups)) == 12
+    fold = assign_folds(packed.splits["train"].labels, groups, 2)
+    assert fold[ids.index("cat/0.png")] == fold[ids.index("dog/copy.jpg")]
+
+
+def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 24)
+    for index in (3, 4):
+        (data / "cat" / f"00{index}.png").rename(data / "dog" / f"planted{index}.png")
+
+    def no_weights(*_: object) -> None:
+        raise CheckpointError("no weights of efficientnet_lite0 are at hand")
+
+    monkeypatch.setattr("eyespot.cross_validation.encode_all", no_weights)
+    asked: list[tuple[int, float]] = []
+
+    def tiny(number: int, minutes: float) -> Config:
+        asked.append((number, minutes))
+        return load_recipe("small", {**TINY, "data.val_fraction": 0.0, "training.epochs": 30})
+
+    assert recipe_from_scratch(48, 3.0).training.minutes == 3
+    assert recipe_from_scratch(20_000, 3.0).name == "fast"
+    monkeypatch.setattr("eyespot.cross_validation.recipe_from_scratch", tiny)
+    listener = Listener(quiet=True)
+    found = check_labels(data, folds=2, minutes=6, observer=listener)
+    assert any("a network is trained for each of 2 folds, 6 min in all" in line for line in listener.heard)
+    assert asked == [(48, 3.0)]
+    assert {it.id for it in found[:2]} == {"dog/planted3.png", "dog/planted4.png"}
+    with pytest.raises(UsageError, match="0 minutes"):
+        check_labels(data, minutes=0)
+
+
+def test_a_class_with_one_grey_picture_is_said_and_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 10)
+    (data / "eel").mkdir()
+    Image.fromarray(np.full((16, 16), 90, np.uint8)).save(data / "eel" / "only.png")
+
+    def mean_colours(packed: PackedDataset, *_: object) -> list[np.ndarray]:
+        return [read_pixels(packed, "train", np.arange(21)).mean(axis=(1, 2)).astype(np.float32)]
+
+    monkeypatch.setattr("eyespot.cross_validation.encode_all", mean_colours)
+    listener = Listener(quiet=True)
+    assert all(it.given != "eel" for it in check_labels(data, observer=listener))
+    assert "note: 1 picture is the only one of its class: not judged" in listener.heard
 
 
 def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:
-    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 15)
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 10)
     (data / "cat" / "003.png").rename(data / "dog" / "planted.png")
     before = sorted(path.name for path in data.rglob("*"))
-    found = check_labels(data, csv_path=tmp_path / "labels.csv", out=tmp_path / "labels.html")
+    table = tmp_path / "labels.csv"
+    found = check_labels(data, csv_path=table, out=tmp_path / "labels.html", folds=2)
     assert found[0].id == "dog/planted.png"
     assert (found[0].given, found[0].suggested) == ("dog", "cat")
-    rows = list(csv.DictReader((tmp_path / "labels.csv").read_text(encoding="utf-8").splitlines()))
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert (rows[0]["id"], rows[0]["decision"]) == ("dog/planted.png", "")
     assert "dog → cat?" in (tmp_path / "labels.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in data.rglob("*")) == before

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import TINY, draw_pictures
+from torch import nn
 
 import eyespot
+from eyespot.augment_config import AugmentConfig
 from eyespot.data.label_fixes import read_label_fixes
 from eyespot.data.sources import open_dataset
+from eyespot.data.transforms import InputSpec
+from eyespot.device import plan_compute
 from eyespot.errors import DataError, Interrupted, UsageError
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
+from eyespot.training.features import Encoder, FrozenNetwork
 
 HEAD = "id,split,given,suggested,score,decision\n"
 
@@ -107,6 +112,12 @@ def test_pixels_and_features_are_not_made_again(mislabelled: Path, tmp_path: Pat
     assert fixed.fingerprint != plain.fingerprint == fixed.pixels_fingerprint
     assert fixed.report.counts["train"] == {"cat": 20, "dog": 20, "eel": 20}
     assert plain.report.counts["train"] == {"cat": 21, "dog": 19, "eel": 20}
+    frozen = FrozenNetwork("net", "pooled", 3, nn.Identity(), "weights")
+    spec = InputSpec(12, 3, (0.5,) * 3, (0.5,) * 3)
+    folders = {
+        Encoder(frozen, packed, spec, plan_compute("cpu"), AugmentConfig())._folder(0) for packed in (plain, fixed)
+    }
+    assert len(folders) == 1
 
 
 def test_a_run_keeps_its_corrections_through_a_stop_and_says_what_they_did_to_test(

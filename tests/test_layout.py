@@ -37,6 +37,7 @@ ORDER = {
     "comparing": 8,
     "data_verbs": 8,
     "checking": 8,
+    "cross_validation": 8,
     "label_check": 9,
     "studies": 9,
     "sweeps": 9,

@@ -160,7 +160,7 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
 
     from eyespot.data.dataset import SPLIT_NAMES
     from eyespot.data.drift import measure_drift, picture_statistics
-    from eyespot.data.fingerprints import BLANK_DEVIATION, find_near_pairs, thumbnails
+    from eyespot.data.fingerprints import BLANK_DEVIATION, thumbnails
     from eyespot.training.prepare import read_pixels
 
     names = [name for name in SPLIT_NAMES if name in packed.splits]
@@ -177,13 +177,7 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
             watcher.on_count("looking at pictures", done, total)
     values, labels = np.concatenate(statistics), np.concatenate([packed.splits[name].labels for name in names])
     owner = np.repeat(np.arange(len(names)), counts)
-    hashes = np.concatenate([packed.splits[name].hashes for name in names])
-    comparable = packed.size_px >= _COMPARED_PX
-    pairs = find_near_pairs(
-        np.concatenate(thumbs) if comparable else thumbs[0],
-        contents_of(hashes if comparable else hashes[:0]),
-        progress=lambda done, total: watcher.on_count("comparing pictures", done, total),
-    )
+    pairs = near_pairs(packed, watcher, thumbs=np.concatenate(thumbs))
     drift = None
     if "train" in names and "test" in names:
         mine, other = owner == names.index("train"), owner == names.index("test")
@@ -200,6 +194,47 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
         tiny=np.flatnonzero(sizes.min(axis=1) < _TINY_PX),
         drift=drift,
     )
+
+
+def near_pairs(packed: PackedDataset, watcher: Observer, *, thumbs: UInt8Array | None = None) -> NearPairs:
+    """Return the near copies among all pictures, from the cache where somebody has looked before.
+
+    Args:
+        packed: The pictures; under 24 px they are not compared.
+        watcher: Told how far it is.
+        thumbs: uint8 (N, 32, 32), in the order of the splits; made here when left out.
+    """
+    import numpy as np
+
+    from eyespot.data.dataset import SPLIT_NAMES
+    from eyespot.data.fingerprints import find_near_pairs, thumbnails
+    from eyespot.data.near_cache import load_near_pairs, save_near_pairs
+    from eyespot.training.prepare import read_pixels
+
+    comparable = packed.size_px >= _COMPARED_PX
+    known = load_near_pairs(packed) if comparable else None
+    if known is not None:
+        return known
+    names = [name for name in SPLIT_NAMES if name in packed.splits]
+    hashes = np.concatenate([packed.splits[name].hashes for name in names])
+    if not comparable:
+        thumbs, hashes = np.zeros((0, 32, 32), np.uint8), hashes[:0]
+    elif thumbs is None:
+        thumbs = np.concatenate(
+            [
+                thumbnails(read_pixels(packed, name, np.arange(start, min(start + _BLOCK, len(packed.splits[name])))))
+                for name in names
+                for start in range(0, len(packed.splits[name]), _BLOCK)
+            ]
+        )
+    pairs = find_near_pairs(
+        thumbs,
+        contents_of(hashes),
+        progress=lambda done, total: watcher.on_count("comparing pictures", done, total),
+    )
+    if comparable:
+        save_near_pairs(packed, pairs)
+    return pairs
 
 
 def contents_of(hashes: UInt8Array) -> Int64Array:

@@ -416,7 +416,8 @@ def data_pack(
 @data_app.command("cache")
 def data_cache(
     rooms: Annotated[
-        list[str] | None, typer.Argument(metavar="[ROOM]...", help="downloads, unpacked, packed, features; all.")
+        list[str] | None,
+        typer.Argument(metavar="[ROOM]...", help="downloads, unpacked, packed, features, checks; all."),
     ] = None,
     clear: Annotated[
         bool, typer.Option("--clear", help="Delete what eyespot downloaded or derived; it will be made again.")

@@ -39,6 +39,7 @@ def finish(
 ) -> Run:
     """Measure the trained model, then write predictions, metrics, bundle and report."""
     from eyespot.analysis.model_card import model_card
+    from eyespot.data.near_cache import load_near_pairs, near_across
     from eyespot.evaluation.bundle import SplitMetrics, save_bundle
     from eyespot.evaluation.evaluate import write_predictions
     from eyespot.evaluation.predictor import Predictor
@@ -75,6 +76,9 @@ def finish(
     info = info.model_copy(update={"metrics": shipped})
     card = data_card(packed, splits)
     card["notes"] = [*card["notes"], *prepared.notes]
+    known = load_near_pairs(packed)
+    if known is not None:
+        card["near_across"] = near_across(known, packed, splits)
     card["preparation"] = prepared.data.eval_transform.describe()
     readme = model_card(info, metrics, card, final=config.data.final)
     save_bundle(writer.path / BUNDLE, predictor.model, info, unknown=predictor.unknown, card=readme)

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eyespot.checking import contents_of, fix_settings
-from eyespot.errors import DataError, UsageError
+from eyespot.errors import CheckpointError, DataError, UsageError
 from eyespot.opening import Observer, load_recipe, open_data, pack_data
+from eyespot.runs import with_label_fixes
 from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
-    from eyespot.data.dataset import PackedDataset, SplitName
+    from eyespot.analysis.label_errors import LabelErrors
+    from eyespot.config import Config
+    from eyespot.cross_validation import FeatureArray, Progress
+    from eyespot.data.dataset import Dataset, Int64Array, PackedDataset, SplitName
 
 _RECIPE = "features"
+_ROUNDS = 2
 _SHOWN = 96
 
 
@@ -32,7 +38,7 @@ class SuspectLabel:
         split: Where it is.
         given: Its label.
         suggested: The label that the other pictures suggest.
-        score: One minus the probability of the given label, in [0, 1].
+        score: The probability that the label is wrong, in [0, 1].
     """
 
     id: str
@@ -49,40 +55,44 @@ def check_labels(
     out: str | Path | None = None,
     folds: int = 5,
     fix: str | Path | None = None,
+    minutes: float = 10.0,
     observer: Observer | None = None,
 ) -> list[SuspectLabel]:
     """Return the pictures whose labels look wrong, the worst first, judged by models that were fitted to others.
 
     Every picture of all splits goes once through a frozen EfficientNet-Lite0; the features stay in the cache. A linear
-    head is fitted to all folds but one and asked about that one. No file is changed.
+    head is fitted to all folds but one and asked about that one; then once more, without the labels that looked wrong.
+    Exact and near copies are in one fold. Where no weights are at hand, a network is trained for each fold instead.
+    No file is changed.
 
     Args:
         data: As for `train`.
-        csv_path: Where to write the list, with an empty column `decision` for notes.
+        csv_path: Where to write the list, with an empty column `decision` for `accept` or `reject`: see `--fix`.
         out: A page with the first 96 of them, `.html`.
         folds: 2 or more.
         fix: Corrections that were accepted before, a CSV of this function; what still looks wrong with them is listed.
+        minutes: For networks that are trained for want of weights, all folds together.
         observer: Told about what happens.
 
     Raises:
         UsageError: Unknown data, fewer than 2 folds, or a page that is no .html.
-        DataError: Fewer different pictures than folds, or no class with two.
-        CheckpointError: The backbone's weights cannot be had.
+        DataError: Fewer different pictures than folds, no class with two, or corrections that do not fit.
         RunError: The list or the page cannot be written.
     """
     import numpy as np
 
-    from eyespot.analysis.label_errors import assign_folds, find_label_errors
-
     watcher = observer or Terminal(quiet=True)
     if folds < 2:
         raise UsageError(f"{folds} folds", remedy="use 2 or more")
+    if not 0 < minutes < float("inf"):
+        raise UsageError(f"{minutes} minutes", remedy="use a number above 0")
     page = Path(out).expanduser().resolve() if out is not None else None
     if page is not None and page.suffix.lower() not in {".html", ".htm"}:
         raise UsageError("a page needs a name that ends in .html", where=page, remedy="--out labels.html")
     config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
-    packed = pack_data(open_data(data, watcher), config, watcher)
-    names: list[SplitName] = [name for name in ("train", "val", "test") if name in packed.splits]
+    dataset = open_data(data, watcher)
+    packed = pack_data(dataset, config, watcher)
+    names = _names(packed)
     labels = np.concatenate([packed.splits[name].labels for name in names])
     contents = contents_of(np.concatenate([packed.splits[name].hashes for name in names]))
     distinct = len(np.unique(contents))
@@ -92,10 +102,15 @@ def check_labels(
             where=packed.dataset.name,
             remedy="add pictures, or use fewer --folds",
         )
-    probs = _out_of_sample(packed, names, assign_folds(labels, contents, folds), config, watcher)
-    found = find_label_errors(probs, labels, contents)
+    found = _judge(dataset, packed, labels, contents, folds, config, minutes, watcher)
     if found.judged < len(labels):
-        watcher.on_message(f"note: {len(labels) - found.judged:,} pictures are the only one of their class: not judged")
+        alone = len(labels) - found.judged
+        are = "picture is the only one of its" if alone == 1 else "pictures are the only ones of their"
+        watcher.on_message(f"note: {alone:,} {are} class: not judged")
+    if len(found.places):
+        watcher.on_message(
+            f"about {found.expected:,.0f} of {len(labels):,} labels are wrong by this estimate, listed or not"
+        )
     ids = [(id_, name) for name in names for id_ in packed.splits[name].ids]
     classes = packed.dataset.class_names
     suspects = [
@@ -111,48 +126,115 @@ def check_labels(
     return suspects
 
 
-def _out_of_sample(packed: PackedDataset, names: list[SplitName], fold: Any, config: Any, watcher: Observer) -> Any:
-    """Return float32 (N, K): each picture's probabilities by a head that was fitted to the other folds."""
+def _judge(
+    dataset: Dataset,
+    packed: PackedDataset,
+    labels: Int64Array,
+    contents: Int64Array,
+    folds: int,
+    config: Config,
+    minutes: float,
+    watcher: Observer,
+) -> LabelErrors:
+    """Return which labels look wrong, on frozen features, or by networks where no weights are at hand."""
+    from eyespot.analysis.label_errors import assign_folds, find_label_errors
+    from eyespot.cross_validation import encode_all, networks_out_of_sample, recipe_from_scratch
+
+    names = _names(packed)
+    fold = assign_folds(labels, together(packed, contents, folds, watcher), folds)
+    try:
+        features = encode_all(packed, names, config, watcher)
+    except CheckpointError as error:
+        watcher.on_message(
+            f"note: {error.what}: a network is trained for each of {folds} folds, {minutes:g} min in all"
+        )
+        scratch = recipe_from_scratch(len(labels), minutes / folds)
+        if config.data.label_fixes:
+            scratch = with_label_fixes(scratch, Path(config.data.label_fixes))
+        logits = networks_out_of_sample(pack_data(dataset, scratch, watcher), names, fold, scratch, watcher)
+        return find_label_errors(logits, labels, contents)
+    return judge_features(
+        features,
+        labels,
+        contents,
+        fold,
+        num_classes=packed.dataset.num_classes,
+        progress=lambda done, total: watcher.on_count("cross-validating", done, total, unit="folds"),
+    )
+
+
+def _names(packed: PackedDataset) -> list[SplitName]:
+    from eyespot.data.dataset import SPLIT_NAMES
+
+    return [name for name in SPLIT_NAMES if name in packed.splits]
+
+
+def judge_features(
+    features: Sequence[FeatureArray],
+    labels: Int64Array,
+    contents: Int64Array,
+    fold: Int64Array,
+    *,
+    num_classes: int,
+    rounds: int = _ROUNDS,
+    progress: Progress = lambda done, total: None,
+) -> LabelErrors:
+    """Return which labels look wrong, by linear heads on features; each round leaves out what the last one suspected.
+
+    Args:
+        features: One array float16 or float32 (n, D) a split; together N rows.
+        labels: int64 (N,), as given.
+        contents: int64 (N,), equal for pictures with equal pixels.
+        fold: int64 (N,), as `assign_folds` returns it.
+        num_classes: K.
+        rounds: 1 or more.
+        progress: Told (done, all), in folds.
+    """
     import numpy as np
 
-    from eyespot.data.splits import Splits
-    from eyespot.device import plan_compute, prepare_process
-    from eyespot.evaluation.metrics import softmax
-    from eyespot.models.pretrained import PretrainedClassifier
-    from eyespot.training.features import Encoder, FrozenNetwork
-    from eyespot.training.prepare import prepare_training
-    from eyespot.training.solvers import FeatureRows, solve_linear_head
-    from eyespot.training.transfer import encode
+    from eyespot.analysis.label_errors import find_label_errors
+    from eyespot.cross_validation import heads_out_of_sample
 
-    prepare_process()
-    plan = plan_compute("auto", config.training.precision)
-    everything = {name: np.arange(len(packed.splits[name])) for name in names}
-    prepared = prepare_training(packed, Splits(packed.fingerprint, {"train": everything}), config, plan)
-    assert isinstance(prepared.model, PretrainedClassifier)
-    encoder = Encoder(FrozenNetwork.pooled(prepared.model), packed, prepared.spec, plan, config.augment)
-    store = encode(encoder, names, 1, watcher)
-    classes = packed.dataset.num_classes
-    probs = np.zeros((len(fold), classes), np.float32)
-    starts = np.cumsum([0, *(len(packed.splits[name]) for name in names)])
-    penalty: list[float] | None = None  # chosen in the first fold on a tenth of what it is fitted to
+    keep, penalty, found = None, None, None
     folds = int(fold.max()) + 1
-    for number in range(folds):
-        parts = []
-        for name, start in zip(names, starts[:-1].tolist(), strict=True):
-            rows = np.flatnonzero(fold[start : start + len(packed.splits[name])] != number)
-            parts.append(FeatureRows(store.arrays[name][:1], rows, packed.splits[name].labels[rows]))
-        head = solve_linear_head(
-            [part for part in parts if len(part)], [], num_classes=classes, l2_grid=penalty, seed=number
+    for number in range(rounds):
+        before = number * folds
+
+        def tell(done: int, total: int, before: int = before) -> None:
+            progress(before + done, rounds * total)
+
+        logits, penalty = heads_out_of_sample(
+            features, labels, fold, num_classes=num_classes, keep=keep, penalty=penalty, progress=tell
         )
-        penalty = [head.l2]
-        weight, bias = head.weight.numpy(), head.bias.numpy()
-        for name, start in zip(names, starts[:-1].tolist(), strict=True):
-            rows = np.flatnonzero(fold[start : start + len(packed.splits[name])] == number)
-            for block in np.array_split(rows, max(1, len(rows) // 4096)):
-                logits = store.arrays[name][0][block].astype(np.float32) @ weight.T + bias
-                probs[start + block] = softmax(logits)
-        watcher.on_count("cross-validating", number + 1, folds, unit="folds")
-    return probs
+        found = find_label_errors(logits, labels, contents)
+        keep = np.ones(len(labels), np.bool_)
+        keep[found.places] = False
+        # A class that would lose most of its pictures is one that the model cannot tell, not one of wrong labels.
+        left, all_ = (np.bincount(labels[mask], minlength=num_classes) for mask in (keep, slice(None)))
+        keep |= (2 * left < all_)[labels]
+    assert found is not None
+    return found
+
+
+def together(packed: PackedDataset, contents: Int64Array, folds: int, watcher: Observer) -> Int64Array:
+    """Return int64 (N,), equal for pictures that must be in one fold: exact and near copies.
+
+    A head that was fitted to a copy under the same wrong label would say that the label is right.
+    """
+    import numpy as np
+
+    from eyespot.checking import near_pairs
+    from eyespot.data.fingerprints import group_pairs
+
+    pairs = near_pairs(packed, watcher)
+    # Exact copies are compared by their first one only: the pairs speak of groups of contents.
+    one, other = contents[pairs.first], contents[pairs.second]
+    sizes = np.bincount(contents)
+    tied = np.arange(len(sizes))
+    for group in group_pairs(len(sizes), one, other):
+        if sizes[group].sum() * 2 * folds <= len(contents):  # chained likeness, such as symbols: no group fills a fold
+            tied[group] = group[0]
+    return np.asarray(tied[contents])
 
 
 def _write_csv(suspects: list[SuspectLabel], path: Path) -> None:

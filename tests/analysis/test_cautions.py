@@ -42,6 +42,18 @@ def test_nothing_known_is_nothing_to_say() -> None:
             "note",
             "1 picture is in more than one split, as this data set was published.",
         ),
+        (
+            {"near_across": {"test": 3, "test_total": 200, "val": 0, "val_total": 50}},
+            "near-copies-in-test",
+            "warning",
+            "3 of the 200 test pictures (1.5 %) nearly equal one in train, of those that eyespot check found",
+        ),
+        (
+            {"near_across": {"test": 0, "test_total": 200, "val": 1, "val_total": 50}, "published": True},
+            "near-copies-in-val",
+            "note",
+            "1 of the 50 val pictures (2.0 %) nearly equals one in train, of those that eyespot check found",
+        ),
         ({"conflicts": 2}, "conflicting-labels", "warning", "2 pictures are there under different labels"),
         ({"duplicates": 14}, "duplicates", "note", "14 pictures are there more than once"),
         (

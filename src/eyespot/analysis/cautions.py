@@ -41,6 +41,7 @@ class DataCard(TypedDict, total=False):
         packed_bytes: Size of the packed pixels; 0 where the files are streamed.
         fit, interpolation: How a picture became that shape.
         near: What `eyespot check` found of near copies; `checking` names its keys.
+        near_across: How many of them a run's own division put on both sides, where `eyespot check` has looked.
         drift: Its comparison of train with test.
         preparation: What is done to every picture before the model, in words.
     """
@@ -67,6 +68,7 @@ class DataCard(TypedDict, total=False):
     fit: str
     interpolation: str
     near: Mapping[str, Any]
+    near_across: Mapping[str, Any]
     drift: Mapping[str, Any]
     preparation: str
 
@@ -123,6 +125,18 @@ def _about_copies(card: DataCard) -> list[Finding]:
             text += " (allowed by --allow-leak): the figures are too high."
         severity: Severity = "note" if card.get("published") else "serious"
         found.append(Finding("same-picture-in-two-splits", severity, text))
+    across = card.get("near_across", {})
+    for split in ("test", "val"):
+        if near := across.get(split, 0):
+            total = across[f"{split}_total"]
+            text = (
+                f"{words.whole(near)} of the {words.plural(total, f'{split} picture')} ({words.percent(near / total)})"
+            )
+            text += (
+                f" nearly equal{'s' if near == 1 else ''} one in train, of those that eyespot check found: at most so"
+            )
+            text += f" much of the {split} accuracy is recognising instead of classifying."
+            found.append(Finding(f"near-copies-in-{split}", "note" if card.get("published") else "warning", text))
     if conflicts := card.get("conflicts", 0):
         text = f"{words.plural(conflicts, 'picture is', 'pictures are')} there under different labels"
         found.append(Finding("conflicting-labels", "warning", f"{text}: no model can get all of them right."))

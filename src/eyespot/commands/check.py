@@ -27,6 +27,9 @@ def check(
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="With --labels: parts of the cross-validation.")] = 5,
     fix: FixOption = None,
+    minutes: Annotated[
+        float, typer.Option(help="With --labels, where no pretrained weights are at hand: time for all folds.")
+    ] = 10.0,
     json: JsonOption = False,
 ) -> None:
     """Scan a data set before training: bad files, copies and near copies, leaks, odd pictures, drift, class counts.
@@ -37,7 +40,7 @@ def check(
     from eyespot.terminal import Terminal, print_json
 
     if labels:
-        _show_labels(data, out, csv, folds, fix, json=json)
+        _show_labels(data, out, csv, folds, fix, minutes, json=json)
         return
     if csv is not None:
         raise UsageError("--csv is for --labels", where="the command line", remedy="add --labels")
@@ -57,14 +60,16 @@ def check(
         raise typer.Exit(1)
 
 
-def _show_labels(data: str, out: Path | None, csv: Path | None, folds: int, fix: Path | None, *, json: bool) -> None:
+def _show_labels(
+    data: str, out: Path | None, csv: Path | None, folds: int, fix: Path | None, minutes: float, *, json: bool
+) -> None:
     from dataclasses import asdict
 
     from eyespot.label_check import check_labels
     from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table
 
     with Terminal(quiet=json) as terminal:
-        found = check_labels(data, csv_path=csv, out=out, folds=folds, fix=fix, observer=terminal)
+        found = check_labels(data, csv_path=csv, out=out, folds=folds, fix=fix, minutes=minutes, observer=terminal)
     if json:
         print_json({"labels": [asdict(it) for it in found]})
         return

@@ -1,0 +1,191 @@
+"""What a model says about pictures that it was not fitted to, for all pictures of a data set: cross-validation.
+
+Before this: `label_check` divided the pictures into folds. After this: `analysis.label_errors` judges the labels.
+
+With a pretrained backbone at hand every picture is encoded once, and each fold costs a solved head. Without one a
+network is trained from scratch for each fold, in a given time.
+
+Letters: N pictures of all splits, in the order of the splits; K classes; D features.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.opening import Observer, load_recipe
+
+if TYPE_CHECKING:
+    from eyespot.config import Config
+    from eyespot.data.dataset import Int64Array, PackedDataset, SplitName
+
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+FeatureArray: TypeAlias = npt.NDArray[Any]  # float16 or float32
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+Progress: TypeAlias = Callable[[int, int], None]
+
+_BLOCK = 4096
+_FEW_PICTURES = 10_000
+
+
+def encode_all(packed: PackedDataset, names: Sequence[SplitName], config: Config, watcher: Observer) -> Any:
+    """Return the features of all pictures, one array float16 or float32 (n, D) a split; they stay in the cache.
+
+    Raises:
+        CheckpointError: The backbone's weights cannot be had.
+        DataError: The cache cannot be written.
+    """
+    from eyespot.data.splits import Splits
+    from eyespot.device import plan_compute, prepare_process
+    from eyespot.models.pretrained import PretrainedClassifier
+    from eyespot.training.features import Encoder, FrozenNetwork
+    from eyespot.training.prepare import prepare_training
+    from eyespot.training.transfer import encode
+
+    prepare_process()
+    plan = plan_compute("auto", config.training.precision)
+    everything = {name: np.arange(len(packed.splits[name])) for name in names}
+    prepared = prepare_training(packed, Splits(packed.fingerprint, {"train": everything}), config, plan)
+    assert isinstance(prepared.model, PretrainedClassifier)
+    encoder = Encoder(FrozenNetwork.pooled(prepared.model), packed, prepared.spec, plan, config.augment)
+    store = encode(encoder, [*names], 1, watcher)
+    return [store.arrays[name][0] for name in names]
+
+
+def heads_out_of_sample(
+    features: Sequence[FeatureArray],
+    labels: Int64Array,
+    fold: Int64Array,
+    *,
+    num_classes: int,
+    keep: BoolArray | None = None,
+    penalty: float | None = None,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Float32Array, float]:
+    """Return each picture's logits by a linear head that was fitted to the other folds, and the penalty.
+
+    Args:
+        features: One array float16 or float32 (n, D) a split; together N rows.
+        labels: int64 (N,).
+        fold: int64 (N,), in [0, folds).
+        num_classes: K.
+        keep: bool (N,), the pictures that heads may be fitted to; all when left out. All are judged.
+        penalty: L2; chosen in the first fold, on a tenth of what it is fitted to, when left out.
+        progress: Told (done, all), in folds.
+
+    Returns:
+        float32 (N, K), and the penalty.
+    """
+    from eyespot.training.solvers import FeatureRows, solve_linear_head
+
+    logits = np.zeros((len(labels), num_classes), np.float32)
+    starts = np.cumsum([0, *map(len, features)]).tolist()
+    fitted = np.ones(len(labels), np.bool_) if keep is None else keep
+    folds = int(fold.max()) + 1
+    for number in range(folds):
+        parts, others = [], fitted & (fold != number)
+        for start, array in zip(starts, features, strict=False):
+            rows = np.flatnonzero(others[start : start + len(array)])
+            if len(rows):
+                parts.append(FeatureRows((array,), rows, labels[start + rows]))
+        grid = None if penalty is None else [penalty]
+        head = solve_linear_head(parts, [], num_classes=num_classes, l2_grid=grid, seed=number)
+        penalty = head.l2
+        weight, bias = head.weight.numpy(), head.bias.numpy()
+        for start, array in zip(starts, features, strict=False):
+            rows = np.flatnonzero(fold[start : start + len(array)] == number)
+            for block in np.array_split(rows, max(1, len(rows) // _BLOCK)):
+                logits[start + block] = array[block].astype(np.float32) @ weight.T + bias
+        progress(number + 1, folds)
+    assert penalty is not None
+    return logits, penalty
+
+
+def recipe_from_scratch(number: int, minutes: float) -> Config:
+    """Return the recipe for a network that is trained for each fold, cut to its share of the time."""
+    settings = {"data.on_bad_image": "skip", "data.val_fraction": 0.0, "training.minutes": minutes}
+    return load_recipe("fast" if number >= _FEW_PICTURES else "small", settings)
+
+
+def networks_out_of_sample(
+    packed: PackedDataset, names: Sequence[SplitName], fold: Int64Array, config: Config, watcher: Observer
+) -> Float32Array:
+    """Return each picture's logits, float32 (N, K), by a network that was trained from scratch on the other folds.
+
+    Args:
+        packed: Packed for the recipe.
+        names: Its splits.
+        fold: int64 (N,), in [0, folds).
+        config: The recipe of one fold.
+        watcher: Told how far it is.
+
+    Raises:
+        DivergedError, MemoryLimitError, Interrupted: As `fit`.
+    """
+    from eyespot.device import plan_compute, prepare_process
+    from eyespot.runs import RunWriter
+    from eyespot.terminal import Terminal
+    from eyespot.training.fit import fit
+    from eyespot.training.prepare import prepare_training
+
+    prepare_process()
+    plan = plan_compute("auto", config.training.precision)
+    logits = np.zeros((len(fold), packed.dataset.num_classes), np.float32)
+    folds = int(fold.max()) + 1
+    for number in range(folds):
+        prepared = prepare_training(packed, _rows_of(packed, names, fold != number), config, plan)
+        with (
+            tempfile.TemporaryDirectory(prefix="eyespot-fold-") as folder,
+            RunWriter(Path(folder) / "run", config) as writer,
+            prepared.data.train,
+        ):
+            result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=Terminal(quiet=True))
+        mine = fold == number
+        logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan)
+        watcher.on_count("cross-validating", number + 1, folds, unit="folds")
+    return logits
+
+
+def _rows_of(packed: PackedDataset, names: Sequence[SplitName], chosen: BoolArray) -> Any:
+    """Return some of the N pictures as the train split of a division."""
+    from eyespot.data.splits import Splits
+
+    starts = np.cumsum([0, *(len(packed.splits[name]) for name in names)])
+    rows = {
+        name: np.flatnonzero(chosen[start : start + len(packed.splits[name])])
+        for name, start in zip(names, starts.tolist(), strict=False)
+    }
+    return Splits(packed.fingerprint, {"train": {name: found for name, found in rows.items() if len(found)}})
+
+
+def _answers(model: Any, prepared: Any, packed: PackedDataset, splits: Any, plan: Any) -> Float32Array:
+    """Return the logits of the pictures of a division, in their order, float32 (n, K)."""
+    import torch
+
+    from eyespot.data.loaders import make_loader
+
+    parts = []
+    with (
+        make_loader(
+            packed,
+            splits,
+            "train",
+            batch_size=500,
+            shuffle=False,
+            seed=0,
+            drop_last=False,
+            device=plan.device,
+            workers=0,
+        ) as loader,
+        torch.inference_mode(),
+    ):
+        model.eval()
+        for batch in loader.batches(0):
+            with plan.autocast():
+                parts.append(model(prepared.data.eval_transform(batch.images)).float().cpu())
+    return np.asarray(torch.cat(parts).numpy())

@@ -1,0 +1,93 @@
+"""Near copies are searched once, kept, and counted across a run's own division."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.conftest import TINY
+
+import eyespot
+from eyespot.data.dataset import PackedDataset
+from eyespot.data.fingerprints import NearPairs
+from eyespot.data.near_cache import _path, load_near_pairs, near_across, save_near_pairs
+from eyespot.data.splits import Splits
+from eyespot.opening import load_recipe, open_data, pack_data
+from eyespot.terminal import Terminal
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return train and test of two classes; one test picture of each is a re-encoded training picture."""
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    dice = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                smooth = Image.fromarray(dice.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((32, 32))
+                smooth.save(tmp_path / "data" / split / name / f"{index}.png")
+    for name in ("cat", "dog"):
+        with Image.open(tmp_path / "data" / "train" / name / "0.png") as picture:
+            picture.save(tmp_path / "data" / "test" / name / "copy.jpg", quality=70)
+    return tmp_path / "data"
+
+
+def packed_of(data: Path) -> PackedDataset:
+    watcher = Terminal(quiet=True)
+    return pack_data(open_data(data, watcher), load_recipe("small", {}), watcher)
+
+
+def test_a_run_says_what_check_found(copied: Path, tmp_path: Path) -> None:
+    packed = packed_of(copied)
+    assert load_near_pairs(packed) is None
+    before = eyespot.train(copied, recipe="small", settings=TINY, out=tmp_path / "before")
+    assert "that eyespot check found" not in before.report.read_text(encoding="utf-8")
+    card, _ = eyespot.check(copied)
+    assert card["near"]["test"] == 2
+    pairs = load_near_pairs(packed)
+    assert pairs is not None
+    assert len(pairs.first) == 2
+    assert eyespot.check(copied)[0]["near"] == card["near"]
+    after = eyespot.train(copied, recipe="small", settings=TINY, out=tmp_path / "after")
+    report = after.report.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert "2 of the 14 test pictures (14.3 %) nearly equal one in train, of those that eyespot check found" in report
+    assert after.metrics["test"]["top1"] == before.metrics["test"]["top1"]
+
+
+def test_what_is_damaged_is_searched_again(copied: Path) -> None:
+    packed = packed_of(copied)
+    none = np.zeros(0, np.int64)
+    pairs = NearPairs(none, none, np.zeros(0, np.float32), np.zeros(0, np.bool_), 7, 0)
+    save_near_pairs(packed, pairs)
+    known = load_near_pairs(packed)
+    assert known is not None
+    assert known.compared == 7
+    path = _path(packed)
+    content = path.read_bytes()
+    for damaged in (b"", content[:-9], content[:40], b"no archive"):
+        path.write_bytes(damaged)
+        assert load_near_pairs(packed) is None
+    outside = replace(pairs, first=np.array([0]), second=np.array([99]), correlation=np.ones(1, np.float32))
+    save_near_pairs(packed, replace(outside, mirrored=np.zeros(1, np.bool_)))
+    assert load_near_pairs(packed) is None
+
+
+def test_a_runs_own_division_decides(copied: Path) -> None:
+    packed = packed_of(copied)
+    first, second = np.array([0, 0, 3, 4]), np.array([1, 2, 4, 30])
+    pairs = NearPairs(first, second, np.ones(4, np.float32), np.zeros(4, np.bool_), 4, 0)
+    splits = Splits(
+        packed.fingerprint,
+        {
+            "train": {"train": np.setdiff1d(np.arange(24), [0, 4])},
+            "val": {"train": np.array([0, 4])},
+            "test": {"test": np.arange(14)},
+        },
+    )
+    # Of val, 0 is like 1 and 2, and 4 is like 3; of test, 30 is like 4, which is not in train.
+    facts = near_across(pairs, packed, splits)
+    assert facts == {"correlation": 0.94, "val": 2, "val_total": 2, "test": 0, "test_total": 14}
