@@ -42,6 +42,7 @@ ORDER = {
     "studies": 9,
     "sweeps": 9,
     "exporting": 9,
+    "doctor": 9,
     "tables": 10,
     "commands": 11,
     "cli": 12,

@@ -22,6 +22,7 @@ from eyespot import __version__
 from eyespot.commands.ablate import ablate
 from eyespot.commands.check import check
 from eyespot.commands.compare import compare
+from eyespot.commands.doctor import doctor
 from eyespot.commands.explain import explain
 from eyespot.commands.export import export
 from eyespot.commands.note import note
@@ -324,6 +325,7 @@ app.command()(note)
 app.command()(explain)
 app.command()(sweep)
 app.command()(ablate)
+app.command()(doctor)
 
 
 @data_app.command("list")

@@ -579,7 +579,7 @@ def test_what_does_not_fit_stays_in_its_files_and_is_scanned(
 def test_what_is_packed_is_used_whatever_memory_is_free_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_pictures(tmp_path / "data")
     pack_dataset(dataset)
-    monkeypatch.setattr(pack_spec, "_available_memory_bytes", lambda: 10)
+    monkeypatch.setattr(pack_spec, "available_memory_bytes", lambda: 10)
     packed = pack_dataset(dataset)
     assert packed.seconds == 0
     assert packed.splits["train"].pixels is not None
@@ -596,9 +596,9 @@ def test_estimates_say_what_they_compare(tmp_path: Path, monkeypatch: pytest.Mon
     limited = estimate_pack(dataset, spec, memory_limit_bytes=100_000)
     assert not limited.fits
     assert "more than the memory limit (0.1 MB): they are streamed from their files" in limited.reason
-    monkeypatch.setattr(pack_spec, "_available_memory_bytes", lambda: 500_000)
+    monkeypatch.setattr(pack_spec, "available_memory_bytes", lambda: 500_000)
     assert "more than half of the available memory (0.2 MB)" in estimate_pack(dataset, spec).reason
-    monkeypatch.setattr(pack_spec, "_available_memory_bytes", lambda: None)
+    monkeypatch.setattr(pack_spec, "available_memory_bytes", lambda: None)
     assert estimate_pack(dataset, spec).fits
     monkeypatch.setattr(pack_spec, "_free_disk_bytes", lambda folder: 100)
     assert "more than nine tenths of the free space in" in estimate_pack(dataset, spec).reason
@@ -613,7 +613,7 @@ def test_estimates_say_what_they_compare(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_available_memory_is_plausible() -> None:
-    available = pack_spec._available_memory_bytes()
+    available = pack_spec.available_memory_bytes()
     assert available is None or 10**6 < available < 10**14
     assert pack_spec._free_disk_bytes(Path.cwd() / "no" / "such" / "folder") == pytest.approx(
         pack_spec._free_disk_bytes(Path.cwd()), rel=0.2

@@ -133,7 +133,7 @@ def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int |
     free = _free_disk_bytes(cache_folder("packed"))
     if any(items.pixels is not None for items in dataset.splits.values()):
         return PackEstimate(size, True, f"{what} in {cache_folder('packed')}")  # there are no files to stream from
-    memory = _available_memory_bytes()
+    memory = available_memory_bytes()
     limits = [(memory_limit_bytes, "the memory limit")] if memory_limit_bytes is not None else []
     if memory_limit_bytes is None and memory is not None:
         limits.append((memory // 2, "half of the available memory"))
@@ -188,7 +188,7 @@ def _free_disk_bytes(folder: Path) -> int | None:
     return None
 
 
-def _available_memory_bytes() -> int | None:
+def available_memory_bytes() -> int | None:
     """Return the memory that this process may still take, None where the system does not say."""
     known = []
     if sys.platform == "win32":
