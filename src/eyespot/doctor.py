@@ -165,7 +165,7 @@ def _torch(version: str) -> Check:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "pip install --force-reinstall torch torchvision: both of the same release"
         return Check("software", "torch", "problem", f"{version}, cannot be loaded ({reason})", advice)
-    return Check("software", "torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    return Check("software", "torch", "ok", f"{torch.__version__}, {words.plural(torch.get_num_threads(), 'thread')}")
 
 
 # -------------------------------------------------------------------------------------------------------------- machine
