@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
+from eyespot.data.dataset import PackedDataset
+from eyespot.data.published import PUBLISHED
 from eyespot.runs import Run
+from eyespot.training.prepare import read_pixels
 
 from .conftest import draw_pictures
 
@@ -84,3 +88,37 @@ def test_rules_for_unknown_pictures_are_measured_on_classes_that_were_left_out(
     assert {(row["set"], row["n"], row["networks"]) for row in near.values()} == {("left-out classes", "4", "1")}
     assert all(0 <= float(row["auroc"]) <= 100 and 0 <= float(row["fpr95"]) <= 100 for row in rows)
     assert {"digits", "noise", "upside down", "grey"} <= {row["set"] for row in rows}
+
+
+def test_growth_of_the_search_for_near_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 20, size=32)
+    module, path = load("near_copies"), tmp_path / "copies.csv"
+    monkeypatch.setattr(sys, "argv", ["near_copies.py", "100", "400", "--data", str(data), "--out", str(path)])
+    module.main()
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert [(row["pictures"], row["planted"]) for row in rows] == [("100", "1"), ("400", "4")]
+
+
+def test_planted_labels_are_measured_in_every_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    data = draw_pictures(tmp_path / "data", ("cat", "dog", "eel"), 30)
+    module, path = load("label_errors"), tmp_path / "labels.csv"
+
+    def mean_colours(packed: PackedDataset, *_: object) -> list[np.ndarray]:
+        return [read_pixels(packed, "train", np.arange(90)).mean(axis=(1, 2)).astype(np.float32)]
+
+    monkeypatch.setattr(module, "encode_all", mean_colours)
+    arguments = ["--data", str(data), "--kinds", "random", "--seeds", "0", "--folds", "3", "--out", str(path)]
+    monkeypatch.setattr(sys, "argv", ["label_errors.py", *arguments])
+    module.main()
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert [(row["round"], row["score"]) for row in rows] == [
+        ("1", "1-p"),
+        ("1", "posterior"),
+        ("2", "1-p"),
+        ("2", "posterior"),
+    ]
+    assert float(rows[-1]["precision_at_planted"]) == 1
+    given = module.plant(np.arange(10).repeat(100), PUBLISHED["cifar10"].class_names, "by-class", 0)
+    assert (given != np.arange(10).repeat(100)).sum() == 100

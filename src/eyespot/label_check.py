@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from eyespot.terminal import Terminal
 if TYPE_CHECKING:
     from eyespot.analysis.label_errors import LabelErrors
     from eyespot.config import Config
-    from eyespot.cross_validation import FeatureArray, Progress
+    from eyespot.cross_validation import FeatureArray, Float32Array, Progress
     from eyespot.data.dataset import Dataset, Int64Array, PackedDataset, SplitName
 
 _RECIPE = "features"
@@ -153,14 +153,17 @@ def _judge(
             scratch = with_label_fixes(scratch, Path(config.data.label_fixes))
         logits = networks_out_of_sample(pack_data(dataset, scratch, watcher), names, fold, scratch, watcher)
         return find_label_errors(logits, labels, contents)
-    return judge_features(
-        features,
-        labels,
-        contents,
-        fold,
-        num_classes=packed.dataset.num_classes,
-        progress=lambda done, total: watcher.on_count("cross-validating", done, total, unit="folds"),
-    )
+    done = 0
+
+    def tell(of_round: int, total: int) -> None:
+        watcher.on_count("cross-validating", done * total + of_round, _ROUNDS * total, unit="folds")
+
+    classes = packed.dataset.num_classes
+    rounds = judge_features(features, labels, contents, fold, num_classes=classes, progress=tell)
+    _, found = next(rounds)
+    for done in range(1, _ROUNDS):  # noqa: B007
+        _, found = next(rounds)
+    return found
 
 
 def _names(packed: PackedDataset) -> list[SplitName]:
@@ -176,10 +179,11 @@ def judge_features(
     fold: Int64Array,
     *,
     num_classes: int,
-    rounds: int = _ROUNDS,
     progress: Progress = lambda done, total: None,
-) -> LabelErrors:
-    """Return which labels look wrong, by linear heads on features; each round leaves out what the last one suspected.
+) -> Iterator[tuple[Float32Array, LabelErrors]]:
+    """Yield out-of-sample logits by linear heads, and which labels look wrong by them, round after round.
+
+    Each round fits the heads without the labels that the last one suspected. Ask for as many rounds as you need.
 
     Args:
         features: One array float16 or float32 (n, D) a split; together N rows.
@@ -187,33 +191,28 @@ def judge_features(
         contents: int64 (N,), equal for pictures with equal pixels.
         fold: int64 (N,), as `assign_folds` returns it.
         num_classes: K.
-        rounds: 1 or more.
-        progress: Told (done, all), in folds.
+        progress: Told (done, all), in the folds of a round.
+
+    Yields:
+        float32 (N, K), and what was found.
     """
     import numpy as np
 
     from eyespot.analysis.label_errors import find_label_errors
     from eyespot.cross_validation import heads_out_of_sample
 
-    keep, penalty, found = None, None, None
-    folds = int(fold.max()) + 1
-    for number in range(rounds):
-        before = number * folds
-
-        def tell(done: int, total: int, before: int = before) -> None:
-            progress(before + done, rounds * total)
-
+    keep, penalty = None, None
+    while True:
         logits, penalty = heads_out_of_sample(
-            features, labels, fold, num_classes=num_classes, keep=keep, penalty=penalty, progress=tell
+            features, labels, fold, num_classes=num_classes, keep=keep, penalty=penalty, progress=progress
         )
         found = find_label_errors(logits, labels, contents)
+        yield logits, found
         keep = np.ones(len(labels), np.bool_)
         keep[found.places] = False
         # A class that would lose most of its pictures is one that the model cannot tell, not one of wrong labels.
         left, all_ = (np.bincount(labels[mask], minlength=num_classes) for mask in (keep, slice(None)))
         keep |= (2 * left < all_)[labels]
-    assert found is not None
-    return found
 
 
 def together(packed: PackedDataset, contents: Int64Array, folds: int, watcher: Observer) -> Int64Array:
