@@ -20,7 +20,7 @@ def cache_folder(room: str) -> Path:
     """Return the cache folder for one kind of derived data; it is not created here.
 
     Args:
-        room: `downloads`, `unpacked`, `packed`, `features` or `checks`.
+        room: `downloads`, `unpacked`, `packed`, `features`, `checks` or `exports`.
     """
     root = os.environ.get("EYESPOT_CACHE")
     # HOME may be missing in containers: platformdirs then falls back to a path under the current user's entry.

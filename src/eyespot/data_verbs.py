@@ -30,7 +30,7 @@ from eyespot.terminal import Terminal
 if TYPE_CHECKING:
     from eyespot.data.dataset import PackedDataset
 
-ROOMS = ("downloads", "unpacked", "packed", "features", "checks")
+ROOMS = ("downloads", "unpacked", "packed", "features", "checks", "exports")
 """Kinds of derived data, each a folder in the cache."""
 
 _DERIVED = re.compile(r"\.?(?P<base>.+-[0-9a-f]{16,64})(\.lock|\.tmp|\.report\.json|\.tmp-\d+-[0-9a-f]{8})?")

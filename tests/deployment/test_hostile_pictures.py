@@ -65,7 +65,7 @@ PICTURES |= {
 
 @pytest.fixture(scope="module")
 def client(trained: Run) -> Iterator[httpx.Client]:
-    server = Running(open_engine(trained.path), Limits())
+    server = Running(open_engine(trained.path, engine="torch"), Limits())
     with httpx.Client(base_url=server.url, timeout=10) as client:
         yield client
     server.close()

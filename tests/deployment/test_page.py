@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 
 def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, tmp_path: Path) -> None:
-    server = Running(open_engine(trained.path), Limits())
+    server = Running(open_engine(trained.path, engine="torch"), Limits())
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(png(size=(40, 30)))
     bad.write_text("no picture")

@@ -29,7 +29,9 @@ from eyespot.deployment.server import build_app, read_token
 from eyespot.errors import ServerError, UsageError
 from eyespot.runs import Run
 
-LIMITS = Limits(body_bytes=300_000, pictures=4, header_seconds=0.5, body_seconds=0.5, header_bytes=8192)
+LIMITS = Limits(
+    body_bytes=300_000, pictures=4, header_seconds=0.5, body_seconds=0.5, header_bytes=8192, explained_pictures=2
+)
 TOKEN = "a token of some length"
 
 
@@ -42,7 +44,9 @@ class Running:
         from eyespot.deployment.connections import bounded_protocol
 
         self.app = build_app(engine, limits=limits, door=door or Door(log=False))
-        config = uvicorn.Config(self.app, http=bounded_protocol(limits), ws="none", log_config=None, access_log=False)  # type: ignore[arg-type]
+        config = uvicorn.Config(
+            self.app, http=bounded_protocol(limits, self.app.refuse), ws="none", log_config=None, access_log=False
+        )  # type: ignore[arg-type]
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -76,7 +80,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(trained: Run) -> Iterator[Running]:
-    server = Running(open_engine(trained.path))
+    server = Running(open_engine(trained.path, engine="torch"))
     yield server
     server.close()
 
@@ -145,7 +149,8 @@ def test_many_at_once_get_their_own_answers(running: Running, client: httpx.Clie
 def test_the_other_addresses(client: httpx.Client, trained: Run) -> None:
     model = client.get("/v1/model").json()
     assert model["class_names"] == ["cat", "dog", "eel"]
-    assert model["limits"] == {"body_bytes": 300_000, "pictures": 4}
+    assert model["limits"] == {"body_bytes": 300_000, "pictures": 4, "explained_pictures": 2}
+    assert model["engine"].startswith("torch, ")
     assert client.get("/healthz").text == client.get("/readyz").text == "ok\n"
     assert "eyespot_batch_pictures_bucket" in client.get("/metrics").text
     schema = client.get("/openapi.json").json()
@@ -259,7 +264,9 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "top_k 0": (post(png(), path="/v1/predict?top_k=0"), 422),
     "top_k text": (post(png(), path="/v1/predict?top_k=many"), 422),
     "top_k huge": (post(png(), path="/v1/predict?top_k=" + "9" * 400), 422),
-    "explain": (post(png(), path="/v1/predict?explain=true"), 501),
+    "explain nothing": (post(b"", path="/v1/predict?explain=true"), 422),
+    "explain no picture": (post(b"x", path="/v1/predict?explain=true"), 422),
+    "explain too many": (post(form(*[file_part(png())] * 3), FORM, path="/v1/predict?explain=true"), 413),
     "explain text": (post(png(), path="/v1/predict?explain=%ff"), 422),
     "upgrade": (
         b"GET /v1/predict HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
@@ -300,7 +307,7 @@ def test_the_server_is_well_after_all_that(client: httpx.Client) -> None:
 
 
 def test_a_token_is_asked_for(trained: Run) -> None:
-    server = Running(open_engine(trained.path), door=Door(token=TOKEN, log=False))
+    server = Running(open_engine(trained.path, engine="torch"), door=Door(token=TOKEN, log=False))
     try:
         with httpx.Client(base_url=server.url) as client:
             for path in ("/v1/model", "/metrics"):
@@ -330,6 +337,8 @@ def test_the_name_in_a_host_header(header: str, name: str) -> None:
 class Slow:
     """An engine that takes its time."""
 
+    can_explain = True
+
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
@@ -341,6 +350,10 @@ class Slow:
 
         time.sleep(self.seconds)
         return [Prediction("x", (ClassScore("cat", 1.0),))] * len(batch)
+
+    def explain(self, data: bytes, label: str) -> dict[str, Any]:
+        time.sleep(self.seconds)
+        return {}
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -366,6 +379,69 @@ def test_a_full_queue_is_said_at_once_and_what_was_accepted_is_answered_after_a_
     for thread in threads:
         thread.join()
     assert statuses == [200] * 4
+
+
+def test_the_rest_of_a_refused_body_is_not_taken_for_a_request() -> None:
+    """Refused before its body was read: the body, longer than headers may be, still comes."""
+    server = Running(Slow(0.3), Limits(waiting_pictures=1))
+    head = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+    thread = threading.Thread(target=server.raw, args=(post(b"x"),))
+    try:
+        thread.start()
+        while server.app._is_full() is False:
+            time.sleep(0.005)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(head % 100_001)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")  # not one byte of the body was sent
+            for _ in range(10):
+                connection.sendall(bytes(10_000))
+                time.sleep(0.01)
+            connection.sendall(b"x" + GET.format("/healthz").encode())
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            thread.join()
+            connection.sendall(post(b"x") + GET.format("/healthz").encode())  # pipelined: in their order
+            answer = b""
+            while answer.count(b"HTTP/1.1 200 ") < 2:
+                answer += connection.recv(65536)
+            assert answer.index(b"predictions") < answer.index(b"ok\n")
+        assert 'status="503"} 1.0' in httpx.get(f"{server.url}/metrics").text
+    finally:
+        server.close()
+
+
+def test_line_breaks_for_ever_are_no_request(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+        connection.sendall(GET.format("/healthz").encode())
+        connection.recv(65536)
+        connection.sendall(b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+def test_heat_maps_have_a_short_queue_of_their_own() -> None:
+    server = Running(Slow(0.3), Limits(waiting_explanations=1, explained_pictures=1))
+    explained = f"{server.url}/v1/predict?explain=true"
+    statuses: list[int] = []
+    thread = threading.Thread(
+        target=lambda: statuses.append(httpx.post(explained, content=b"x", headers=RAW, timeout=10).status_code)
+    )
+    try:
+        thread.start()
+        time.sleep(0.1)
+        refused = httpx.post(explained, content=b"x", headers=RAW)
+        assert refused.status_code == 503
+        assert refused.json()["what"] == "the queue for heat maps is full"
+        assert httpx.post(f"{server.url}/v1/predict", content=b"x", headers=RAW).status_code == 200
+        thread.join()
+        assert statuses == [200]
+    finally:
+        server.close()
+    server = Running(Slow(0.3), Limits(answer_seconds=0.4))
+    try:
+        late = httpx.post(f"{server.url}/v1/predict?explain=true", files=[("file", ("a", b"x"))] * 3)
+        assert late.status_code == 503
+        assert late.json()["what"] == "no heat map within 0.4 s"
+    finally:
+        server.close()
 
 
 def test_an_answer_that_takes_too_long_and_a_defect_of_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,7 +491,7 @@ def test_a_port_in_use_is_one_clear_line(trained: Run) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_the_command_serves_tells_where_and_ends_on_a_signal(trained: Run) -> None:
-    call = [sys.executable, "-m", "eyespot", "serve", str(trained.path), "--port", "0"]
+    call = [sys.executable, "-m", "eyespot", "serve", str(trained.path), "--port", "0", "--engine", "torch"]
     with subprocess.Popen(call, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = json.loads(process.stderr.readline())

@@ -1,59 +1,118 @@
 """Connections that are too slow, too long-winded or too many, ended before they reach the application.
 
-uvicorn bounds none of these: a connection that never sends its headers would stay open for ever.
+uvicorn bounds none of these: a connection that never sends its headers would stay open for ever. Refusals for want of
+room are written here, too: under load there are far more of them than answers, and each must cost next to nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from eyespot.deployment.limits import Limits
+from eyespot.errors import MissingExtraError
+
+Refuse = Callable[[bytes, bytes], "bytes | None"]
+"""Takes method and target of a request; returns the response that ends it before its body is read, or None."""
+
+_HEAD, _BODY, _BETWEEN = range(3)  # what a connection brings next
 
 
-def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
+def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: None) -> type[asyncio.Protocol]:
     """Return uvicorn's HTTP protocol with bounds on headers and connections.
 
     Args:
         limits: The bounds.
-    """
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+        refuse: Asked about each request when its headers are there.
 
-    base: Any = AutoHTTPProtocol
+    Raises:
+        MissingExtraError: httptools is not installed.
+    """
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError as error:
+        raise MissingExtraError("httptools", "serve") from error
+    base: Any = HttpToolsProtocol
 
     class BoundedProtocol(base):  # type: ignore[misc]
         """One connection."""
 
         _timer: asyncio.TimerHandle | None = None
+        _state = _HEAD
         _head_bytes = 0
+        _unread_bytes = 0  # of a body whose request was answered before it came
+        _refused = False
+        _steps = 0  # requests begun and ended
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
                 self._end(b"503 Service Unavailable\r\nretry-after: 1")
                 return
-            self._wait_for_head()
+            self._wait(self._too_slow)
 
         def data_received(self, data: bytes) -> None:
+            before = self._steps
             super().data_received(data)
             if self.transport.is_closing():
                 return
-            if self.cycle is None or self.cycle.response_complete:  # the headers of the next request are not whole
+            if self._state == _HEAD or (self._state == _BETWEEN and self._steps == before):  # or but line breaks
                 self._head_bytes += len(data)
                 if self._head_bytes > limits.header_bytes:
                     self._end(b"431 Request Header Fields Too Large")
                 elif self._timer is None:
-                    self._wait_for_head()
+                    self._wait(self._too_slow)
+            elif self._state == _BODY and (self._refused or (self.cycle is not None and self.cycle.response_complete)):
+                self._unread_bytes += len(data)
+                if self._unread_bytes > limits.body_bytes:
+                    self._leave()
+                elif self._timer is None:
+                    self._wait(self._leave)
             else:
                 self._stop_waiting()
-                self._head_bytes = 0
+                self._head_bytes = self._unread_bytes = 0
+
+        def on_headers_complete(self) -> None:
+            self._state = _BODY
+            self._steps += 1
+            response = None
+            if self.cycle is None or self.cycle.response_complete:  # else it would come before an earlier answer
+                response = refuse(self.parser.get_method(), self.url)
+            if response is None:
+                super().on_headers_complete()
+                return
+            self._refused = True
+            self._stop_waiting()
+            self.transport.write(response)
+            if self.parser.should_keep_alive():
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+            else:
+                self.transport.close()
+
+        def on_body(self, body: bytes) -> None:
+            if not self._refused:
+                super().on_body(body)
+
+        def on_message_begin(self) -> None:
+            self._state = _HEAD
+            super().on_message_begin()
+
+        def on_message_complete(self) -> None:
+            self._state = _BETWEEN
+            self._steps += 1
+            if not self._refused:
+                super().on_message_complete()
+            self._refused = False
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
             super().connection_lost(exc)
 
-        def _wait_for_head(self) -> None:
-            self._timer = self.loop.call_later(limits.header_seconds, self._too_slow)
+        def _wait(self, then: Callable[[], None]) -> None:
+            self._timer = self.loop.call_later(limits.header_seconds, then)
 
         def _stop_waiting(self) -> None:
             if self._timer is not None:
@@ -64,6 +123,11 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._timer = None
             if not self.transport.is_closing():
                 self._end(b"408 Request Timeout")
+
+        def _leave(self) -> None:
+            """End the connection without a word: its request has had an answer."""
+            self._stop_waiting()
+            self.transport.close()
 
         def _end(self, status: bytes) -> None:
             self._stop_waiting()

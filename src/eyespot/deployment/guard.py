@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+_PROBLEM_TYPE = "application/problem+json"
 _SECURITY = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
 
@@ -82,6 +84,7 @@ class Guard:
         self._is_full = is_full
         self._refused = 0
         self._told = 0.0
+        self._full_response = raw_response(busy("the queue is full"))
 
     async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
         """Answer a refusal, or let the request through; count and log it."""
@@ -109,7 +112,17 @@ class Guard:
                 raise
             await send_problem(Problem(500, "the server failed", remedy="look into its log"), note)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            path = scope["path"] if scope["path"] in _KNOWN else "other"
+            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
+            client = scope["client"][0] if scope.get("client") else None
+            self._note(method, path, client, status, time.perf_counter() - started)
+
+    def refuse(self, method: bytes, target: bytes) -> bytes | None:
+        """Return the response to a request for which there is no room, before its body is read; None for any other."""
+        if method != b"POST" or not self._is_full() or target.partition(b"?")[0] != PREDICT.encode():
+            return None
+        self._note("POST", PREDICT, None, 503, 0.0)
+        return self._full_response
 
     def _problem(self, scope: Scope) -> Problem | None:
         """Return why a request is not let in."""
@@ -133,9 +146,7 @@ class Guard:
         kind, _, token = headers.get(b"authorization", "").partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self._door.token.encode())
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        path = scope["path"] if scope["path"] in _KNOWN else "other"
-        method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
+    def _note(self, method: str, path: str, client: str | None, status: int, seconds: float) -> None:
         self._metrics.requests.labels(path, method, str(status)).inc()
         self._metrics.seconds.observe(seconds)
         if not self._door.log:
@@ -147,7 +158,6 @@ class Guard:
             write_log("refused", requests=self._refused, status=status)
             self._refused, self._told = 0, time.monotonic()
             return
-        client = scope["client"][0] if scope.get("client") else None
         write_log("request", method=method, path=path, status=status, ms=round(seconds * 1000, 2), client=client)
 
 
@@ -158,11 +168,19 @@ def host_name(host: str) -> str:
     return host.rpartition(":")[0].lower() if ":" in host else host.lower()
 
 
+def raw_response(problem: Problem) -> bytes:
+    """Return the whole of a refusal as it goes over the wire."""
+    body = json.dumps(problem.as_dict()).encode()
+    headers = {"content-type": _PROBLEM_TYPE, "content-length": str(len(body)), **problem.headers, **_HEADERS}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n{lines}\r\n".encode() + body
+
+
 async def send_problem(problem: Problem, send: Send) -> None:
     """Answer with a problem document."""
     body = json.dumps(problem.as_dict()).encode()
     headers = {
-        "content-type": "application/problem+json",
+        "content-type": _PROBLEM_TYPE,
         "content-length": str(len(body)),
         **problem.headers,
     }

@@ -19,6 +19,8 @@ class Limits:
         answer_seconds: From the body to the answer; over it 503.
         waiting_pictures: Pictures that are accepted and not answered; over it 503 at once.
         waiting_bytes: Bytes of bodies in memory; over it 503.
+        explained_pictures: Pictures in a request that asks for heat maps; over it 413.
+        waiting_explanations: Heat maps that are accepted and not made; over it 503 at once.
         connections: Open connections; over it 503.
         batch_pictures: Pictures in one forward pass.
         batch_seconds: How long a picture waits for company, where there is any under way.
@@ -33,6 +35,8 @@ class Limits:
     answer_seconds: float = 30.0
     waiting_pictures: int = 256
     waiting_bytes: int = 256 * 1024**2
+    explained_pictures: int = 4
+    waiting_explanations: int = 8
     connections: int = 1024
     batch_pictures: int = 64
     batch_seconds: float = 0.002

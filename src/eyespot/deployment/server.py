@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from eyespot.deployment.batching import Batcher
 from eyespot.deployment.bodies import FORM_TYPE, RAW_TYPES, HeldBytes, Upload, parse_body, read_body
 from eyespot.deployment.connections import bounded_protocol
 from eyespot.deployment.engine import Engine, open_engine
+from eyespot.deployment.explanations import Explanations
 from eyespot.deployment.guard import LOOPBACK_NAMES, Door, Guard, write_log
 from eyespot.deployment.limits import Limits
 from eyespot.deployment.metrics import Metrics
@@ -52,25 +53,30 @@ def serve(
     token: str = "",
     allow_hosts: Sequence[str] = (),
     device: str = "auto",
+    engine: str = "auto",
     limits: Limits | None = None,
     log: bool = True,
 ) -> None:
     """Answer pictures over HTTP until a signal asks for a stop; what was accepted by then is still answered.
 
     Args:
-        model: Run folder or bundle.
+        model: Run folder, bundle, the name of a model that comes with eyespot, or a file of `eyespot export` (ONNX).
         host: Address to listen on; the default is reachable from this machine alone.
         port: 0 takes a free one, which is told.
         token: What clients must bring as a bearer token; empty asks for none.
         allow_hosts: Further names that the Host header may have, such as that of a proxy's site.
         device: Where to compute.
+        engine: `onnx`; `torch`, the very code of `eyespot predict`; or `auto`: ONNX Runtime on a processor where the
+            model can be exported, else torch.
         limits: What a client may cost.
         log: Write a line of JSON on stderr for each request.
 
     Raises:
         ServerError: The address cannot be listened on.
-        UsageError: A short token, or an unknown device.
+        UsageError: A short token, an unknown device or engine, or an engine that does not run there.
         RunError: There is no model.
+        CheckpointError: The bundle is damaged.
+        ModelError: The file is damaged or not one of `eyespot export`.
         MissingExtraError: The extra `serve` is not installed.
     """
     try:
@@ -81,20 +87,23 @@ def serve(
         raise UsageError(f"a token of {len(token)} characters", remedy=f"use {_MIN_TOKEN} or more random ones")
     limits = limits or Limits()
     with _listen(host, port) as listener:  # before the model is read: a port in use is said at once
-        engine = open_engine(model, device=device)
+        opened = open_engine(
+            model, device=device, engine=engine, say=lambda message: write_log("note", message=message)
+        )
         local = host in LOOPBACK_NAMES
         hosts = (*LOOPBACK_NAMES, *map(str.lower, allow_hosts)) if local or allow_hosts else ()
-        app = build_app(engine, limits=limits, door=Door((*hosts, host.lower()) if hosts else (), token, log))
+        app = build_app(opened, limits=limits, door=Door((*hosts, host.lower()) if hosts else (), token, log))
         address = listener.getsockname()
         name = f"[{host}]" if ":" in host else host
-        engine.predict([], top_k=1)
-        write_log("listening", url=f"http://{name}:{address[1]}/", model=str(model), version=__version__)
+        opened.predict([], top_k=1)
+        about = opened.describe()
+        write_log("listening", url=f"http://{name}:{address[1]}/", model=str(model), engine=about["engine"])
         if not local and not token:
             write_log("warning", message="everybody who can reach this address can use it: set a token")
         _quiet_uvicorn()
         config = uvicorn.Config(
             app,
-            http=bounded_protocol(limits),
+            http=bounded_protocol(limits, app.refuse),
             ws="none",
             log_config=None,
             access_log=False,
@@ -182,6 +191,7 @@ def build_app(engine: Engine, *, limits: Limits | None = None, door: Door | None
     limits, door = limits or Limits(), door or Door()
     metrics = Metrics()
     batcher, held = Batcher(engine, limits, metrics), HeldBytes(limits.waiting_bytes)
+    explanations = Explanations(engine, limits)
     metrics.watch(lambda: batcher.waiting, lambda: held.count)
 
     @asynccontextmanager
@@ -189,6 +199,7 @@ def build_app(engine: Engine, *, limits: Limits | None = None, door: Door | None
         batcher.start()
         yield
         batcher.stop()
+        explanations.stop()
 
     app = FastAPI(
         title="eyespot",
@@ -200,17 +211,23 @@ def build_app(engine: Engine, *, limits: Limits | None = None, door: Door | None
         redirect_slashes=False,
     )
     described = {"version": __version__, "limits": _told(limits), **engine.describe()}
-    _add_predict(app, batcher, held, limits, metrics)
+    _add_predict(app, batcher, explanations, held, limits, metrics)
     _add_others(app, batcher, metrics, described)
     _add_problems(app)
     return Guard(app, door, metrics, lambda: batcher.is_full)
 
 
 def _told(limits: Limits) -> dict[str, int]:
-    return {"body_bytes": limits.body_bytes, "pictures": limits.pictures}
+    return {
+        "body_bytes": limits.body_bytes,
+        "pictures": limits.pictures,
+        "explained_pictures": limits.explained_pictures,
+    }
 
 
-def _add_predict(app: FastAPI, batcher: Batcher, held: HeldBytes, limits: Limits, metrics: Metrics) -> None:
+def _add_predict(
+    app: FastAPI, batcher: Batcher, explanations: Explanations, held: HeldBytes, limits: Limits, metrics: Metrics
+) -> None:
     from fastapi import Query, Request, Response
 
     async def predict(
@@ -220,13 +237,20 @@ def _add_predict(app: FastAPI, batcher: Batcher, held: HeldBytes, limits: Limits
     ) -> Response:
         """Say what is in one or several pictures."""
         if explain:
-            raise Problem(501, "this server makes no heat maps", remedy="leave explain out, or use eyespot explain")
+            with explanations.places(1):  # whether there are any is said before a body is read
+                pass
         with held.reserve() as take:
             body = await read_body(request.receive, _length(request), limits, take)
             uploads = parse_body(request.headers.get("content-type", ""), body, limits)
             del body
-            found = await batcher.answer([upload.data for upload in uploads], top_k=top_k)
-        rows = [_row(upload, answer, top_k) for upload, answer in zip(uploads, found, strict=True)]
+            with explanations.places(len(uploads)) if explain else nullcontext():
+                found = await batcher.answer([upload.data for upload in uploads], top_k=top_k)
+                rows = [_row(upload, answer, top_k) for upload, answer in zip(uploads, found, strict=True)]
+                if explain:
+                    good = [(row, upload.data) for row, upload in zip(rows, uploads, strict=True) if not row["error"]]
+                    maps = await explanations.answer([(data, row["label"]) for row, data in good])
+                    for (row, _), heat in zip(good, maps, strict=True):
+                        row["heatmap"] = heat
         for row in rows:
             outcome = "bad" if row["error"] else "unknown" if row.get("unknown") else "answered"
             metrics.pictures.labels(outcome).inc()
@@ -238,7 +262,9 @@ def _add_predict(app: FastAPI, batcher: Batcher, held: HeldBytes, limits: Limits
     predict.__annotations__ = {
         "request": Request,
         "top_k": Annotated[int, Query(ge=1, le=1000, description="How many classes an answer lists.")],
-        "explain": Annotated[bool, Query(description="Ask for heat maps; 501 where the server has none.")],
+        "explain": Annotated[
+            bool, Query(description="Ask for a heat map of each picture; 501 where the server makes none.")
+        ],
     }
     app.add_api_route(
         "/v1/predict",
@@ -360,6 +386,8 @@ _ANSWER = {
     "label": "cat",
     "prob": 0.93,
     "top": [{"name": "cat", "prob": 0.93}, {"name": "dog", "prob": 0.07}],
+    "unknown": False,
+    "unknown_score": -0.7,
     "error": None,
 }
 _PROBLEM_SCHEMA = {
@@ -376,6 +404,23 @@ _SCORE_SCHEMA = {
     "required": ["name", "prob"],
     "properties": {"name": {"type": "string"}, "prob": {"type": "number", "minimum": 0, "maximum": 1}},
 }
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_CHECKED = ("prob", "covered_share", "prob_covered", "prob_covered_elsewhere")
+_HEATMAP_SCHEMA = {
+    "type": "object",
+    "description": "Where the picture speaks for its label; only with explain.",
+    "required": ["image", "label", "method", "check"],
+    "properties": {
+        "image": {"type": "string", "description": "The map over the picture: a PNG as a data URI."},
+        "label": {"type": "string"},
+        "method": {"type": "string"},
+        "check": {
+            "type": ["object", "null"],
+            "description": "What covering the hottest places does to the probability, and other places instead.",
+            "properties": {**dict.fromkeys(_CHECKED, _SHARE), "passed": {"type": "boolean"}},
+        },
+    },
+}
 _PREDICTION_SCHEMA = {
     "type": "object",
     "required": ["source", "label", "prob", "top", "error"],
@@ -387,6 +432,7 @@ _PREDICTION_SCHEMA = {
         "error": {"type": ["string", "null"]},
         "unknown": {"type": ["boolean", "null"]},
         "unknown_score": {"type": ["number", "null"]},
+        "heatmap": _HEATMAP_SCHEMA,
     },
 }
 _WHY = {

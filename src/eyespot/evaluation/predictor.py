@@ -228,7 +228,8 @@ class Predictor:
         probs = self._probs_of(found.logits)
         answers = []
         for place, row in enumerate(probs):
-            answer = Prediction(f"picture {place + 1}", self._top(row, found.logits[place].numpy(), top_k))
+            best = best_classes(self.class_names, row, found.logits[place].numpy(), top_k)
+            answer = Prediction(f"picture {place + 1}", best)
             if self.unknown is not None and self.info.unknown is not None:
                 score = float(self.unknown.total(found.distances[place : place + 1].to(self.plan.device))[0])
                 answer = replace(answer, unknown=score > self.info.unknown.threshold, unknown_score=score)
@@ -409,13 +410,16 @@ class Predictor:
             else logits.numpy().astype(np.float64)
         )
 
-    def _top(self, probs: Float64Array, logits: Float32Array, top_k: int) -> tuple[ClassScore, ...]:
-        """Return the best classes of one row (K,); equal ones in the order of the outputs.
 
-        Ranked by logits: at a low temperature different logits become equal probabilities.
-        """
-        best = np.argsort(-logits, kind="stable")[:top_k]
-        return tuple(ClassScore(self.class_names[place], float(probs[place])) for place in best)
+def best_classes(
+    class_names: Sequence[str], probs: Float64Array | Float32Array, logits: Float32Array, top_k: int
+) -> tuple[ClassScore, ...]:
+    """Return the best classes of one row (K,), best first; equal ones in the order of the outputs.
+
+    Ranked by logits: at a low temperature different logits become equal probabilities.
+    """
+    best = np.argsort(-logits, kind="stable")[:top_k]
+    return tuple(ClassScore(class_names[place], float(probs[place])) for place in best)
 
 
 def logits_and_features(model: nn.Module, images: Tensor) -> Tensor:
