@@ -49,6 +49,13 @@ def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, 
             "box.items.add(new File([bytes], 'pasted.png', {type: 'image/png'}));"
             "document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: box, bubbles: true})); }"
         )
+        page.click(".answer:not(.bad) .why")
+        page.wait_for_selector(".answer .map:not([hidden])")
+        page.wait_for_selector(".answer .check:not([hidden])")
+        assert page.get_attribute(".answer:not(.bad) .why", "aria-pressed") == "true"
+        assert page.evaluate("document.querySelector('.map:not([hidden])').naturalWidth") > 0
+        page.click(".answer:not(.bad) .why")
+        assert page.locator(".answer .map:not([hidden])").count() == 0
         page.evaluate(paste, base64.b64encode(good.read_bytes()).decode())
         page.wait_for_selector(".answer:not(.waiting) >> text=pasted.png")
         assert "pasted.png" in page.inner_text("#status")

@@ -476,7 +476,7 @@ _PREDICT_RESPONSES = _with_problems(
 _FORM_SCHEMA = {
     "type": "object",
     "required": ["file"],
-    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+    "properties": {"file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}},
 }
 _BODY = {
     "required": True,

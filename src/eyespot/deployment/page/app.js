@@ -8,8 +8,9 @@ const byId = (id) => document.getElementById(id);
 const queue = [];
 let running = 0;
 let limits = { body_bytes: 32 * 1024 * 1024 };
+let explains = false;
 
-const percent = (prob) => `${(100 * prob).toFixed(1)} %`;
+const percent = (prob) => `${(100 * prob).toFixed(1)}\u00a0%`;
 const say = (text) => { byId("status").textContent = text; };
 
 function complain(text) {
@@ -33,6 +34,8 @@ async function describe() {
   if (!response.ok) return complain(`The server does not say which model it has (${response.status}).`);
   const model = await response.json();
   limits = model.limits;
+  explains = model.explain === true;
+  for (const button of document.querySelectorAll(".answer.told-all .why")) button.hidden = !explains;
   const test = model.metrics && model.metrics.test;
   const measured = test
     ? ` ${percent(test.top1)} [${percent(test.top1_ci95[0])}, ${percent(test.top1_ci95[1])}] right on test (n = ${test.n.toLocaleString("en")}).`
@@ -54,7 +57,7 @@ function add(files) {
   byId("answers-title").hidden = byId("tools").hidden = false;
   for (const file of pictures) {
     const item = byId("answer").content.firstElementChild.cloneNode(true);
-    const image = item.querySelector("img");
+    const image = item.querySelector(".picture");
     const name = file.name || "pasted picture";
     item.querySelector(".name").textContent = name;
     image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 100));
@@ -64,7 +67,11 @@ function add(files) {
     item.classList.add("waiting");
     item.querySelector(".label").textContent = "…";
     byId("answers").prepend(item);
-    queue.push({ file, name, item });
+    const job = { file, name, item };
+    item.querySelector(".why").addEventListener("click", () => why(job).catch((error) => {
+      tellWhy(job, `The server could not be reached (${error.message}).`);
+    }));
+    queue.push(job);
   }
   while (byId("answers").children.length > HISTORY) forget(byId("answers").lastElementChild);
   say(pictures.length === 1 ? "Looking at the picture" : `Looking at ${pictures.length} pictures`);
@@ -72,7 +79,7 @@ function add(files) {
 }
 
 function forget(item) {
-  URL.revokeObjectURL(item.querySelector("img").src);
+  URL.revokeObjectURL(item.querySelector(".picture").src);
   item.remove();
 }
 
@@ -87,26 +94,65 @@ function work() {
   }
 }
 
-async function ask(job, tries = 0) {
-  if (job.file.size > limits.body_bytes) {
-    return refuse(job, `is larger than ${Math.floor(limits.body_bytes / 1024 / 1024)} MB`);
-  }
-  const response = await fetch(`/v1/predict?top_k=${TOP}`, {
+async function send(file, query, tries = 0) {
+  const response = await fetch(`/v1/predict?${query}`, {
     method: "POST",
     headers: { "Content-Type": "application/octet-stream", ...headers() },
-    body: job.file,
+    body: file,
   });
   if (response.status === 503 && tries < 5) {
     await new Promise((done) => setTimeout(done, 1000 * (Number(response.headers.get("Retry-After")) || 1)));
-    return ask(job, tries + 1);
+    return send(file, query, tries + 1);
   }
   const answer = await response.json().catch(() => ({}));
   if (response.status === 401) lock();
-  if (!response.ok) {
-    const what = (answer.what || `no answer (${response.status})`).replace(/^picture 1 /, "");
-    return refuse(job, answer.remedy ? `${what}: ${answer.remedy}` : what);
+  if (response.ok) return { prediction: answer.predictions[0] };
+  const what = (answer.what || `no answer (${response.status})`).replace(/^picture 1 /, "");
+  return { refusal: answer.remedy ? `${what}: ${answer.remedy}` : what };
+}
+
+async function ask(job) {
+  if (job.file.size > limits.body_bytes) {
+    return refuse(job, `is larger than ${Math.floor(limits.body_bytes / 1024 / 1024)} MB`);
   }
-  show(job, answer.predictions[0]);
+  const { prediction, refusal } = await send(job.file, `top_k=${TOP}`);
+  if (refusal) return refuse(job, refusal);
+  show(job, prediction);
+}
+
+async function why(job) {
+  const button = job.item.querySelector(".why");
+  const map = job.item.querySelector(".map");
+  if (!map.src) {
+    if (button.disabled) return;
+    button.disabled = true;
+    tellWhy(job, "Making the heat map …");
+    const { prediction, refusal } = await send(job.file, "explain=true").finally(() => { button.disabled = false; });
+    if (refusal) return tellWhy(job, refusal);
+    const { image, label, check } = prediction.heatmap;
+    map.src = image;
+    map.alt = `Heat map of what speaks for ${label}`;
+    tellWhy(job, checked(label, check));
+  }
+  const shown = map.hidden;
+  map.hidden = !shown;
+  job.item.querySelector(".check").hidden = !shown;
+  button.setAttribute("aria-pressed", String(shown));
+  button.textContent = shown ? "Show the picture" : "Show the heat map";
+}
+
+function tellWhy(job, text) {
+  const check = job.item.querySelector(".check");
+  check.textContent = text;
+  check.hidden = false;
+}
+
+function checked(label, check) {
+  if (!check) return `Nothing in this picture speaks for ${label}.`;
+  const told = `With the brightest ${percent(check.covered_share)} of the picture covered, ${label} goes from `
+    + `${percent(check.prob)} to ${percent(check.prob_covered)}; with as much covered elsewhere, to `
+    + `${percent(check.prob_covered_elsewhere)}.`;
+  return check.passed ? told : `${told} So this map says no more than a random one: do not rely on it.`;
 }
 
 function refuse(job, reason) {
@@ -131,6 +177,8 @@ function show(job, prediction) {
     label.textContent = best.name;
   }
   item.querySelector(".bars").replaceChildren(...prediction.top.map(bar));
+  item.classList.add("told-all");
+  item.querySelector(".why").hidden = !explains;
   say(`${job.name}: ${prediction.unknown ? "unknown, nearest " : ""}${best.name}, ${percent(best.prob)}`);
 }
 
