@@ -395,3 +395,20 @@ def test_any_history_and_any_figures_get_a_verdict(
     assert all(finding.text.endswith(".") for finding in verdict.findings)
     if metrics:
         assert f"n = {metrics[headline_split(metrics) or '']['n']:,}" in verdict.sentence
+
+
+def test_a_steep_fall_at_the_end_is_no_rise(healthy: dict[str, Any], history_of: History) -> None:
+    loss = [2.25, 2.06, 1.73, 1.25, 0.79, 0.5]  # the median of the last two is 29 % above the last
+    assert "learning-rate-too-high" not in kinds_of(history_of(loss), healthy)
+
+
+def test_a_first_epoch_far_above_guessing_is_a_rate_too_high_where_the_run_never_recovered(
+    split_of: Split, history_of: History
+) -> None:
+    loss = [7.6, *falling(8, start=2.1, end=1.7)]
+    poor = {"test": split_of(0.29), "val": split_of(0.29, 5_000), "train": split_of(0.3, 45_000)}
+    verdict = judge(history_of(loss), poor, num_classes=10, epochs_planned=9)
+    (finding,) = [finding for finding in verdict.findings if finding.kind == "learning-rate-too-high"]
+    assert finding.text.startswith("The train loss of the first epoch was 7.600, and guessing is 2.303.")
+    good = {"test": split_of(0.9), "val": split_of(0.9, 5_000), "train": split_of(0.95, 45_000)}
+    assert "learning-rate-too-high" not in kinds_of(history_of([7.6, *falling(8)]), good)

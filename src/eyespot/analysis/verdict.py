@@ -45,6 +45,10 @@ TRAIN_LOSS_RISE = 0.15
 # Noise moves the train loss up by a per cent now and then; rises over 3 % in every third epoch are overshooting.
 OVERSHOOT = 0.03
 OVERSHOOT_SHARE = 1 / 3
+# A first epoch this much worse than guessing, the loss ln K: the first steps threw the weights far off ...
+FIRST_LOSS = 1.2
+# ... which is no harm where the training pictures are known well in the end.
+RECOVERED_TOP1 = 0.9
 # Val accuracy that jumps by this much from epoch to epoch in the last third of a run has not settled.
 VAL_SWING = 0.02
 # A loss that falls by less than this over the whole run, and on a straight line, has only begun to fall.
@@ -405,14 +409,16 @@ def _learning_rate_too_high(run: _Run) -> Finding | None:
     loss = run.train_loss[run.epochs // 10 :]  # the first tenth may be warm-up
     if run.epochs < 6 or not np.isfinite(loss).all():
         return None
-    best, end = float(loss.min()), float(np.median(loss[-max(2, run.tail()) :]))
+    # The best is looked for before the end: on a steep fall the median of the last two lies above the last.
+    last = max(2, run.tail())
+    best, end = float(loss[:-last].min()), float(np.median(loss[-last:]))
     jumps = np.diff(loss) > np.maximum(OVERSHOOT * loss[:-1], LOSS_RISE_SCALE / 2 * run.log_classes)
     if jumps.mean() >= OVERSHOOT_SHARE:
         seen = f"The train loss went up in {int(jumps.sum())} of {len(jumps)} epochs"
     elif end > (1 + TRAIN_LOSS_RISE) * best and end - best > LOSS_RISE_SCALE * run.log_classes:
         seen = f"The train loss rose from {best:.3f} to {end:.3f}"
     else:
-        seen = _val_swings(run)
+        seen = _blown_up_at_the_start(run) or _val_swings(run)
     if not seen:
         return None
     return Finding(
@@ -420,6 +426,14 @@ def _learning_rate_too_high(run: _Run) -> Finding | None:
         "warning",
         f"{seen}. Find a rate with --lr auto, lower optimizer.lr to a third, or let it fall to zero.",
     )
+
+
+def _blown_up_at_the_start(run: _Run) -> str:
+    """Return how far the first epoch's loss lay above guessing, where the run never made up for it, or nothing."""
+    train, first = run.split("train"), float(run.train_loss[0])
+    if not train or first < FIRST_LOSS * run.log_classes or train["top1"] >= RECOVERED_TOP1:
+        return ""
+    return f"The train loss of the first epoch was {first:.3f}, and guessing is {run.log_classes:.3f}"
 
 
 def _val_swings(run: _Run) -> str:
@@ -459,7 +473,7 @@ def _learning_rate_too_low(run: _Run) -> Finding | None:
 def _not_converged(run: _Run) -> Finding | None:
     """Find a val accuracy that the last tenth of the epochs still raised."""
     tail = run.tail()
-    if run.epochs < 4 or not np.isfinite(run.val_top1[-2 * tail :]).all():
+    if run.epochs < 3 or not np.isfinite(run.val_top1[-2 * tail :]).all():
         return None
     before, after = float(run.val_top1[-2 * tail : -tail].mean()), float(run.val_top1[-tail:].mean())
     needed = UNCONVERGED_GAIN_ANNEALED if run.annealed() else UNCONVERGED_GAIN
