@@ -1,0 +1,65 @@
+"""The model that comes with eyespot: what its card says is what it does, with no training and no network."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+import eyespot
+from eyespot.evaluation.bundle import boxed_names, find_bundle, read_info
+
+NAME = "spot-cifar10"
+
+
+@pytest.fixture(scope="module")
+def predictor() -> eyespot.Predictor:
+    return eyespot.load(NAME, device="cpu")
+
+
+def test_it_is_there_and_small() -> None:
+    assert boxed_names() == [NAME]
+    folder = find_bundle(NAME)
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    assert set(sizes) == {"model.json", "weights.safetensors", "unknown.safetensors", "README.md"}
+    assert sum(sizes.values()) < 5_000_000
+    info = read_info(folder)
+    assert info.class_names == tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+    assert info.temperature != 1
+    assert info.unknown is not None
+
+
+def test_its_card_says_on_which_pixels_and_how_good() -> None:
+    folder = find_bundle(NAME)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    test = read_info(folder).metrics["test"]
+    assert "JPEG" in card
+    assert f"{100 * test['top1']:.1f} %" in card
+    assert f"{test['n']:,}" in card
+
+
+def test_photographs_are_answered(predictor: eyespot.Predictor) -> None:
+    answers = predictor.predict(load_sample_images().images)
+    assert len(answers) == 2
+    assert all(answer.error is None and answer.unknown is not None for answer in answers)
+
+
+@pytest.mark.real
+def test_real_pictures_are_known_as_the_card_says(predictor: eyespot.Predictor, real_data: Path) -> None:
+    pictures, truth = [], []
+    with tarfile.open(next(real_data.glob("cifar10*.tar.xz")), "r|xz") as archive:
+        for member in archive:
+            kind, _, path = member.name.partition("/")[2].partition("/")
+            if kind == "test" and path.endswith("5.jpg"):  # each tenth
+                pictures.append(archive.extractfile(member).read())  # type: ignore[union-attr]
+                truth.append(path.partition("/")[0])
+            if kind != "test" and pictures:
+                break
+    assert len(pictures) == 1000
+    answers = predictor.predict(pictures)
+    right = np.mean([answer.label == name for answer, name in zip(answers, truth, strict=True)])
+    expected = predictor.info.metrics["test"]["top1"]
+    assert abs(right - expected) < 4 * np.sqrt(expected * (1 - expected) / len(pictures))
