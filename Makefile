@@ -1,4 +1,4 @@
-# make demo   a virtual environment, the installation, a training on real digits, and the report
+# make demo   a virtual environment, the installation, a training on real digits, its report, and two photographs
 # make test   lint, types and tests
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,6 +9,8 @@ CACHE  := .eyespot-cache
 
 demo: $(VENV)/.installed
 	$(BIN)/eyespot train digits --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+	@echo "two photographs for spot-cifar10, the model that comes with eyespot, which knows neither temples nor flowers:"
+	$(BIN)/eyespot predict spot-cifar10 --top 3 $$($(BIN)/python -c "import sklearn.datasets as d; print(*d.load_sample_images().filenames)")
 
 test: $(VENV)/.installed-dev lint types
 	rm -f .coverage .coverage.*

@@ -78,11 +78,12 @@ def show_models(*, json: bool) -> None:
     for row in trained:
         name = row["name"]
         print(f"trained, ready to use: {name} ({row['title']}), {row['result']}; eyespot predict {name} PICTURE")
+        print(f"    on which pixels, and what it is not for: {row['card']}")
 
 
 def _boxed_row(name: str) -> dict[str, Any]:
     """Return what is known of a model that comes with eyespot."""
-    from eyespot.evaluation.bundle import find_bundle, read_info
+    from eyespot.evaluation.bundle import CARD, find_bundle, read_info
 
     folder = find_bundle(name)
     info = read_info(folder)
@@ -93,6 +94,7 @@ def _boxed_row(name: str) -> dict[str, Any]:
         "title": f"{info.architecture.name} trained on {info.provenance.dataset}",
         "class_names": list(info.class_names),
         "size_px": info.input.size_px,
+        "card": str(folder / CARD),
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "metrics": metrics,
         "result": describe_top1(metrics[split], split) if split else "nothing was measured",

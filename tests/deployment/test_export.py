@@ -187,11 +187,18 @@ def test_torch_program(tmp_path: Path) -> None:
 
 
 def test_bundle_alone_and_in_half(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", args={"widths": [16, 32, 32]})
+    bundle = write_bundle(tmp_path / "bundle", args={"widths": [16, 32, 32]}, rule=True)
+    (bundle / "README.md").write_text("The card", encoding="utf-8")
     whole = export_bundle(bundle, tmp_path / "a")
     half = export_bundle(bundle, tmp_path / "b", half=True)
-    assert half.bytes < 0.65 * whole.bytes
+    assert half.bytes < 0.75 * whole.bytes
     assert load_bundle(tmp_path / "b")[1].weights_dtype == "float16"
+    assert (tmp_path / "b" / "README.md").read_text(encoding="utf-8") == "The card"
+    pictures = sample_pictures()[:2]
+    own, exported = (eyespot.load(folder).predict(pictures) for folder in (bundle, tmp_path / "b"))
+    for one, other in zip(own, exported, strict=True):
+        assert one.unknown_score is not None
+        assert other.unknown_score == pytest.approx(one.unknown_score, abs=0.02)
 
 
 class TestRefusals:

@@ -124,8 +124,8 @@ class TestRows:
     def test_spread_over_classes_and_data(self) -> None:
         labels = np.repeat([0, 1], [9000, 1000])
         kept = rows_to_keep(labels, 2, 16)
-        assert (len(kept), kept[0], kept[-1]) == (2000, 0, 9999)
-        assert np.bincount(labels[kept]).tolist() == [1000, 1000]
+        assert (len(kept), kept[0], kept[-1]) == (1600, 0, 9999)
+        assert np.bincount(labels[kept]).tolist() == [800, 800]
         assert (np.diff(kept) > 0).all()
 
     def test_few_pictures_wide_features_many_classes(self) -> None:

@@ -484,15 +484,16 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> MeanInterval:
     Source:
         Welch 1947, Biometrika 34; `n` is the smaller count, `std` the standard error times sqrt(n).
     """
-    from scipy.stats import ttest_ind
+    from scipy.stats import t as student
 
-    result = ttest_ind(second, first, equal_var=False)
-    bounds = result.confidence_interval(0.95)
-    mean = float(np.mean(second) - np.mean(first))
-    count = min(len(first), len(second))
-    variance = float(np.var(first, ddof=1) / len(first) + np.var(second, ddof=1) / len(second))
-    low, high = (float(bounds.low), float(bounds.high)) if variance else (mean, mean)
-    return MeanInterval(count, mean, math.sqrt(variance * count), low, high)
+    parts = [float(np.var(group, ddof=1)) / len(group) for group in (first, second)]
+    mean, variance = float(np.mean(second) - np.mean(first)), sum(parts)
+    count, half = min(len(first), len(second)), 0.0
+    if variance:
+        # Not ttest_ind, which warns of equal values.
+        spread = sum(part**2 / (len(group) - 1) for part, group in zip(parts, (first, second), strict=True))
+        half = float(student.ppf(0.975, variance**2 / spread)) * math.sqrt(variance)
+    return MeanInterval(count, mean, math.sqrt(variance * count), mean - half, mean + half)
 
 
 def _say_groups(first: SeedGroup, second: SeedGroup, found: MeanInterval, paired: bool) -> str:

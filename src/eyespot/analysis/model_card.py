@@ -60,11 +60,11 @@ def model_card(info: BundleInfo, metrics: Mapping[str, Any], data: DataCard, *, 
 
 
 def plain(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Return a stranger's text so that Markdown and HTML show it and do nothing else: one line, all marks escaped."""
+    """Return a stranger's text so that Markdown and HTML show it and do nothing else: one line, its marks escaped."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
     if len(shown) > most:
         shown = shown[: most - 3] + "..."
-    return re.sub(r"[!-/:-@\[-`{-~]", lambda found: _HTML.get(found[0], "\\" + found[0]), shown)
+    return re.sub(r"[\\`*_{}\[\]()<>&#|!~$@:]|(?<=www)\.", lambda found: _HTML.get(found[0], "\\" + found[0]), shown)
 
 
 def _section(title: str, paragraphs: Sequence[str]) -> str:
@@ -74,7 +74,7 @@ def _section(title: str, paragraphs: Sequence[str]) -> str:
 def _use(info: BundleInfo) -> list[str]:
     names = [plain(name) for name in info.class_names[:_MOST_CLASSES]]
     more = info.num_classes - len(names)
-    listed = ", ".join(names) + (f" and {words.whole(more)} more, in model\\.json" if more else "")
+    listed = ", ".join(names) + (f" and {words.whole(more)} more, in model.json" if more else "")
     return [
         f"It names one of: {listed}.",
         "It is meant for pictures like those it was trained on: one subject a picture, taken and framed in a similar "

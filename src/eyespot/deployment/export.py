@@ -29,7 +29,7 @@ from eyespot.data.dataset import UInt8Array
 from eyespot.deployment.graph import ShippedClassifier
 from eyespot.device import ComputePlan
 from eyespot.errors import EyespotError, MissingExtraError, ModelError, RunError, UsageError
-from eyespot.evaluation.bundle import BundleInfo, load_bundle, save_bundle
+from eyespot.evaluation.bundle import BundleInfo, load_bundle, load_unknown, read_card, save_bundle
 from eyespot.evaluation.metrics import Int64Array
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.files import describe_disk_error, fsync_folder
@@ -221,7 +221,7 @@ def export_bundle(folder: Path, path: Path, *, half: bool = False) -> Exported:
     model, info = load_bundle(folder)
     if half:
         info = info.model_copy(update={"weights_dtype": "float16"})
-    save_bundle(path, model, info)
+    save_bundle(path, model, info, unknown=load_unknown(folder, info), card=read_card(folder))
     size = sum(file.stat().st_size for file in path.iterdir())
     return Exported(path, "safetensors", size, 0, None)
 

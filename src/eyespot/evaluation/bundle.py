@@ -493,6 +493,16 @@ def load_unknown(folder: Path, info: BundleInfo) -> UnknownScore | None:
     return parse_score(_read(path, info.unknown.max_bytes), info.unknown, path)
 
 
+def read_card(folder: Path) -> str:
+    """Return the text of README.md; empty where there is none.
+
+    Raises:
+        CheckpointError: It is no file, too long, or cannot be read.
+    """
+    path = _whole_folder(folder) / CARD
+    return _read(path, _MAX_INFO_BYTES).decode("utf-8", "replace") if path.exists() else ""
+
+
 def _as_stored(tensors: Mapping[str, Tensor], info: BundleInfo) -> dict[str, Tensor]:
     """Return tensors in the types that the file keeps them in.
 

@@ -30,7 +30,7 @@ Part: TypeAlias = Literal["energy", "features", "pixels"]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 
 WEIGHTS: Mapping[Part, float] = {"energy": 1.0, "features": 1.0, "pixels": 0.5}
-MOST_ROWS = 2000
+MOST_ROWS = 1600
 MOST_BYTES = 4 * 2**20
 """Of the kept training pictures' features: the file stays smaller than the network of the smallest recipe."""
 
