@@ -644,7 +644,8 @@ def test_a_model_in_the_box_is_listed_and_answers(
 
     shutil.copytree(run / "bundle", tmp_path / "box" / "spot-pictures")
     monkeypatch.setattr(bundle, "_BOX", tmp_path / "box")
-    listed = eyespot("models").out.splitlines()[-1]
+    listed, card = eyespot("models").out.splitlines()[-2:]
+    assert card.endswith(str(tmp_path / "box" / "spot-pictures" / "README.md"))
     assert re.fullmatch(
         r"trained, ready to use: spot-pictures \(spot trained on pictures\), .* on test \(n = 6, .*\); "
         r"eyespot predict spot-pictures PICTURE",
