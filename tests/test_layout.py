@@ -39,6 +39,7 @@ ORDER = {
     "checking": 8,
     "cross_validation": 8,
     "label_check": 9,
+    "robustness": 9,
     "studies": 9,
     "sweeps": 9,
     "exporting": 9,

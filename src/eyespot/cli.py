@@ -186,6 +186,13 @@ def evaluate(
         typer.Option(metavar="none|mirror|mirror-shift", help="Test-time views; those of the recipe when left out."),
     ] = None,
     on_bad_image: BadImageOption = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Measure under 15 kinds of corruption at 5 strengths, too.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --robustness: at most N pictures (1000 when left out, 0 for all)."),
+    ] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -194,9 +201,16 @@ def evaluate(
     Example: eyespot evaluate runs/photos --data more-photos/ --split test
     """
     from eyespot.analysis.verdict import describe_top1
+    from eyespot.errors import UsageError
     from eyespot.terminal import Terminal, print_json
     from eyespot.verbs import evaluate as run_evaluation
 
+    if robustness:
+        return _evaluate_robustness(
+            run, data, split=split, views=views, on_bad_image=on_bad_image, limit=limit, device=device, json=json
+        )
+    if limit is not None:
+        raise UsageError("--limit without --robustness", where="the command line", remedy="give both or none")
     with Terminal(quiet=json) as terminal:
         result = run_evaluation(
             run, data=data, split=split, views=views, on_bad_image=on_bad_image, device=device, observer=terminal
@@ -205,6 +219,30 @@ def evaluate(
         print_json({"run": str(run), "data": data, "split": split, **result.metrics})
     else:
         print(describe_top1(result.metrics, split))
+    return None
+
+
+def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: Any) -> None:
+    """Measure the grid of corruptions and print it."""
+    from eyespot.analysis import words
+    from eyespot.analysis.verdict import describe_top1
+    from eyespot.robustness import robustness
+    from eyespot.terminal import Terminal, print_json
+
+    with Terminal(quiet=json) as terminal:
+        found = robustness(run, data, observer=terminal, **asked)
+    if json:
+        return print_json({"run": str(run), "data": data, **found})
+    print(describe_top1({**found["clean"], "n": found["n"], "views": found["views"]}, found["split"]))
+    for kind, figures in found["corruptions"].items():
+        print(f"{kind:15}", *(f"{words.percent(figure['top1']):>7}" for figure in figures))
+    print(f"{'shifted':15}", *(f"{words.percent(figure['top1']):>7}" for figure in found["shifted"]))
+    print(f"{'mirrored':15} {words.percent(found['mirrored']['top1']):>7}")
+    print(
+        f"mean corruption error {words.percent(found['mean_corruption_error'])} on {found['split']} "
+        f"(n = {words.whole(found['n'])}; 15 kinds, strengths 1 to 5, drawn by eyespot)"
+    )
+    return None
 
 
 @app.command()

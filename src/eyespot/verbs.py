@@ -359,11 +359,67 @@ def evaluate(
         RunError: The folder is not a run or bundle.
         UsageError: Unknown split or views, or no data.
     """
-    from eyespot.evaluation.predictor import load_predictor
-    from eyespot.evaluation.views import check_views
     from eyespot.measuring import measure, measured_as_given
 
     watcher = observer or Terminal(quiet=True)
+    found = open_to_measure(
+        run, data, split=split, views=views, on_bad_image=on_bad_image, device=device, watcher=watcher
+    )
+    name, packed, splits = found.split, found.packed, found.splits
+    batch_size = found.home.config.evaluation.batch_size if found.own and found.home is not None else _OTHER_DATA_BATCH
+    result = measure(
+        found.predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=found.label_map
+    )
+    if found.home is not None and found.own:
+        result.metrics.update(stamped(result.metrics, found.home.config.mistakes, name))
+        result.metrics.update(measured_as_given(packed, splits, name, result.logits))
+    found.count_test_read(watcher)
+    return result
+
+
+@dataclass(frozen=True)
+class ToMeasure:
+    """A model and the pictures that it is measured on.
+
+    Attributes:
+        predictor: The model.
+        home: Its run folder; None where only the bundle is there.
+        packed: The pictures.
+        splits: Their division.
+        split: The one to measure; it is not empty.
+        label_map: int64, the model's label for each of theirs; None where they are the same.
+        own: They are the run's own, not others'.
+    """
+
+    predictor: Predictor
+    home: Run | None
+    packed: PackedDataset
+    splits: Splits
+    split: SplitName
+    label_map: Any
+    own: bool
+
+    def count_test_read(self, watcher: Observer) -> None:
+        """Count that the test split of the run was read, where it was."""
+        trained_on = self.predictor.info.provenance.dataset_fingerprint
+        if self.home is not None and self.split == "test" and self.packed.fingerprint == trained_on:
+            _count_test_read(self.home, watcher)
+
+
+def open_to_measure(
+    run: str | Path | Predictor,
+    data: str | Path | None,
+    *,
+    split: str,
+    views: str | None,
+    on_bad_image: str | None,
+    device: str,
+    watcher: Observer,
+) -> ToMeasure:
+    """Open what `evaluate` measures, with the arguments and errors of that."""
+    from eyespot.evaluation.predictor import load_predictor
+    from eyespot.evaluation.views import check_views
+
     name = checked_split(split)
     if on_bad_image not in (None, "refuse", "skip"):
         raise UsageError(f"unknown policy {on_bad_image!r} for bad pictures", remedy="use refuse or skip")
@@ -377,23 +433,16 @@ def evaluate(
     prepare_process()
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
     home = Run.open(folder) if folder is not None and (folder / "config.toml").exists() else None
-    label_map, batch_size = None, _OTHER_DATA_BATCH
+    label_map = None
     if data is None:
         assert home is not None
         packed, splits = _own_data(home, watcher)
-        batch_size = home.config.evaluation.batch_size
     else:
         packed, splits, label_map = _other_data(data, predictor, name, on_bad_image or "refuse", watcher)
     if not splits.count(name):
         known = ", ".join(split_names(splits))
         raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
-    result = measure(predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=label_map)
-    if home is not None and data is None:
-        result.metrics.update(stamped(result.metrics, home.config.mistakes, name))
-        result.metrics.update(measured_as_given(packed, splits, name, result.logits))
-    if home is not None and name == "test" and packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
-        _count_test_read(home, watcher)
-    return result
+    return ToMeasure(predictor, home, packed, splits, name, label_map, own=data is None)
 
 
 def _is_predictor(run: object) -> bool:

@@ -1,0 +1,78 @@
+"""The section of a report that shows what corruptions leave of an accuracy, put into a report that is already there.
+
+Before this: `evaluation.robustness` measured the grid, often long after the training. After this: the same page, with
+one section more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eyespot.analysis import words
+from eyespot.analysis.pages import render_page, write_page
+from eyespot.analysis.verdict import describe_top1, describe_views
+from eyespot.errors import RunError
+
+_BEGIN, _END = "<!-- robustness -->", "<!-- end of robustness -->"
+_BEFORE = '<section id="data"'
+
+
+def add_section(report: Path, found: Mapping[str, Any]) -> None:
+    """Put the section into a report, in the place of an older one.
+
+    Args:
+        report: report.html of a run.
+        found: What `robustness` returns.
+
+    Raises:
+        RunError: The file cannot be read or written, or is no report.
+    """
+    try:
+        page = report.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError("cannot read the report", where=report, remedy="train again, or leave it") from error
+    if _BEGIN in page and _END in page:
+        page = page[: page.index(_BEGIN)] + page[page.index(_END) + len(_END) :].lstrip("\n")
+    if _BEFORE not in page:
+        raise RunError("no place for the grid", where=report, remedy="train again with this version")
+    section = f"{_BEGIN}\n{render_section(found)}\n{_END}\n"
+    write_page(page.replace(_BEFORE, section + _BEFORE, 1), report)
+
+
+def render_section(found: Mapping[str, Any]) -> str:
+    """Return the section as HTML."""
+
+    def cells(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {
+                "share": figure["top1"],
+                "shown": f"{100 * figure['top1']:.0f}",
+                "told": f"{words.percent(figure['top1'])} {words.interval(figure['top1_ci95'])}",
+            }
+            for figure in figures
+        ]
+
+    rows = [
+        {"kind": kind, "cells": cells(figures), "mean": f"{sum(f['top1'] for f in figures) / len(figures) * 100:.1f}"}
+        for kind, figures in found["corruptions"].items()
+    ]
+    clean = {**found["clean"], "n": found["n"], "views": found["views"]}
+    low, high = found["clean"]["top1_ci95"]
+    return render_page(
+        "robustness.html.j2",
+        {
+            "clean": describe_top1(clean, found["split"]),
+            "drawn": "" if found["n"] == found["of"] else f" of the {words.whole(found['of'])}",
+            "n": words.whole(found["n"]),
+            "split": found["split"],
+            "views": describe_views(found["views"]),
+            "half_width": f"{50 * (high - low):.1f}",
+            "error": words.percent(found["mean_corruption_error"]),
+            "rows": rows,
+            "shifted": cells(found["shifted"]),
+            "mirrored": cells([found["mirrored"]])[0],
+            "seed": found["seed"],
+        },
+    ).strip()
