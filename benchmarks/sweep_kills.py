@@ -1,6 +1,6 @@
 """A sweep of twelve short trials whose driver is killed three times, beside one that nobody kills.
 
-python benchmarks/sweep_kills.py /tmp/kills --seed 0      two to five minutes on two cores; prints one JSON document
+python benchmarks/sweep_kills.py kills --seed 0      two to five minutes on two cores; prints one JSON document
 
 Trials of `digits`, three epochs each. A kill comes up to three seconds after every third trial has ended, at a random
 moment. What counts: every trial ended, and ended once; states, figures and weights are those of the whole sweep; no
