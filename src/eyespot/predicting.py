@@ -103,7 +103,7 @@ def print_predictions(
                 elif form == "csv":
                     _print_csv_row(_cells(answer, min(top, predictor.info.num_classes)))
                 elif answer.error is None:
-                    print(f"{printable(answer.source)}: {_told(answer)}")
+                    print(f"{printable(answer.source)}: {describe_answer(answer)}")
                 if answer.error is not None:
                     failed += 1
                     terminal.close_bar()
@@ -379,9 +379,14 @@ def _cells(answer: Prediction, ranks: int) -> list[str]:
     return [answer.source, *cells, *[""] * (2 * ranks - len(cells)), known, score, answer.error or ""]
 
 
-def _told(answer: Prediction) -> str:
-    """Return an answer for people: the best classes, behind a word of warning where the picture is unknown."""
-    told = "  ".join(f"{score.name} {words.percent(score.prob)}" for score in answer.top)
+def describe_answer(answer: Prediction, *, top: int | None = None) -> str:
+    """Return an answer for people: the best classes, behind a word of warning where the picture is unknown.
+
+    Args:
+        answer: One that is no error.
+        top: How many classes at most; None for all in the answer.
+    """
+    told = "  ".join(f"{score.name} {words.percent(score.prob)}" for score in answer.top[:top])
     return f"unknown (nearest: {told})" if answer.unknown else told
 
 

@@ -31,9 +31,9 @@ def explain(
 
     Example: eyespot explain runs/photos cat.jpg --method gradcam --method occlusion --out why.html
     """
-    from eyespot.analysis import words
     from eyespot.errors import DataError
     from eyespot.explaining import explain as run_explain
+    from eyespot.predicting import describe_answer
     from eyespot.terminal import Terminal, print_json, printable
 
     with Terminal(quiet=json) as terminal:
@@ -53,8 +53,7 @@ def explain(
     else:
         for one in found:
             if one.prediction.error is None:
-                told = f"{one.prediction.label} {words.percent(one.prediction.prob)}"
-                print(f"{printable(one.prediction.source)}: {told}")
+                print(f"{printable(one.prediction.source)}: {describe_answer(one.prediction, top=1)}")
         print(f"page: {out}")
     for answer in failed:
         error = DataError(f"{answer.source} {answer.error}", remedy="repair it or leave it out")
