@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from eyespot.config import config_keys, load_config, parse_config
+from eyespot.config import config_keys, load_config, parse_config, recipe_names
 from eyespot.errors import UsageError
 from eyespot.models.registry import check_args
 from eyespot.studies.changes import KNOWN, Change, parse_changes, setting
@@ -124,3 +124,33 @@ def test_a_factor_is_a_point_for_each_value_but_the_recipes_own() -> None:
     assert [change.name for change in lists] == ["widths-8--8--8", "widths-16--16--16"]
     apart = parse_changes(config, (), ["optimizer.head_lr=1e-4,1.0001e-4"])
     assert [change.name for change in apart] == ["head_lr-0.0001", "head_lr-0.0001-2"]
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_whatever_a_recipe_has_on_can_be_taken_away(recipe: str) -> None:
+    config = load_config(recipe)
+    for name in KNOWN:
+        refused, change = "", Change("", "", {})
+        try:
+            change = one(config, name)
+        except UsageError as error:
+            refused = str(error)
+        if refused:
+            assert "off already" in refused or "has no" in refused, refused
+            continue
+        changed = parse_config(config.to_toml(), where=name, changes=change.settings)
+        check_args(changed.model.name, changed.model.args)
+        assert changed != config
+
+
+def test_the_ablation_of_the_docs_can_be_asked_for() -> None:
+    config = load_config("culp2021-vgg16", ["model.name=efficientnet_lite0", "input.size_px=96", "model.args.pool=gap"])
+    found = parse_changes(
+        config, ["dropout", "hidden-layers"], ["model.args.batch_norm=true", "optimizer.name=rmsprop"]
+    )
+    assert [change.name for change in found] == [
+        "without-dropout",
+        "without-hidden-layers",
+        "batch_norm-true",
+        "name-rmsprop",
+    ]
