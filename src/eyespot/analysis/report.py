@@ -21,6 +21,7 @@ from eyespot.analysis import charts, words
 from eyespot.analysis.cautions import DataCard, count_pictures, find_cautions
 from eyespot.analysis.gallery import jpeg_of
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
+from eyespot.analysis.trust_section import trust_of
 from eyespot.analysis.verdict import (
     confused_pairs,
     describe_top1,
@@ -187,6 +188,7 @@ def render_report(inputs: ReportInput) -> str:
         "range_test": _range_test(inputs.lr_finder),
         "confusion": _confusion(metrics, split, inputs.class_names),
         "per_class": _per_class(metrics, split, inputs.class_names),
+        "trust": trust_of(metrics, split),
         "mistakes": [_show_mistake(mistake) for mistake in inputs.mistakes],
         "why": panel(inputs.why, jpeg_of),
         "augmented": _augmented(inputs),
