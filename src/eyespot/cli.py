@@ -54,13 +54,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 120},
 )
 data_app = typer.Typer(help="List, look at, fetch and pack data sets.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data_app, name="data")
-app.add_typer(study_app, name="study")
-app.command()(compare)
-app.command()(serve)
-app.command()(export)
 
 
 def _version(show: bool) -> None:
@@ -81,7 +77,6 @@ def _root(
     """Train, compare, explain and ship image classifiers."""
 
 
-@app.command()
 def train(
     data: Annotated[str | None, typer.Argument(metavar="DATA", help="As for check; cifar10 when left out.")] = None,
     recipe: Annotated[
@@ -171,7 +166,6 @@ def _says_how_to_resume(terminal: Terminal) -> Iterator[None]:
         raise
 
 
-@app.command()
 def evaluate(
     run: RunArgument,
     data: Annotated[
@@ -245,7 +239,6 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
     return None
 
 
-@app.command()
 def predict(
     run: RunArgument,
     pictures: Annotated[
@@ -294,7 +287,6 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model's layers.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
@@ -314,7 +306,6 @@ def models(
         show_model(name, size=size, classes=classes, channels=channels, json=json)
 
 
-@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.")] = None,
     json: JsonOption = False,
@@ -340,7 +331,6 @@ def recipes(
             print(f"{row['name']:<20} {row['description']}")
 
 
-@app.command()
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look.")] = Path("runs"),
     sort: Annotated[
@@ -356,14 +346,6 @@ def runs(
     from eyespot.tables import show_runs
 
     show_runs(folder, json=json, sort=sort, tag=tag)
-
-
-app.command()(check)
-app.command()(note)
-app.command()(explain)
-app.command()(sweep)
-app.command()(ablate)
-app.command()(doctor)
 
 
 @data_app.command("list")
@@ -478,6 +460,16 @@ def _as_settings(changes: dict[str, Any]) -> list[str]:
     from json import dumps
 
     return [f"{key}={dumps(value)}" for key, value in changes.items() if value is not None]
+
+
+# In the order of `eyespot --help`: from the pictures to the shipped model, then what helps on the way.
+for _command in (
+    *(check, train, evaluate, predict, explain, compare, ablate, sweep, export, serve),
+    *(runs, note, models, recipes, doctor),
+):
+    app.command()(_command)
+app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
 
 
 # ------------------------------------------------------------------------------------------------------- the way out
