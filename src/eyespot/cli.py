@@ -32,6 +32,7 @@ from eyespot.commands.options import (
     DeviceOption,
     FixOption,
     JsonOption,
+    OptionalDataArgument,
     RunArgument,
     SetOption,
 )
@@ -78,7 +79,7 @@ def _root(
 
 
 def train(
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="As for check; cifar10 when left out.")] = None,
+    data: OptionalDataArgument = None,
     recipe: Annotated[
         str | None,
         typer.Option(

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from eyespot.commands.options import DeviceOption, JsonOption, SetOption
+from eyespot.commands.options import DeviceOption, JsonOption, OptionalDataArgument, SetOption
 
 
 def ablate(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="The baseline: a name of `eyespot recipes` or a TOML file.")
     ] = None,
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="As for train; cifar10 when left out.")] = None,
+    data: OptionalDataArgument = None,
     without: Annotated[
         list[str] | None,
         typer.Option(metavar="X", help="Take this away: flip, whitening, ema, ... or a setting; may be repeated."),

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-DataArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA", help="cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file."
-    ),
-]
+_DATA = "cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file"
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=f"{_DATA}.")]
+OptionalDataArgument = Annotated[str | None, typer.Argument(metavar="DATA", help=f"{_DATA}; cifar10 when left out.")]
 RunArgument = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run folder, a bundle, or a model that comes with eyespot (eyespot models)."),

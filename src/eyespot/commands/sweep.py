@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from eyespot.commands.options import DeviceOption, JsonOption, SetOption
+from eyespot.commands.options import DeviceOption, JsonOption, OptionalDataArgument, SetOption
 
 
 def sweep(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="What is varied: a name of `eyespot recipes` or a TOML file.")
     ] = None,
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="As for train; cifar10 when left out.")] = None,
+    data: OptionalDataArgument = None,
     space: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="What varies, and between what (docs/sweeps.md).")
     ] = None,
