@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 60  # a card is read on one screen; model.json lists every class
 _MOST_CHARACTERS = 80
 _MOST_PAIRS = 8
+# What means something inside a line, at its start, or makes a link of an address.
+_MARKS = re.compile(r"[\\`*_\[\]<>&|~@${}]|^[-+#=]|(?<=^\d)[.)]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
@@ -64,7 +66,7 @@ def plain(text: str, most: int = _MOST_CHARACTERS) -> str:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
     if len(shown) > most:
         shown = shown[: most - 3] + "..."
-    return re.sub(r"[\\`*_{}\[\]()<>&#|!~$@:]|(?<=www)\.", lambda found: _HTML.get(found[0], "\\" + found[0]), shown)
+    return _MARKS.sub(lambda found: _HTML.get(found[0], "\\" + found[0]), shown)
 
 
 def _section(title: str, paragraphs: Sequence[str]) -> str:
@@ -88,9 +90,9 @@ def _data(info: BundleInfo, data: DataCard) -> list[str]:
     pictures = ", ".join(f"{words.whole(count)} {name}" for name, count in counts.items())
     told = [f"{plain(info.provenance.dataset)}{f': {pictures} pictures' if pictures else ''}."]
     told += [f"Content fingerprint: `{info.provenance.dataset_fingerprint}`."]
-    if info.eval_transform:
-        told.append(f"Preparation: {plain(info.eval_transform, 500)}.")
-    return [" ".join(told), *(plain(str(note), 500) for note in data.get("notes", ()))]
+    if data.get("preparation"):
+        told.append(f"Preparation: {plain(data['preparation'], 500)}.")
+    return [" ".join(told), *(f"{plain(str(note), 500).rstrip('.')}." for note in data.get("notes", ()))]
 
 
 def _figures(metrics: Mapping[str, Any]) -> list[str]:
@@ -112,7 +114,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
         "The interval says what other pictures drawn the same way could give; another seed would move the figure, too."
     )
     if reads:
-        note += f" Test was read {words.plural(int(reads), 'time')}."
+        note += " Test was read once." if reads == 1 else f" Test was read {words.whole(reads)} times."
     return [head + "\n".join(rows), note]
 
 
@@ -179,7 +181,7 @@ def _checked(data: DataCard) -> list[str]:
     if "leaks" not in data:
         return []
     return [
-        f"- Every file was decoded: {words.plural(int(data.get('skipped', 0)), 'file')} could not be, and left out.\n"
+        f"- Files that could not be decoded and were left out: {words.whole(int(data.get('skipped', 0)))}.\n"
         f"- Equal pixels: {words.plural(int(data.get('duplicates', 0)), 'group')} of equal pictures, "
         f"{words.whole(int(data.get('leaks', 0)))} of them in more than one split, "
         f"{words.whole(int(data.get('conflicts', 0)))} with different labels.\n"
