@@ -164,7 +164,9 @@ def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:
     assert (found[0].given, found[0].suggested) == ("dog", "cat")
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert (rows[0]["id"], rows[0]["decision"]) == ("dog/planted.png", "")
-    assert "dog → cat?" in (tmp_path / "labels.html").read_text(encoding="utf-8")
+    page = (tmp_path / "labels.html").read_text(encoding="utf-8")
+    assert 'dog <span class="quiet">→</span> cat?' in page
+    assert "labels look" in page
     assert sorted(path.name for path in data.rglob("*")) == before
 
 

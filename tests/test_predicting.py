@@ -328,3 +328,27 @@ def test_killed_for_good_at_some_moment_and_taken_up_again(trained: Run, many: P
     assert 4 < rows < 121
     subprocess.run([*call, str(tmp_path / "out.csv")], check=True, capture_output=True)
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+# ----------------------------------------------------------------------------------------------------------------- fit
+
+
+def test_fit_changes_pictures_that_are_not_square_and_no_others(trained: Run, tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    square, wide = dice.integers(0, 256, (40, 40, 3), np.uint8), dice.integers(0, 256, (20, 60, 3), np.uint8)
+    wide[:, 20:40] //= 4
+    usual = load_predictor(trained.path)
+    for fit in ("crop", "squash", "pad"):
+        predictor = load_predictor(trained.path, fit=fit)
+        assert predictor.info.input.fit == fit
+        assert (predictor.predict_probs([square]) == usual.predict_probs([square])).all()
+        same = (predictor.predict_probs([wide]) == usual.predict_probs([wide])).all()
+        assert same == (fit == usual.info.input.fit)
+    with pytest.raises(EyespotError, match=r"unknown fit 'sqash'\. Did you mean 'squash'.*: use crop, squash, pad"):
+        load_predictor(trained.path, fit="sqash")
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    out = tmp_path / "out.csv"
+    predicting.write_predictions(trained.path, [str(tmp_path / "wide.png")], out, top=1, fit="squash")
+    row = next(iter(csv.DictReader(out.read_text(encoding="utf-8").splitlines())))
+    expected = load_predictor(trained.path, fit="squash").predict([wide])[0]
+    assert expected.label in row.values()

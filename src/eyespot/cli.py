@@ -259,6 +259,14 @@ def predict(
         Literal["auto", "never"],
         typer.Option(help="auto: say unknown of pictures far from all that the model was trained on."),
     ] = "auto",
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="crop|squash|pad",
+            help="How pictures that are not square become square: the middle, all of it stretched, or with black bars; "
+            "as in training when left out.",
+        ),
+    ] = None,
     gallery: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Also write a page with each picture, its answer and its heat map."),
@@ -278,11 +286,13 @@ def predict(
             raise UsageError("--gallery with --csv FILE", where="the command line", remedy="use --csv - with it")
         if not csv or csv.startswith("-"):
             raise UsageError(f"--csv {csv!r} is no file", where="the command line", remedy="use --csv FILE or --csv -")
-        failed = write_predictions(run, pictures, Path(csv), top=top, device=device, views=views, unknown=unknown)
+        failed = write_predictions(
+            run, pictures, Path(csv), top=top, device=device, views=views, unknown=unknown, fit=fit
+        )
     else:
         form: Literal["text", "json", "csv"] = "json" if json else "text" if csv is None else "csv"
         failed = print_predictions(
-            run, pictures, top=top, form=form, device=device, views=views, unknown=unknown, gallery=gallery
+            run, pictures, top=top, form=form, device=device, views=views, unknown=unknown, fit=fit, gallery=gallery
         )
     if failed:
         raise typer.Exit(1)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _RECIPE = "features"
 _ROUNDS = 2
 _SHOWN = 96
+_PAIRS = 12
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def check_labels(
     if csv_path is not None:
         _write_csv(suspects, Path(csv_path).expanduser())
     if page is not None:
-        _write_page(packed, names, suspects, found.places[:_SHOWN].tolist(), len(labels), page)
+        _write_page(packed, suspects, found, page)
     return suspects
 
 
@@ -248,32 +249,37 @@ def _write_csv(suspects: list[SuspectLabel], path: Path) -> None:
     write_atomic(path.resolve(), buffer.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _write_page(
-    packed: PackedDataset,
-    names: list[SplitName],
-    suspects: list[SuspectLabel],
-    places: list[int],
-    total: int,
-    path: Path,
-) -> None:
-    """Write the worst ones with their given and suggested labels."""
+def _write_page(packed: PackedDataset, suspects: list[SuspectLabel], found: LabelErrors, path: Path) -> None:
+    """Write what the list is, which classes stand for which, and the worst pictures.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    from collections import Counter
+
     import numpy as np
 
-    from eyespot.analysis.grids import write_grid
+    from eyespot.analysis import words
+    from eyespot.analysis.pages import png_data_uri, render_page, write_page
     from eyespot.training.prepare import read_pixels
 
-    if not places:
-        from eyespot.analysis.pages import render_page, write_page
-
-        title = f"{packed.dataset.name}: no label of {total:,} looks wrong"
-        write_page(render_page("grid.html.j2", {"title": title, "groups": [], "count": 0, "small": False}), path)
-        return
+    names = _names(packed)
     starts = np.cumsum([0, *(len(packed.splits[name]) for name in names)])
-    owners = np.searchsorted(starts, places, side="right") - 1
-    pixels = [
-        read_pixels(packed, names[owner], np.array([place - starts[owner]]))
-        for place, owner in zip(places, owners.tolist(), strict=True)
-    ]
-    captions = [f"{it.given} → {it.suggested}? ({it.id})" for it in suspects[: len(places)]]
-    title = f"{packed.dataset.name}: {len(suspects):,} of {total:,} labels look wrong, the worst {len(places)}"
-    write_grid(np.concatenate(pixels), captions, path, columns=8, title=title)
+    pictures = []
+    for it, place in zip(suspects, found.places[:_SHOWN].tolist(), strict=False):
+        owner = int(np.searchsorted(starts, place, side="right")) - 1
+        pixels = read_pixels(packed, names[owner], np.array([place - starts[owner]]))[0]
+        facts = {"given": it.given, "suggested": it.suggested, "id": it.id, "split": it.split}
+        pictures.append({**facts, "wrong": words.percent(it.score), "src": png_data_uri(pixels, 192)})
+    pairs = Counter((it.given, it.suggested) for it in suspects).most_common(_PAIRS)
+    context = {
+        "title": packed.dataset.name,
+        "origin": f"{packed.dataset.layout}, from {packed.dataset.origin}",
+        "listed": len(suspects),
+        "total": int(starts[-1]),
+        "expected": found.expected,
+        "pairs": [(given, suggested, count) for (given, suggested), count in pairs],
+        "pictures": pictures,
+        "small": packed.size_px < 96,
+    }
+    write_page(render_page("labels.html.j2", context), path)

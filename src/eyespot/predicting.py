@@ -68,6 +68,7 @@ def print_predictions(
     device: str = "auto",
     views: str | None = None,
     unknown: Asking = "auto",
+    fit: str | None = None,
     gallery: Path | None = None,
 ) -> int:
     """Print an answer for each picture and return how many could not be answered.
@@ -80,6 +81,7 @@ def print_predictions(
         device: Where to compute.
         views: Test-time views; None takes the model's own.
         unknown: `never`: nothing is called unknown.
+        fit: How pictures that are not square become square, as for `load_predictor`.
         gallery: A page to write with each picture, its answer and its heat map, of as many pictures as have room.
 
     Raises:
@@ -87,7 +89,7 @@ def print_predictions(
         UsageError: Unknown views.
     """
     checked = None if views is None else check_views(views)
-    predictor = load_predictor(run, device=device, unknown=unknown)
+    predictor = load_predictor(run, device=device, unknown=unknown, fit=fit)
     page = _new_gallery(run, predictor) if gallery is not None else None
     failed = 0
     documents: list[dict[str, Any]] = []
@@ -154,6 +156,7 @@ def write_predictions(
     device: str = "auto",
     views: str | None = None,
     unknown: Asking = "auto",
+    fit: str | None = None,
 ) -> int:
     """Write a CSV file with a row for each picture, going on where a killed command stopped.
 
@@ -165,6 +168,7 @@ def write_predictions(
         device: Where to compute.
         views: Test-time views; None takes the model's own.
         unknown: `never`: nothing is called unknown.
+        fit: How pictures that are not square become square, as for `load_predictor`.
 
     Returns:
         How many pictures could not be answered.
@@ -177,7 +181,7 @@ def write_predictions(
     if "-" in pictures:
         raise UsageError("- (stdin) with --csv FILE", where="the command line", remedy="use --csv - for it")
     checked = None if views is None else check_views(views)
-    predictor = load_predictor(run, device=device, unknown=unknown)
+    predictor = load_predictor(run, device=device, unknown=unknown, fit=fit)
     job = {
         "weights_sha256": predictor.info.weights_sha256,
         "info_sha256": predictor.info.info_sha256,
@@ -186,6 +190,7 @@ def write_predictions(
         "top": top,
         "views": checked or predictor.info.views,
         "unknown": unknown,
+        "fit": fit,
         "computed": [predictor.plan.device, predictor.plan.precision],
     }
     ranks = min(top, predictor.info.num_classes)

@@ -83,3 +83,5 @@ def _show_labels(
     for path in (csv, out):
         if path is not None:
             print(f"written: {path.expanduser().resolve()}")
+    if found and csv is not None:
+        print("to correct labels: write accept or reject into the column decision, then train with --fix FILE.csv")

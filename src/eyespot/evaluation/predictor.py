@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from eyespot.data.decoding import decode_image
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.data.walking import walk_pictures
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
-from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError
+from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError, did_you_mean
 from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle, load_unknown
 from eyespot.evaluation.metrics import Float64Array, Int64Array, check_finite, softmax
 from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics, pixel_statistics
@@ -36,12 +36,14 @@ from eyespot.models.folding import folded
 
 if TYPE_CHECKING:
     from eyespot.data.loaders import Loader
+    from eyespot.data.resizing import Fit
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 Float32Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how many pictures are done, and of how many."""
 
+FITS = ("crop", "squash", "pad")
 _BATCH_SIZE = 128
 _SAMPLE = 2  # images on which the folding of batch norms is checked
 _REMEDY_PICTURES = "give paths, bytes of a file, Pillow images or uint8 arrays (H, W), (H, W, 1), (H, W, 3), (H, W, 4)"
@@ -542,7 +544,11 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def load_predictor(
-    path: str | os.PathLike[str], *, device: str = "auto", unknown: Literal["auto", "never"] = "auto"
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    unknown: Literal["auto", "never"] = "auto",
+    fit: str | None = None,
 ) -> Predictor:
     """Return a trained model, ready to answer.
 
@@ -551,6 +557,8 @@ def load_predictor(
         device: `auto`, `cpu`, `cuda` or `mps`.
         unknown: `auto`: every answer says how far its picture is from training, where the bundle has a rule for that;
             `never`: nobody asks.
+        fit: How pictures that are not square become square: `crop`, `squash` or `pad`; None does as in training. Square
+            ones come out the same in any case.
 
     Raises:
         RunError: There is no run and no bundle, or the run has no model yet.
@@ -559,9 +567,13 @@ def load_predictor(
     """
     if unknown not in ("auto", "never"):
         raise UsageError(f"unknown = {unknown!r}", remedy="use auto or never")
+    if fit not in (None, *FITS):
+        raise UsageError(f"unknown fit {fit!r}.{did_you_mean(str(fit), FITS)}", remedy=f"use {', '.join(FITS)}")
     folder = find_bundle(path)
     plan = plan_compute(device)
     model, info = load_bundle(folder)
+    if fit is not None:
+        info = info.model_copy(update={"input": replace(info.input, fit=cast("Fit", fit))})
     return Predictor(model, info, plan, _fitting(model, info, folder) if unknown == "auto" else None)
 
 
