@@ -74,3 +74,12 @@ def test_the_picture_error_is_the_spread_of_the_difference_over_draws_of_picture
         differences.append(float(second[:, part].mean() - first[:, part].mean()))
         errors.append(picture_error(first[:, part], second[:, part]))
     assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.1)
+
+
+def test_ablations_without_an_effect_find_one_in_five_of_a_hundred() -> None:
+    dice = np.random.default_rng(0)
+    found = 0
+    for _ in range(1000):
+        baseline, changes = dice.normal(size=3), dice.normal(size=(5, 3))
+        found += bool(holm([mean_p_value(list(change - baseline)) for change in changes]).min() < 0.05)
+    assert 25 <= found <= 70  # the changes share their baseline, so it is a little under 50
