@@ -263,8 +263,8 @@ def _notes(effects: Sequence[Effect], baseline: Mapping[int, ComparedRun], split
         )
     elif len(baseline) < _MANY_SEEDS:
         notes.append(
-            f"{len(baseline)} seeds tell only large differences: three find 4.6 standard deviations over seeds with one "
-            "change and 10 with five, five seeds 2.4 and 3.7 (docs/ablations.md). --resume --seeds N adds seeds; decide "
+            f"{len(baseline)} seeds tell only large differences: 3 find 4.6 standard deviations over seeds for one "
+            "change and 10 for five, 5 find 2.4 and 3.7 (docs/ablations.md). --resume --seeds N adds seeds; decide "
             "on N before looking."
         )
     if split == "val":
