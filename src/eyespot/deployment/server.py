@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from importlib import resources
@@ -43,6 +44,9 @@ _PAGE = {
     "/style.css": ("style.css", "text/css"),
 }
 _MIN_TOKEN = 16
+# The event loop asks for the interpreter after every socket call, and by default waits 5 ms for it behind a decoding
+# thread. Median lag of the loop under overload, on a busy machine: 2.3 ms instead of 4.0 to 4.5 (n = 2 each).
+_SWITCH_SECONDS = 0.0005
 
 
 def serve(
@@ -86,6 +90,7 @@ def serve(
     if token and len(token) < _MIN_TOKEN:
         raise UsageError(f"a token of {len(token)} characters", remedy=f"use {_MIN_TOKEN} or more random ones")
     limits = limits or Limits()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with _listen(host, port) as listener:  # before the model is read: a port in use is said at once
         opened = open_engine(
             model, device=device, engine=engine, say=lambda message: write_log("note", message=message)
