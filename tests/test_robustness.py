@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from eyespot import cli
-from eyespot.analysis.robustness_section import add_section
+from eyespot.analysis.robustness_section import add_section, render_section
 from eyespot.errors import RunError
+from eyespot.mistakes import stamped
 from eyespot.robustness import FILE, robustness
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
@@ -94,6 +95,14 @@ def figures() -> dict[str, Any]:
     one = {"top1": 0.5, "top1_ci95": [0.2, 0.8]}
     grid = {"corruptions": {"fog": [one] * 5}, "clean": one, "mirrored": one, "shifted": [one] * 5}
     return {**grid, "n": 9, "of": 90, "split": "val", "views": "none", "seed": 0, "mean_corruption_error": 0.5}
+
+
+def test_a_mistake_on_purpose_stamps_these_figures_too() -> None:
+    one = {**figures(), "flaw": "leaked"}
+    page = render_section(one)
+    assert "<strong>leaked:</strong> Mean corruption error" in page
+    assert "leaked: 50.0" in page.replace("\u00a0", " ")
+    assert stamped({"n": 1}, ["train-on-test"], "test")["flaw"]
 
 
 def test_a_run_without_a_report_is_measured_all_the_same(run: Path) -> None:

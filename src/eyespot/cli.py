@@ -228,13 +228,15 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
         found = robustness(run, data, observer=terminal, **asked)
     if json:
         return print_json({"run": str(run), "data": data, **found})
-    print(describe_top1({**found["clean"], "n": found["n"], "views": found["views"]}, found["split"]))
+    flaw = str(found.get("flaw", ""))
+    print(describe_top1({**found["clean"], "n": found["n"], "views": found["views"], "flaw": flaw}, found["split"]))
     for kind, figures in found["corruptions"].items():
         print(f"{kind:15}", *(f"{words.percent(figure['top1']):>7}" for figure in figures))
     print(f"{'shifted':15}", *(f"{words.percent(figure['top1']):>7}" for figure in found["shifted"]))
     print(f"{'mirrored':15} {words.percent(found['mirrored']['top1']):>7}")
     print(
-        f"mean corruption error {words.percent(found['mean_corruption_error'])} on {found['split']} "
+        f"{flaw}{': ' * bool(flaw)}mean corruption error {words.percent(found['mean_corruption_error'])} "
+        f"on {found['split']} "
         f"(n = {words.whole(found['n'])}; 15 kinds, strengths 1 to 5, drawn by eyespot)"
     )
     return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.errors import RunError
 from eyespot.files import write_json
+from eyespot.mistakes import stamped
 from eyespot.opening import Observer
 from eyespot.runs import read_json
 from eyespot.terminal import Terminal
@@ -53,6 +54,7 @@ def robustness(
     Returns:
         JSON values: `n` pictures of `of` in `split`, `views`, `seed`, `clean`, `mean_corruption_error` (a fraction),
         `corruptions` (kind -> a figure for each strength), `mirrored`, `shifted`; a figure has `top1`, `top1_ci95`.
+        `flaw` is what must be said before every figure; missing for honest ones.
 
     Raises:
         DataError, RunError, UsageError: As for `evaluate`.
@@ -105,7 +107,8 @@ def robustness(
         on_cell=on_cell,
     )
     told = {key: job[key] for key in ("split", "of", "views", "seed")}
-    result = {**summarise(cells, len(places)), **told}
+    mistakes = found.home.config.mistakes if found.own and found.home is not None else ()
+    result = {**stamped(summarise(cells, len(places)), mistakes, found.split), **told}
     if kept is not None and found.home is not None:
         write_json(kept, {"job": job, "cells": cells, "summary": result})
         _show(found.home.report, result, watcher)

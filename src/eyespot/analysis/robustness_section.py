@@ -58,7 +58,7 @@ def render_section(found: Mapping[str, Any]) -> str:
         {"kind": kind, "cells": cells(figures), "mean": f"{sum(f['top1'] for f in figures) / len(figures) * 100:.1f}"}
         for kind, figures in found["corruptions"].items()
     ]
-    clean = {**found["clean"], "n": found["n"], "views": found["views"]}
+    clean = {**found["clean"], "n": found["n"], "views": found["views"], "flaw": found.get("flaw", "")}
     low, high = found["clean"]["top1_ci95"]
     return render_page(
         "robustness.html.j2",
@@ -67,6 +67,7 @@ def render_section(found: Mapping[str, Any]) -> str:
             "drawn": "" if found["n"] == found["of"] else f" of the {words.whole(found['of'])}",
             "n": words.whole(found["n"]),
             "split": found["split"],
+            "flaw": found.get("flaw", ""),
             "views": describe_views(found["views"]),
             "half_width": f"{50 * (high - low):.1f}",
             "error": words.percent(found["mean_corruption_error"]),
