@@ -9,7 +9,9 @@ While a batch is computed the next one gathers by itself.
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +25,18 @@ from eyespot.deployment.metrics import Metrics
 from eyespot.deployment.problems import busy
 from eyespot.errors import BadImageError
 from eyespot.evaluation.predictor import Prediction
+
+_STAND_BACK = 5
+
+
+def stand_back() -> None:
+    """Let the event loop go before this thread, and before those that it starts, where threads have priorities.
+
+    Decoding and computing fill all cores; a refusal that waits behind them comes late.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _STAND_BACK)
 
 
 class _Picture:
@@ -127,6 +141,7 @@ class Batcher:
 
     def _decode(self) -> None:
         """Decode pictures until there is None in the queue."""
+        stand_back()
         while (picture := self._encoded.get()) is not None:
             if picture.future.cancelled():  # nobody waits for it any more
                 self._hand_over([(picture, BadImageError("is late"))])
@@ -142,6 +157,7 @@ class Batcher:
 
     def _compute(self) -> None:
         """Answer batches until there is None in the queue."""
+        stand_back()
         while (first := self._decoded.get()) is not None:
             batch, ends = self._gather(first)
             started = time.perf_counter()

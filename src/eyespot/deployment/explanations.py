@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from eyespot.deployment.batching import stand_back
 from eyespot.deployment.engine import Engine
 from eyespot.deployment.limits import Limits
 from eyespot.deployment.problems import Problem, busy
@@ -32,7 +33,7 @@ class Explanations:
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine = engine
         self._limits = limits
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="eyespot-explain")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="eyespot-explain", initializer=stand_back)
         self.waiting = 0
 
     def stop(self) -> None:

@@ -10,19 +10,21 @@ The way of a request: `connections` (slow, too many) -> `guard` (host, origin, t
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from eyespot import __version__
-from eyespot.deployment.batching import Batcher
+from eyespot.deployment.batching import Batcher, stand_back
 from eyespot.deployment.bodies import FORM_TYPE, RAW_TYPES, HeldBytes, Upload, parse_body, read_body
 from eyespot.deployment.connections import bounded_protocol
 from eyespot.deployment.engine import Engine, open_engine
@@ -92,9 +94,10 @@ def serve(
     limits = limits or Limits()
     sys.setswitchinterval(_SWITCH_SECONDS)
     with _listen(host, port) as listener:  # before the model is read: a port in use is said at once
-        opened = open_engine(
-            model, device=device, engine=engine, say=lambda message: write_log("note", message=message)
-        )
+        with ThreadPoolExecutor(1, initializer=stand_back) as opener:  # the engine's own threads inherit its priority
+            opened = opener.submit(
+                open_engine, model, device=device, engine=engine, say=lambda text: write_log("note", message=text)
+            ).result()
         local = host in LOOPBACK_NAMES
         hosts = (*LOOPBACK_NAMES, *map(str.lower, allow_hosts)) if local or allow_hosts else ()
         app = build_app(opened, limits=limits, door=Door((*hosts, host.lower()) if hosts else (), token, log))
@@ -116,6 +119,9 @@ def serve(
             timeout_keep_alive=15,
             timeout_graceful_shutdown=int(limits.answer_seconds) + 5,
         )
+        # A collection that walks through all that torch brought stops every thread for 0.2 s, many times under load.
+        gc.collect()
+        gc.freeze()
         uvicorn.Server(config).run(sockets=[listener])
 
 

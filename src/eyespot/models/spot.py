@@ -17,6 +17,13 @@ from eyespot.models.protocol import check_images, check_num_classes
 
 NAME = "spot"
 
+_LEAST_VARIANCE = 2e-2
+"""Added to each direction's variance, so that those that hardly vary are not blown up (docs/decisions/003).
+
+airbench94 adds 5e-4 to pixels like these; on JPEG files, which have next to no fine colour, that multiplies the faintest
+noise of another camera by 40.
+"""
+
 
 class Spot(nn.Module):
     """Whitening convolution, three groups of two 3x3 convolutions, global max-pooling, linear classifier.
@@ -67,8 +74,7 @@ class Spot(nn.Module):
         flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.in_channels * kernel * kernel).double()
         covariance = flat.T @ flat / len(flat)
         values, vectors = torch.linalg.eigh(covariance)
-        # 5e-4: directions that hardly vary (JPEG, constant borders) are not blown up.
-        scaled = vectors.T / torch.sqrt(values.clamp_min(0) + 5e-4).unsqueeze(1)
+        scaled = vectors.T / torch.sqrt(values.clamp_min(0) + _LEAST_VARIANCE).unsqueeze(1)
         filters = scaled.reshape(-1, self.in_channels, kernel, kernel).to(self.whiten.weight.dtype)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
