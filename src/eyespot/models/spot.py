@@ -20,8 +20,8 @@ NAME = "spot"
 _LEAST_VARIANCE = 2e-2
 """Added to each direction's variance, so that those that hardly vary are not blown up (docs/decisions/003).
 
-airbench94 adds 5e-4 to pixels like these; on JPEG files, which have next to no fine colour, that multiplies the faintest
-noise of another camera by 40.
+airbench94 adds 5e-4 to pixels like these; on JPEG files, which have next to no fine colour, that multiplies the
+faintest noise of another camera by 40.
 """
 
 
