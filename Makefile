@@ -10,7 +10,7 @@ CACHE  := .eyespot-cache
 demo: $(VENV)/.installed
 	$(BIN)/eyespot train digits --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 	@echo "a temple and a flower for spot-cifar10, the model that comes with eyespot. It knows neither; it calls about half of such photographs unknown:"
-	$(BIN)/eyespot predict spot-cifar10 --top 3 $$($(BIN)/python -c "import sklearn.datasets as d; print(*d.load_sample_images().filenames)")
+	@$(BIN)/eyespot predict spot-cifar10 --top 3 $$($(BIN)/python -c "import sklearn.datasets as d; print(*d.load_sample_images().filenames)")
 
 test: $(VENV)/.installed-dev lint types
 	rm -f .coverage .coverage.*

@@ -437,7 +437,7 @@ def test_clearing_the_cache_deletes_what_eyespot_made_and_nothing_else(
         (cache / "packed" / "linked-0123456789abcdef").symlink_to(outside)
 
     before = {room.name: room for room in data_verbs.look_at_cache()}
-    assert set(before) == {"downloads", "unpacked", "packed", "features"}
+    assert set(before) == {"downloads", "unpacked", "packed", "features", "checks", "exports"}
     assert (before["downloads"].files, before["downloads"].bytes) == (1, 1000)
     assert before["packed"].files >= 3
     assert before["unpacked"].files >= 60

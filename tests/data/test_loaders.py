@@ -512,7 +512,8 @@ def run_script(tmp_path: Path, pictures: list[Path], code: str, *, cwd: Path | N
     script.write_text(
         textwrap.dedent(
             f"""
-            import sys, time
+            import signal, sys, time
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
             sys.path.insert(0, {str(Path(eyespot.__file__).parents[1])!r})
             import numpy as np
             from eyespot.data.loaders import BatchPlan, StreamLoader
