@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from eyespot.data import download as module
-from eyespot.data.download import RemoteFile, download, sha256_file
+from eyespot.data.download import RemoteFile, download
 from eyespot.errors import DownloadError, UsageError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -270,12 +270,6 @@ def test_an_md5_alone_is_enough_and_an_empty_file_is_a_file(site: Site, tmp_path
     site.script = [send(b"", Content_Length="0")]
     remote = site.remote(sha256=None, md5=hashlib.md5(b"", usedforsecurity=False).hexdigest(), size=0)
     assert fetch(remote, tmp_path).read_bytes() == b""
-
-
-def test_sha256_file_is_the_sum_of_the_content(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(CONTENT * 5)
-    assert sha256_file(path) == hashlib.sha256(CONTENT * 5).hexdigest()
 
 
 # It breaks off

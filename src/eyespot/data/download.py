@@ -85,15 +85,6 @@ class RemoteFile:
                 )
 
 
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content as 64 hexadecimal digits.
-
-    Args:
-        path: The file, read in pieces.
-    """
-    return _digests(path, ("sha256",))[0]
-
-
 def download(
     remote: RemoteFile,
     folder: Path,
