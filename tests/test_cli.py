@@ -20,6 +20,7 @@ import typer
 from PIL import Image
 
 from eyespot import cli
+from eyespot.errors import Interrupted
 from eyespot.runs import Run, RunWriter
 
 from .conftest import draw_pictures
@@ -588,6 +589,79 @@ def test_a_signal_stops_a_training_within_seconds_and_tells_how_it_goes_on(
     assert found.last == f"stopped; go on with: eyespot train --resume --out '{folder}'"
     assert not Run.open(folder).finished
     assert (folder / "log.txt").read_text().count("epoch   1") == 1
+
+
+LOST = """
+import os, signal, sys, time
+from eyespot import cli
+class Fragile:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))  # a signal that comes while a destructor runs
+def work(words):
+    fragile = Fragile()
+    del fragile
+    for _ in range(200):
+        time.sleep(0.1)
+    return 0
+cli._call = work
+cli.main([])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_a_destructor_swallows_stops_the_command_all_the_same(number: int, code: int) -> None:
+    words = [sys.executable, "-c", LOST, str(int(number))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_other_lost_errors_are_still_shown() -> None:
+    code = LOST.replace("os.kill(os.getpid(), int(sys.argv[1]))", "raise ValueError('odd')").replace("200", "0")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert "ValueError: odd" in done.stderr
+
+
+def test_a_library_that_calls_a_signal_an_import_error_does_not_change_the_exit_code(
+    eyespot: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(words: list[str]) -> int:
+        try:
+            raise Interrupted(15)
+        except Interrupted:
+            raise ImportError("a library could not be loaded")  # noqa: B904
+
+    monkeypatch.setattr(cli, "_call", load)
+    assert eyespot() == (143, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [
+        (["evaluate", "RUN", "--robustness"], "eyespot.robustness.robustness"),
+        (["check", "PICTURES", "--labels"], "eyespot.label_check.check_labels"),
+        (["predict", "RUN", "PICTURES", "--csv", "OUT"], "eyespot.predicting.answers"),
+        (["study", "run", "dll2018"], "eyespot.studies.study.run_study"),
+    ],
+)
+def test_a_stopped_command_says_that_it_goes_on(
+    run: Path,
+    pictures: Path,
+    tmp_path: Path,
+    eyespot: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    verb: str,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise Interrupted(15)
+
+    monkeypatch.setattr(verb, stop)
+    places = {"RUN": run, "PICTURES": pictures, "OUT": tmp_path / "out.csv"}
+    found = eyespot(*(places.get(word, word) for word in words))
+    assert (found.code, found.last) == (143, "stopped; the same command goes on")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

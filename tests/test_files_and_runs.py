@@ -12,7 +12,7 @@ import pytest
 from eyespot import files
 from eyespot.caches import cache_folder, data_folders
 from eyespot.config import load_config
-from eyespot.errors import MissingExtraError, RunError, RunLockedError, did_you_mean
+from eyespot.errors import Interrupted, MissingExtraError, RunError, RunLockedError, did_you_mean
 from eyespot.runs import Run, RunWriter, environment, latest_unfinished_run, new_run_folder, now
 
 CONFIG = load_config("fast")
@@ -50,6 +50,27 @@ def test_a_failing_disk_is_one_clear_error_and_the_old_file_stays(
         files.write_atomic(path, b"new")
     assert remedy in str(caught.value)
     assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_a_signal_in_the_middle_of_a_write_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(descriptor: int) -> None:
+        raise Interrupted(15)
+
+    files.write_atomic(tmp_path / "state", b"old")
+    monkeypatch.setattr(files.os, "fsync", stop)
+    with pytest.raises(Interrupted):
+        files.write_atomic(tmp_path / "state", b"new")
+    assert os.listdir(tmp_path) == ["state"]
+    assert (tmp_path / "state").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_the_next_write_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / f".state.{os.getpid()}-0123abcd.tmp").write_bytes(b"ha")
+    files.write_atomic(tmp_path / "state", b"whole")
     assert os.listdir(tmp_path) == ["state"]
 
 
@@ -108,11 +129,29 @@ def test_a_run_folder_is_written_and_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
-    with RunWriter(tmp_path / "run", CONFIG):
-        pass
+    with RunWriter(tmp_path / "run", CONFIG) as writer:
+        writer.write_provenance({"data": "digits"})
     with pytest.raises(RunError, match="already holds a run") as caught, RunWriter(tmp_path / "run", CONFIG):
         pass
     assert "--resume" in str(caught.value)
+
+
+def test_a_run_killed_before_it_noted_its_data_is_begun_again(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", CONFIG) as writer:
+        writer.write_provenance({"track": "mlflow"})  # the moment of death is between this and the data
+    other = load_config("digits")
+    with RunWriter(tmp_path / "run", other):
+        assert Run(tmp_path / "run").config == other
+
+
+@pytest.mark.parametrize("there", ["checkpoints/step-000000001.ckpt", "metrics.json", "config.toml"])
+def test_what_may_be_worth_something_is_not_begun_again(tmp_path: Path, there: str) -> None:
+    with RunWriter(tmp_path / "run", CONFIG):
+        pass
+    (tmp_path / "run" / there).write_text('{"a": 1}')
+    with pytest.raises(RunError, match="already holds a run"), RunWriter(tmp_path / "run", CONFIG):
+        pass
+    assert (tmp_path / "run" / there).read_text() == '{"a": 1}'
 
 
 def test_two_writers_cannot_share_a_folder_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import eyespot
 SOURCE = Path(eyespot.__file__).parent
 
 # A room imports only rooms with a smaller number; equal numbers are strangers, except within one room.
-GROUND = ("errors", "augment_config", "caches", "config", "device", "files", "locks", "mistakes", "seeds")
+GROUND = ("errors", "augment_config", "caches", "config", "device", "locks", "mistakes", "seeds")
 ORDER = {
     **dict.fromkeys(GROUND, 0),
+    "files": 0.5,
     "runs": 1,
     "notes": 2,
     "data": 2,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from eyespot import locks
-from eyespot.locks import file_lock
+from eyespot.locks import file_lock, temporary_file, temporary_folder
 
 HOLDER = """
 import os, sys, time
@@ -170,3 +170,81 @@ def test_closing_in_a_child_forgets_what_was_held(tmp_path: Path, monkeypatch: p
     assert locks._held == set()
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(descriptor)
+
+
+LEAVER = """
+import os, sys
+from pathlib import Path
+from eyespot.locks import temporary_file, temporary_folder
+place = Path(sys.argv[1])
+with temporary_file(place / "a.json") as file, temporary_folder(place, ".x-", ".tmp") as folder:
+    (folder / "inside").write_text("x")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def _leaver(place: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", LEAVER, str(place)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(tmp_path: Path) -> None:
+    living, dead = _leaver(tmp_path), _leaver(tmp_path)
+    assert len(os.listdir(tmp_path)) == 4
+    dead.send_signal(signal.SIGKILL)
+    dead.wait()
+    elsewhere = {".b.json.12-00000000.tmp", ".a.json.tmp", ".x-notes.tmp", "a.json"}
+    for name in elsewhere:
+        (tmp_path / name).write_text("not ours")
+    with temporary_file(tmp_path / "a.json") as file, temporary_folder(tmp_path, ".x-", ".tmp") as folder:
+        assert len(set(os.listdir(tmp_path)) - elsewhere - {Path(file.name).name, folder.name}) == 2
+    assert len(set(os.listdir(tmp_path)) - elsewhere) == 2
+    living.communicate("")  # it ends in peace, and nothing has taken its files away
+    assert living.returncode == 0
+    assert set(os.listdir(tmp_path)) == elsewhere
+    for process in (living, dead):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX links and pipes")
+def test_a_planted_link_or_pipe_of_a_temporary_name_harms_nothing(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / ".a.json.1-00000000.tmp").symlink_to(precious)
+    os.mkfifo(place / ".a.json.1-00000001.tmp")
+    with temporary_file(place / "a.json"):
+        pass
+    assert precious.read_text() == "kept"
+
+
+def test_a_folder_taken_for_a_leftover_before_it_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False, True, False, True])
+    monkeypatch.setattr(locks, "_hold", lambda descriptor, path: next(answers))
+    with temporary_folder(tmp_path, ".x-") as folder, temporary_file(tmp_path / "a") as file:
+        assert folder.is_dir()
+        assert Path(file.name).is_file()
+        assert len(os.listdir(tmp_path)) == 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> bool:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(locks, "_try_lock", refuse)
+    (tmp_path / ".a.1-00000000.tmp").touch()
+    with temporary_file(tmp_path / "a") as file:
+        os.replace(file.name, tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == [".a.1-00000000.tmp", "a"]  # who knows who holds it

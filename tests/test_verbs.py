@@ -262,7 +262,7 @@ def test_files_of_others_survive_a_start_that_fails(pictures: Path, tmp_path: Pa
 def test_a_run_that_never_knew_its_data_says_so(trained: Run, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     shutil.copy(trained.path / "config.toml", tmp_path / "run")
-    with pytest.raises(RunError, match="the run ended before it knew its data"):
+    with pytest.raises(RunError, match=r"the run ended before it knew its data.*give the command that began it again"):
         eyespot.train(out=tmp_path / "run", resume=True)
 
 

@@ -5,13 +5,15 @@ Nothing heavy is imported before a command needs it, so that `eyespot --help` an
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 # Typer carries its own copy of click's exceptions in some versions; this one is found in any of them.
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
 _EXIT_CLOSED_PIPE = 141
+_AGAIN_SECONDS = 0.05  # after which a signal that was lost in a destructor is sent again
 
 app = typer.Typer(
     name="eyespot",
@@ -135,7 +138,7 @@ def train(
         "data.label_fixes": None if fix is None else str(fix),
     }
     settings = [*(set_ or []), *_as_settings(changes)]
-    with Terminal() as terminal, _says_how_to_resume(terminal):
+    with Terminal() as terminal, terminal.says_how_to_go_on(lambda: _resuming(terminal)):
         run = run_training(
             data,
             recipe=recipe,
@@ -154,17 +157,9 @@ def train(
         print(summary_line(metrics))
 
 
-@contextmanager
-def _says_how_to_resume(terminal: Terminal) -> Iterator[None]:
-    """Tell, when a run is stopped on purpose, how it goes on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        terminal.close_bar()
-        if terminal.run_folder is not None:
-            folder = shlex.quote(str(terminal.run_folder))
-            terminal.say(f"stopped; go on with: eyespot train --resume --out {folder}")
-        raise
+def _resuming(terminal: Terminal) -> str:
+    folder = terminal.run_folder
+    return "" if folder is None else f"go on with: eyespot train --resume --out {shlex.quote(str(folder))}"
 
 
 def evaluate(
@@ -224,7 +219,8 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
     from eyespot.robustness import robustness
     from eyespot.terminal import Terminal, print_json
 
-    with Terminal(quiet=json) as terminal:
+    goes_on = "" if data is not None else "the same command goes on"
+    with Terminal(quiet=json) as terminal, terminal.says_how_to_go_on(lambda: goes_on):
         found = robustness(run, data, observer=terminal, **asked)
     if json:
         return print_json({"run": str(run), "data": data, **found})
@@ -497,6 +493,16 @@ def main(arguments: list[str] | None = None) -> None:
         # In an old locale a name in another alphabet is printed as escapes instead of ending the command.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    _answer_signals()
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _answer_signals() -> None:
+    """Let SIGTERM and Ctrl-C raise `Interrupted`, wherever the command is.
+
+    In a destructor, or in a callback from C, nothing can be raised: Python prints "Exception ignored" and goes on, and
+    the command would work for hours after it was told to stop. There the signal is sent again.
+    """
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -505,7 +511,28 @@ def main(arguments: list[str] | None = None) -> None:
         raise Interrupted(number)
 
     signal.signal(signal.SIGTERM, stop)
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores Ctrl-C
+        signal.signal(signal.SIGINT, stop)
+    usual = sys.unraisablehook
+
+    def on_lost(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, Interrupted):
+            usual(lost)
+            return
+        again = threading.Timer(_AGAIN_SECONDS, _signal_again, [lost.exc_value.signal])
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = on_lost
+
+
+def _signal_again(number: int) -> None:
+    """Send a signal to the main thread, out of whatever it waits for."""
+    main_thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main_thread is not None:
+        signal.pthread_kill(main_thread, number)
+    else:  # pragma: no cover  # Windows
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -554,8 +581,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the one line for whatever ended a command."""
     if isinstance(error, EyespotError):
         return error.exit_code, f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return 128 + getattr(error, "signal", signal.SIGINT), ""
+    interruption = _interruption(error)
+    if interruption is not None:
+        return 128 + getattr(interruption, "signal", signal.SIGINT), ""
     if isinstance(error, _USAGE_ERROR):
         return 2, _explain_usage(error)
     if isinstance(error, BrokenPipeError):
@@ -569,6 +597,17 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 1, f"error: {limit}"
     what = f"unexpected {type(error).__name__} ({error})"
     return 1, f"error: {EyespotError(what, where='eyespot', remedy='run it again with --debug and report it')}"
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the signal behind an error: a library that is stopped while it loads may call that an import error."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _explain_usage(error: Exception) -> str:

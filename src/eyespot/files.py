@@ -6,11 +6,11 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 from eyespot.errors import RunError
+from eyespot.locks import temporary_file
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}  # Windows has no EDQUOT
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -19,20 +19,21 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder.
 
+    No temporary file is left, whatever ends it; what SIGKILL left is removed when the file is written again.
+
     Raises:
-        RunError: The disk is full, or the folder is read-only or gone; no temporary file is left.
+        RunError: The disk is full, or the folder is read-only or gone.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with temporary_file(path) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if os.name == "nt":
+                file.close()  # Windows renames no open file
+            os.replace(file.name, path)
         fsync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise _run_error(error, path) from error
 
 
@@ -90,7 +91,7 @@ def remove_temporaries(folder: Path) -> None:
 
 def _run_error(error: OSError, path: Path) -> RunError:
     reason, remedy = describe_disk_error(error)
-    return RunError(f"cannot write ({reason})", where=path, remedy=f"{remedy}; eyespot train --resume goes on")
+    return RunError(f"cannot write ({reason})", where=path, remedy=f"{remedy}; a training goes on with --resume")
 
 
 def describe_disk_error(error: OSError) -> tuple[str, str]:

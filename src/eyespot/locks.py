@@ -1,18 +1,23 @@
 """One job: let exactly one process or thread at a time do something to a file or folder.
 
 Before this: nothing. After this: `data.download`, `data.archives`, packing and run folders hold a lock while they
-write. The operating system keeps the lock, so it is gone with the process that held it, however that process ended.
+write, and temporary files are told from those that killed processes left. The operating system keeps the lock, so it is
+gone with the process that held it, however that process ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 if sys.platform == "win32":
     import msvcrt
@@ -123,3 +128,102 @@ def _wait(descriptor: int, deadline: float | None, poll_seconds: float) -> bool:
             return False
         time.sleep(min(poll_seconds, left))
     return True
+
+
+# ---------------------------------------------------------------------------------------- what goes with its process
+
+
+@contextmanager
+def temporary_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new hidden file beside `path`, which is removed at the end if it still has its first name.
+
+    What killed processes left under such a name is removed first: the system lets go of their files, and the living
+    hold theirs.
+
+    Args:
+        path: What the file may become.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    _remove_unheld(path.parent, re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}\.tmp"))
+    while True:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            with open(temporary, "xb") as file:
+                if os.name != "posix" or _hold(file.fileno(), temporary):
+                    yield file
+                    return
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+@contextmanager
+def temporary_folder(parent: Path, start: str, end: str = "", *, mode: int = 0o777) -> Iterator[Path]:
+    """Make a new folder, which is removed at the end if it still has its first name.
+
+    What killed processes left under such a name is removed first, as `temporary_file` does it.
+
+    Args:
+        parent: Where; it exists.
+        start: Of the name, before 8 hexadecimal digits; nobody else gives such names.
+        end: Of the name.
+        mode: Of the folder, before the umask.
+
+    Raises:
+        OSError: `parent` cannot be written.
+    """
+    _remove_unheld(parent, re.compile(rf"{re.escape(start)}[0-9a-f]{{8}}{re.escape(end)}"))
+    owner = os.getpid()
+    while True:
+        folder = parent / f"{start}{secrets.token_hex(4)}{end}"
+        folder.mkdir(mode=mode)
+        descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None  # Windows cannot open folders
+        if descriptor is not None:
+            _held.add(descriptor)
+        try:
+            if descriptor is None or _hold(descriptor, folder):
+                yield folder
+                return
+        finally:
+            if os.getpid() == owner:
+                shutil.rmtree(folder, ignore_errors=True)
+                if descriptor is not None:
+                    _held.discard(descriptor)
+                    os.close(descriptor)
+
+
+def _hold(descriptor: int, path: Path) -> bool:
+    """Hold something new as long as it is open; return False where it was taken for a leftover before it was held."""
+    _watch_forks()
+    try:
+        got = _try_lock(descriptor)
+    except OSError:
+        return True  # a file system without locks: there nobody removes anything
+    return got and _is_current(descriptor, path)
+
+
+def _remove_unheld(folder: Path, name: re.Pattern[str]) -> None:
+    """Remove what has such a name and is held by nobody. Windows keeps it: there an open file cannot be renamed."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(folder):
+            if name.fullmatch(entry):
+                with contextlib.suppress(OSError):
+                    _remove_if_unheld(folder / entry)
+
+
+def _remove_if_unheld(path: Path) -> None:
+    # Neither a link is followed nor a pipe waited for: others may write in this folder, too.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not _try_lock(descriptor):
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)

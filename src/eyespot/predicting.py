@@ -194,7 +194,11 @@ def write_predictions(
         "computed": [predictor.plan.device, predictor.plan.precision],
     }
     ranks = min(top, predictor.info.num_classes)
-    with Terminal() as terminal, AnswerFile(out, _columns(predictor, top), job, batch_rows=_BATCH) as file:
+    with (
+        Terminal() as terminal,
+        terminal.says_how_to_go_on(lambda: "the same command goes on"),
+        AnswerFile(out, _columns(predictor, top), job, batch_rows=_BATCH) as file,
+    ):
         waiting = _after(file, collect(pictures))
         if file.rows:
             terminal.on_message(f"{file.rows:,} pictures are answered in {out}; going on behind them")

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from eyespot.config import Config, parse_config
-from eyespot.errors import RunError, RunLockedError
+from eyespot.errors import EyespotError, RunError, RunLockedError
 from eyespot.files import append_line, remove_temporaries, write_atomic, write_json
 from eyespot.locks import file_lock
 
@@ -127,7 +127,7 @@ class RunWriter:
         """Lock the folder and write the settings.
 
         Raises:
-            RunError: The folder cannot be made or written, or holds a run and `resume` is False.
+            RunError: The folder cannot be made or written, or holds a run that has begun and `resume` is False.
             RunLockedError: Another process writes it.
         """
         try:
@@ -163,7 +163,7 @@ class RunWriter:
 
     def _claim(self) -> None:
         settings = self.path / "config.toml"
-        if settings.exists() and not self._resume:
+        if settings.exists() and not self._resume and not _never_began(self.path):
             raise RunError(
                 "this folder already holds a run",
                 where=self.path,
@@ -194,6 +194,16 @@ class RunWriter:
         """Add entries to provenance.json; earlier ones stay."""
         known = read_json(self.path / "provenance.json", default={})
         write_json(self.path / "provenance.json", {**known, **entries})
+
+
+def _never_began(folder: Path) -> bool:
+    """Return whether a folder has the settings of a run that was killed before it noted its data, and nothing else."""
+    run = Run(folder)
+    try:
+        known = run.config is not None and "data" in run.provenance
+    except EyespotError:
+        return False  # somebody else's config.toml
+    return not known and not run.metrics and not any((folder / CHECKPOINTS).glob("*.ckpt"))
 
 
 def remove_untrained(folder: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,21 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close_bar()
+
+    @contextmanager
+    def says_how_to_go_on(self, how: Callable[[], str]) -> Iterator[None]:
+        """Tell, when a command is stopped on purpose, what goes on with it.
+
+        Args:
+            how: Asked then; what it says is empty where nothing was begun.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.close_bar()
+            if told := how():
+                self.say(f"stopped; {told}")
+            raise
 
     # ---- words ----
 

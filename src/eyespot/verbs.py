@@ -180,7 +180,7 @@ def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings
     known = run.provenance
     if "data" not in known:
         raise RunError(
-            "the run ended before it knew its data", where=run.path, remedy="delete the folder and train again"
+            "the run ended before it knew its data", where=run.path, remedy="give the command that began it again"
         )
     other_data = data is not None and lasting_name(data) != known["data"]
     if other_data or recipe is not None or len(settings):

@@ -355,3 +355,14 @@ class TestRun:
     def test_unknown_use_of_the_verb(self, run: Path) -> None:
         with pytest.raises(UsageError):
             eyespot.export(run, "tflite")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    leftover = tmp_path / ".model.onnx-0123abcd.tmp"
+    leftover.mkdir()
+    (leftover / "model.onnx").write_bytes(b"half")
+    with export_module._place(tmp_path / "model.onnx") as beside:
+        (beside / "model.onnx").write_bytes(b"whole")
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert (tmp_path / "model.onnx").read_bytes() == b"whole"

@@ -81,7 +81,7 @@ def test_a_failed_trial_does_not_end_a_sweep_and_a_full_disk_does(journal: Journ
     chooser.on_end(1, {"failed": "the loss is NaN", "ends": False}, crashed=False)
     assert journal.trials[1].state == "failed"
     chooser.next()
-    what = ["cannot write (the disk is full)", "here", "free some space; eyespot train --resume goes on"]
+    what = ["cannot write (the disk is full)", "here", "free some space; a training goes on with --resume"]
     chooser.on_end(2, {"failed": what[0], "ends": True, "what": what}, crashed=False)
     assert isinstance(chooser.failure, EyespotError)
     assert str(chooser.failure).endswith("in here: free some space; eyespot sweep --resume goes on")

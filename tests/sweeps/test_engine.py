@@ -4,10 +4,12 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from eyespot import cli
 from eyespot.errors import MissingExtraError, UsageError
 from eyespot.runs import Run
 from eyespot.sweeps import engine
-from eyespot.sweeps.journal import Journal
+from eyespot.sweeps.journal import Journal, Plan
+from eyespot.sweeps.space import Space
 
 from ..conftest import TINY
 
@@ -52,6 +55,7 @@ def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_no
     pictures: Path, space: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own path is too long for Ray's sockets
     base = [sys.executable, "-m", "eyespot", "sweep"]
     begin = [*base, "small", str(pictures), "--space", str(space), "--trials", "12", "--out", str(folder)]
     for life in range(4):
@@ -61,7 +65,8 @@ def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_no
             if life == 0
             else [*base, "--resume", "--out", str(folder)]
         )
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         if life < 3:
             while len(rows(folder)) < begun + 4 and process.poll() is None:
                 time.sleep(0.01)
@@ -75,12 +80,30 @@ def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_no
     assert "best of 12 trials on val" in out
     assert (folder / "report.html").exists()
     assert not (folder / "engine.json").exists()
+    assert not list(temporary.glob("eyeray-*"))
+    shutil.rmtree(temporary)
     winner = Run(folder / "trials" / f"{left['winner']:04d}")
     assert winner.metrics["test_reads"] == 1
     others = [path for path in (folder / "trials").iterdir() if path != winner.path]
     assert all(Run(path).metrics["test_reads"] == 0 for path in others)
     for noise in ("ray", "warning", "deprecat"):
         assert noise not in err.lower().replace("starting ray on this machine", ""), err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_the_next_sweep_removes_what_a_killed_one_left_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingExtraError("ray", "cluster")
+
+    leftover = tmp_path / "eyeray-0123abcd"
+    (leftover / "session_latest").mkdir(parents=True)
+    (tmp_path / "eyeray-notes").mkdir()
+    monkeypatch.setattr(engine, "_short_temporary_folder", lambda: tmp_path)
+    monkeypatch.setattr(engine, "_import_ray", missing)
+    plan = Plan("digits", "small", 1, Space(()), 1)
+    with pytest.raises(MissingExtraError), engine._ray(Journal(tmp_path, plan), print):
+        pass
+    assert os.listdir(tmp_path) == ["eyeray-notes"]
 
 
 @needs_ray

@@ -21,10 +21,6 @@ def live(run: str, recipe: str) -> None:
     if os.path.exists(os.path.join(run, "provenance.json")):
         train(out=run, resume=True, device="cpu")
     else:
-        if os.path.exists(os.path.join(run, "config.toml")):  # killed before it knew its data: nothing is lost
-            import shutil
-
-            shutil.rmtree(run)
         train("digits", recipe=recipe, out=run, device="cpu")
 
 

@@ -45,28 +45,23 @@ def ablate(
     from eyespot.studies.ablation_table import AblationTerminal, print_ablation
     from eyespot.terminal import print_json
 
-    with AblationTerminal(quiet=json) as terminal:
-        try:
-            result = run_ablation(
-                recipe,
-                data,
-                without=without or (),
-                factors=factor or (),
-                seeds=seeds,
-                minutes=minutes,
-                epochs=epochs,
-                settings=set_ or (),
-                test=test,
-                out=out,
-                resume=resume,
-                device=device,
-                observer=terminal,
-            )
-        except KeyboardInterrupt:
-            terminal.close_bar()
-            if terminal.folder:
-                terminal.say(f"stopped; go on with: eyespot ablate --resume --out {shlex.quote(terminal.folder)}")
-            raise
+    terminal = AblationTerminal(quiet=json)
+    with terminal, terminal.says_how_to_go_on(lambda: _resuming(terminal.folder)):
+        result = run_ablation(
+            recipe,
+            data,
+            without=without or (),
+            factors=factor or (),
+            seeds=seeds,
+            minutes=minutes,
+            epochs=epochs,
+            settings=set_ or (),
+            test=test,
+            out=out,
+            resume=resume,
+            device=device,
+            observer=terminal,
+        )
     terminal.say(f"report: {result.report}")
     if json:
         print_json({"ablation": str(result.path), "report": str(result.report), **result.found.as_dict()})
@@ -74,3 +69,7 @@ def ablate(
         print_ablation(result.found)
     if any(outcome.state == "failed" for outcome in result.outcomes):
         raise typer.Exit(1)
+
+
+def _resuming(folder: str) -> str:
+    return f"go on with: eyespot ablate --resume --out {shlex.quote(folder)}" if folder else ""

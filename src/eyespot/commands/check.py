@@ -68,7 +68,7 @@ def _show_labels(
     from eyespot.label_check import check_labels
     from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table
 
-    with Terminal(quiet=json) as terminal:
+    with Terminal(quiet=json) as terminal, terminal.says_how_to_go_on(lambda: "the same command goes on"):
         found = check_labels(data, csv_path=csv, out=out, folds=folds, fix=fix, minutes=minutes, observer=terminal)
     if json:
         print_json({"labels": [asdict(it) for it in found]})

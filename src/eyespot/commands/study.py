@@ -93,7 +93,7 @@ def run(
     from eyespot.studies.tables import describe_outcomes, outcomes_as_json
     from eyespot.terminal import Terminal, print_json
 
-    with Terminal() as terminal:
+    with Terminal() as terminal, terminal.says_how_to_go_on(lambda: "the same command goes on"):
         outcomes = run_study(
             name,
             out=out,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eyespot.commands.options import DeviceOption, JsonOption, OptionalDataArgument, SetOption
+
+if TYPE_CHECKING:
+    from eyespot.sweeps.screen import SweepTerminal
 
 
 def sweep(
@@ -61,16 +64,10 @@ def sweep(
         cluster=cluster or "",
     )
     terminal = SweepTerminal(quiet=json)
-    with terminal:
-        try:
-            found = run_sweep(
-                recipe, data, space, options=options, settings=set_ or (), out=out, resume=resume, observer=terminal
-            )
-        except KeyboardInterrupt:
-            if terminal.folder_name:
-                terminal.close()
-                terminal.say(f"stopped; go on with: eyespot sweep --resume --out {shlex.quote(terminal.folder_name)}")
-            raise
+    with terminal, terminal.says_how_to_go_on(lambda: _resuming(terminal)):
+        found = run_sweep(
+            recipe, data, space, options=options, settings=set_ or (), out=out, resume=resume, observer=terminal
+        )
     terminal.say(f"report: {found.report}")
     if json:
         from dataclasses import asdict
@@ -83,3 +80,9 @@ def sweep(
     print(f"best of {len(found.trials)} trials on val: {winner.path}")
     print(f"{describe_top1(result['val'], 'val')}: the best of several looks, so optimistic")
     print(describe_top1(result["test"], "test") if result["test"] else "the data have no test split")
+
+
+def _resuming(terminal: SweepTerminal) -> str:
+    terminal.close()
+    folder = terminal.folder_name
+    return f"go on with: eyespot sweep --resume --out {shlex.quote(folder)}" if folder else ""

@@ -14,8 +14,6 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +31,7 @@ from eyespot.evaluation.bundle import BundleInfo, load_bundle, load_unknown, rea
 from eyespot.evaluation.metrics import Int64Array
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.files import describe_disk_error, fsync_folder
+from eyespot.locks import temporary_folder
 from eyespot.models.folding import folded
 
 if TYPE_CHECKING:
@@ -518,20 +517,17 @@ def _place(path: Path) -> Iterator[Path]:
     """Give a folder beside the target; on success its files get their names, else nothing of it is left."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent))
+        with temporary_folder(path.parent, f".{path.name}-", ".tmp") as beside:
+            yield beside
+            for file in sorted(
+                beside.iterdir(), key=lambda file: file.name == path.name
+            ):  # the weights beside it first
+                with open(file, "rb+") as opened:
+                    os.fsync(opened.fileno())
+                os.replace(file, path.with_name(file.name))
+            fsync_folder(path.parent)
     except OSError as error:
         raise _disk_error(error, path) from error
-    try:
-        yield beside
-        for file in sorted(beside.iterdir(), key=lambda file: file.name == path.name):  # the weights beside it first
-            with open(file, "rb+") as opened:
-                os.fsync(opened.fileno())
-            os.replace(file, path.with_name(file.name))
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise _disk_error(error, path) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _disk_error(error: OSError, path: Path) -> EyespotError:

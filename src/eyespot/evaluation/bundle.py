@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 import unicodedata
@@ -45,6 +44,7 @@ from eyespot.errors import CheckpointError, DataError, EyespotError, ModelError,
 from eyespot.evaluation.unknown import UnknownRule, UnknownScore, parse_score
 from eyespot.evaluation.views import Views
 from eyespot.files import fsync_folder
+from eyespot.locks import temporary_folder
 from eyespot.models.registry import build_model
 from eyespot.runs import BUNDLE
 
@@ -332,40 +332,30 @@ def save_bundle(
         files[UNKNOWN] = content
     if card:
         files[CARD] = card.encode("utf-8", "replace")
-    temporary = folder.with_name(f"{_temporary_prefix(folder)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        _clear_the_way(folder)
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            with open(temporary / name, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        fsync_folder(temporary)
-        _replace_folder(temporary, folder)
+        _check_the_way(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(folder.parent, f".{folder.name}.bundle-", ".tmp") as temporary:
+            for name, content in files.items():
+                with open(temporary / name, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            fsync_folder(temporary)
+            _replace_folder(temporary, folder)
     except OSError as error:
         raise RunError(
             f"cannot write the bundle ({error.strerror or type(error).__name__})",
             where=folder,
             remedy="free some space, or choose a folder that can be written",
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return info
 
 
-def _clear_the_way(folder: Path) -> None:
-    """Refuse to replace anything but a bundle, and remove what killed writers left beside it."""
+def _check_the_way(folder: Path) -> None:
+    """Refuse to replace anything but a bundle."""
     if folder.exists() and (not folder.is_dir() or not set(os.listdir(folder)) <= {WEIGHTS, INFO, UNKNOWN, CARD}):
         raise RunError("there are other files than a bundle's", where=folder, remedy="choose another or a new folder")
-    if folder.parent.is_dir():
-        for leftover in folder.parent.iterdir():
-            if leftover.name.startswith(_temporary_prefix(folder)) and leftover.name.endswith(".tmp"):
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _temporary_prefix(folder: Path) -> str:
-    return f".{folder.name}.bundle-"
 
 
 def _replace_folder(new: Path, folder: Path) -> None:

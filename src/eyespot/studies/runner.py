@@ -34,7 +34,7 @@ from eyespot.errors import (
 from eyespot.files import append_line, describe_disk_error, write_json
 from eyespot.locks import file_lock
 from eyespot.opening import Observer, lasting_name, load_recipe
-from eyespot.runs import Run, now, remove_untrained
+from eyespot.runs import Run, now
 
 _POLL_SECONDS = 0.2
 # A process that lost its runner writes a checkpoint and ends; on a slow disk that takes a while.
@@ -295,9 +295,7 @@ def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label
     except RunLockedError as error:
         return _failed(folder, point, str(error), observer)
     run = Run(path)
-    if (path / "config.toml").is_file() and "data" not in run.provenance:
-        remove_untrained(path)  # killed before it knew its data: nothing to go on from
-    resume = (path / "config.toml").is_file()
+    resume = "data" in run.provenance  # one that was killed before is begun again
     words = ["train", "--resume", "--out", str(path)] if resume else _train_words(point, limits, path)
     append_line(
         folder / _JOURNAL, json.dumps({"time": now(), "point": point.id, "event": "resumed" if resume else "started"})

@@ -160,7 +160,7 @@ class Chooser:
         if "failed" in row:
             if row.get("ends"):
                 what, where, remedy = row["what"]
-                remedy = remedy.replace("; eyespot train --resume goes on", "")
+                remedy = remedy.replace("; a training goes on with --resume", "")
                 self.failure = EyespotError(what, where=where, remedy=f"{remedy}; eyespot sweep --resume goes on")
                 return replace(trial, state="waiting")
             return replace(trial, state="failed", reason=str(row["failed"]))

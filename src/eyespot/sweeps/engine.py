@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from typing import Any
 
 from eyespot.errors import EyespotError, Interrupted, MissingExtraError, UsageError
 from eyespot.files import write_json
+from eyespot.locks import temporary_folder
 from eyespot.runs import Run
 from eyespot.sweeps.chooser import Chooser
 from eyespot.sweeps.journal import Journal, Plan
@@ -38,6 +38,7 @@ from eyespot.sweeps.trial import run_trial
 # The smallest that Ray takes: trials exchange a few numbers, and /dev/shm is 64 MB in a container.
 _OBJECT_STORE_BYTES = 80 * 2**20
 _CONNECT_SECONDS, _PROBE_SECONDS = 5.0, 60.0
+_TEMPORARY = "eyeray-"  # and 8 digits: nobody else's folder may look like one of ours
 _REDUCTION = 3  # of three trials that came as far, the best one goes on
 _FEWEST_EPOCHS = 3  # below, stopping early saves nothing
 _QUIET = {
@@ -227,9 +228,11 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
     Yields:
         What there is to work with, and a folder for what Ray wants to write.
     """
-    temporary = Path(tempfile.mkdtemp(prefix="eyespot-", dir=_short_temporary_folder()))
     handlers = _signal_handlers()
-    with _environment(_QUIET if journal.plan.cluster else {**_QUIET, **_guard()}):
+    with (
+        temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700) as temporary,
+        _environment(_QUIET if journal.plan.cluster else {**_QUIET, **_guard()}),
+    ):
         try:
             ray = _import_ray()
             clear_engine(journal.folder)
@@ -256,7 +259,7 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     remedy = "free memory, disk and ports of this machine, then --resume"
                     raise EyespotError(f"Ray did not start ({reason})", where=temporary, remedy=remedy) from error
-                write_json(journal.folder / "engine.json", {"folder": str(temporary), "processes": _children()})
+                write_json(journal.folder / "engine.json", {"processes": _children()})
             for name in ("ray", "ray.tune", "ray.train", "ray.data"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             _restore_handlers(handlers)
@@ -266,7 +269,6 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
                 with _no_signals():
                     sys.modules["ray"].shutdown()
             _restore_handlers(handlers)
-            shutil.rmtree(temporary, ignore_errors=True)
             with contextlib.suppress(OSError):
                 (journal.folder / "engine.json").unlink(missing_ok=True)
 
@@ -291,7 +293,7 @@ def _import_ray() -> Any:
 
 
 def clear_engine(folder: Path) -> None:
-    """End what a killed driver left of Ray, and remove its temporary folder.
+    """End what a killed driver left of Ray; its temporary folder goes when the next one is made, of any sweep.
 
     Ray's own processes notice the driver's death, its agents only after a minute. A number is given to another
     process in time: only one that began at the same moment is ours.
@@ -307,9 +309,6 @@ def clear_engine(folder: Path) -> None:
             process = psutil.Process(number)
             if process.create_time() == born:
                 process.kill()
-    place = Path(left["folder"])
-    if place.name.startswith("eyespot-"):
-        shutil.rmtree(place, ignore_errors=True)
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
@@ -324,10 +323,10 @@ def _children() -> list[tuple[int, float]]:
     return found
 
 
-def _short_temporary_folder() -> str | None:
+def _short_temporary_folder() -> Path:
     """Return where Ray may put its sockets: their paths may have 107 characters, which a long TMPDIR exceeds."""
     usual = tempfile.gettempdir()
-    return usual if len(usual) <= 24 or not os.access("/tmp", os.W_OK) else "/tmp"
+    return Path(usual if len(usual) <= 24 or not os.access("/tmp", os.W_OK) else "/tmp")
 
 
 def _cores() -> int:

@@ -8,7 +8,6 @@ is left that would go on writing.
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -77,7 +76,6 @@ def _train(task: Mapping[str, Any], watcher: _Reporter) -> Run:
             pass  # a trial whose driver was killed may still be ending
         if "data" in Run(folder).provenance:
             return train(out=folder, device=task["device"], resume=True, observer=watcher)
-        shutil.rmtree(folder)  # killed before it knew its data
     return train(task["data"], recipe=recipe, settings=settings, out=folder, device=task["device"], observer=watcher)
 
 
