@@ -41,6 +41,9 @@ def test_time_is_counted_over_all_processes(journal: Journal) -> None:
     rows = [{"time": 100.0, "begin": True}, {"time": 130.0}, {"time": 500.0, "begin": True}, {"time": 512.0}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert Journal.open(journal.folder).seconds_before == 42.0
+    set_back = [{"time": 600.0, "begin": True}, {"time": 20.0}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *set_back]))
+    assert Journal.open(journal.folder).seconds_before == 42.0
 
 
 @pytest.mark.parametrize(

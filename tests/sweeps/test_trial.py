@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from eyespot.config import load_config
 from eyespot.runs import Run
 from eyespot.sweeps.trial import run_trial
 
@@ -71,7 +72,7 @@ def test_a_stopped_trial_keeps_a_checkpoint_and_goes_on_from_it(task: dict[str, 
 def test_what_was_killed_before_it_knew_its_data_begins_again(task: dict[str, Any]) -> None:
     folder = Path(task["folder"])
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.toml").write_text("half")
+    (folder / "config.toml").write_text(load_config("fast").to_toml())
     rows: list[dict[str, Any]] = []
     run_trial(task, rows.append)
     assert rows[-1]["final"]

@@ -164,7 +164,7 @@ class Journal:
                     break
                 raise
             if "begin" in row:
-                self.seconds_before += last - begun
+                self.seconds_before += max(0.0, last - begun)  # a clock may be set back
                 begun = row["time"]
             last = row["time"]
             if "trial" in row:
@@ -172,7 +172,7 @@ class Journal:
                 bounds = entry["top1_ci95"]
                 trial = Trial(**{**entry, "top1_ci95": tuple(bounds) if bounds else None})
                 self.trials[trial.number] = trial if trial.is_over else replace(trial, state="waiting")
-        self.seconds_before += last - begun
+        self.seconds_before += max(0.0, last - begun)
 
     def begin(self) -> None:
         """Note that a process drives the sweep from now on; a line that a power cut tore is taken away."""
