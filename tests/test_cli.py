@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -79,6 +80,8 @@ def place(pictures: Path, trained: Run, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(pictures, here / "pictures")
     shutil.copytree(trained.path, here / "run")
     shutil.copytree(trained.path, here / "damaged")
+    shutil.copytree(trained.path, here / "unsettled")
+    (here / "unsettled" / "config.toml").unlink()
     weights = here / "damaged" / "bundle" / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
@@ -112,18 +115,21 @@ WRONG = [
     ("", 2, "no command in the command line: eyespot --help"),
     ("data", 2, "no command in the command line: eyespot data --help"),
     ("train pictures --recipe small --minutes soon", 2, "--minutes"),
+    ("train pictures --minutes inf", 2, r"training\.minutes is .*: input should be a finite number"),
     ("train pictures --lr fast", 2, r"optimizer\.lr is 'fast': .*'auto' in the settings"),
     ("train pictures --lr 0", 2, r"optimizer\.lr is '0': input should be greater than 0"),
     # DATA
     ("check nowhere", 2, "unknown data 'nowhere' in DATA: give one of cifar10"),
     ("check cifar11", 2, r"unknown data 'cifar11'\. Did you mean 'cifar10'\?"),
+    ("train pictures --out ''", 2, "an empty word in the command line: is a variable of the shell unset"),
+    ("train pictures --fix nowhere.csv", 1, r"cannot read the table .* in .*nowhere\.csv: check the path"),
     ("train picturs", 2, r"Did you mean 'pictures'\?"),
     ("train https://example.org/pictures.zip", 2, "is an address"),
     ("check empty", 1, "an empty folder in .*empty: expected folders named after the classes"),
     ("train one", 1, "only one class, 'cat' in .*one: a classifier needs two"),
     ("train single", 1, "class 'rare' has 1 picture, too few .* in single: give each class 3"),
     ("train missing.csv", 1, r"no file 'pictures/cat/999\.png' in .*missing\.csv, line 3: paths are relative to"),
-    ("train short.csv", 1, r"1 column instead of 2 in .*short\.csv, line 3"),
+    ("train short.csv", 1, r"1 column instead of 2 in .*short\.csv, line 3: fill in what is missing"),
     ("check conflict.csv", 1, r"two labels .*'cat' in line 2, 'dog' here in .*conflict\.csv, line 3: keep one"),
     ("train broken", 1, r"1 of 61 pictures cannot be used \(cat/zz\.jpg .* in broken: .*--on-bad-image skip"),
     ("train leaky", 1, "1 of the 13 test pictures is also in train .* in leaky: .*--allow-leak"),
@@ -176,6 +182,7 @@ WRONG = [
     ("train --resume --out run --seed 1", 2, "a resumed run keeps its data, recipe and settings"),
     ("train digits --resume --out run", 2, "a resumed run keeps its data"),
     ("evaluate empty", 1, "neither a run nor a bundle"),
+    ("evaluate unsettled", 1, r"not a run folder \(it has no config\.toml\) in unsettled"),
     ("evaluate nowhere", 1, "no such folder in nowhere"),
     ("evaluate damaged", 1, r"weights are damaged.* in damaged.*weights\.safetensors"),
     ("predict damaged pictures", 1, r"weights are damaged.* in damaged.*weights\.safetensors"),
@@ -190,7 +197,8 @@ WRONG = [
     ("evaluate run --data pictures --split val", 1, "no val split in pictures: there is train"),
     ("evaluate run --data foxes --on-bad-image hide", 2, "use refuse or skip"),
     ("evaluate run/bundle", 2, "a bundle has no data of its own in run/bundle: name data with --data"),
-    ("predict run nowhere.png", 1, "nowhere.png does not exist: repair it or leave it out"),
+    ("predict run nowhere.png", 1, "nowhere.png does not exist: check the path"),
+    ("predict run https://example.org/a.png", 1, "a.png is an address, which is never fetched: download it and give"),
     ("predict run empty", 1, "empty holds no pictures: give a folder"),
     ("predict run file --csv --top 2", 2, "--csv '--top' is no file in the command line: use --csv FILE or --csv -"),
     ("predict run file --csv file", 1, "the file is there already in file: give another name, or delete it"),
@@ -218,7 +226,7 @@ def test_wrong_input_gets_one_clear_line(
 ) -> None:
     monkeypatch.chdir(place)
     before = sorted(place.iterdir())
-    found = eyespot(*line.split())
+    found = eyespot(*shlex.split(line))
     assert found.last.startswith("error: ")
     assert re.search(pattern, found.last)
     assert found.code == code

@@ -154,6 +154,26 @@ def test_what_may_be_worth_something_is_not_begun_again(tmp_path: Path, there: s
     assert (tmp_path / "run" / there).read_text() == '{"a": 1}'
 
 
+@pytest.mark.parametrize("name", ["log.txt", "report.html", "bundle/model.json", "checkpoints/mine.ckpt"])
+def test_a_new_run_does_not_write_over_what_somebody_else_has(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with (
+        pytest.raises(RunError, match=r"is there already, and a run would write over it.*--out"),
+        RunWriter(tmp_path, CONFIG),
+    ):
+        pass
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "config.toml").exists()
+
+
+@pytest.mark.parametrize("line", ["[]", "null", "3"])
+def test_a_history_that_is_json_and_no_history(tmp_path: Path, line: str) -> None:
+    (tmp_path / "history.jsonl").write_text(f'{{"epoch": 1}}\n{line}\n')
+    with pytest.raises(RunError, match="a line is not a JSON object in"):
+        _ = Run(tmp_path).history
+
+
 def test_two_writers_cannot_share_a_folder_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (

@@ -541,6 +541,9 @@ def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments[:end]
     words = [word for place, word in enumerate(arguments) if word != "--debug" or place > end]
     try:
+        if "" in words:  # Path("") is the current folder: `--out "$UNSET"` would fill it
+            remedy = "is a variable of the shell unset? leave the option out, or give a value"
+            raise UsageError("an empty word", where="the command line", remedy=remedy)
         return _call(words)
     except (Exception, KeyboardInterrupt) as error:
         code, line = _explain(error)

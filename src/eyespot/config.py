@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,10 +26,27 @@ else:
     import tomli as tomllib
 
 
+def _is_number(annotation: Any) -> bool:
+    """Return whether a field takes a number, perhaps beside words such as `auto`."""
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        return any(_is_number(part) for part in get_args(annotation))
+    return annotation in (int, float)
+
+
 class _Section(BaseModel):
     """A table of the recipe: unknown keys are errors, values cannot change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        """Refuse `lr = true`, which pydantic takes for 1."""
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and _is_number(field.annotation):
+                raise ValueError(f"{key} is {str(value).lower()}, and must be a number")
+        return values
 
 
 class InputConfig(_Section):
@@ -398,8 +416,9 @@ def recipe_text(name: str) -> str:
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"cannot read recipe ({error})", where=path, remedy="give a recipe's name or a TOML file"
+                f"cannot read recipe ({reason})", where=path, remedy="give a recipe's name or a TOML file"
             ) from error
     raise ConfigError(
         f"unknown recipe {name!r}.{did_you_mean(name, names)}",
@@ -476,18 +495,25 @@ def config_keys() -> list[str]:
 def _explain(error: ValidationError) -> Iterable[str]:
     """Yield one sentence in human words for each thing that does not validate."""
     keys = [*Config.model_fields, *config_keys()]
-    seen = set()
-    for problem in error.errors():
+    sentences: dict[tuple[str, str], list[str]] = {}
+    # A union reports one error for each of its members, with the member's name last: the key is the user's. What may
+    # be written as a word comes behind what may be a number.
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] == "literal_error"):
         parts = [str(part) for part in problem["loc"]]
-        # A union reports one error for each of its members, with the member's name last: the key is the user's.
         key = ".".join(parts[:2])
+        message = problem["msg"].removeprefix("Value error, ")
+        subject = f"{key} is {problem['input']!r}: "
         if problem["type"] == "extra_forbidden":
-            sentence = f"unknown key {key}.{did_you_mean(key, keys) or did_you_mean(parts[-1], keys)}"
-        elif problem["type"] == "value_error" and not parts:
-            sentence = problem["msg"].removeprefix("Value error, ")
+            subject, message = "", f"unknown key {key}.{did_you_mean(key, keys) or did_you_mean(parts[-1], keys)}"
+        elif problem["type"] == "model_type":
+            message = f"it is a section, write {key}.KEY=value"
+        elif problem["type"] == "value_error" and len(parts) < 2:
+            subject = f"{key}: " if key else ""  # of a whole section, which the message speaks of
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            sentence = f"{key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
-        if sentence not in seen:
-            seen.add(sentence)
-            yield sentence
+            message = f"{message[0].lower()}{message[1:]}"
+        told = sentences.setdefault((subject, "" if subject else message), [])
+        if message not in told:
+            told.append(message)
+    for (subject, _), told in sentences.items():
+        first, *others = told
+        yield subject + " or ".join([first, *(other.removeprefix("input should be ") for other in others)])

@@ -21,6 +21,7 @@ import numpy as np
 
 from eyespot.analysis import words
 from eyespot.answer_file import AnswerFile, csv_row
+from eyespot.data.csvfile import is_address
 from eyespot.data.dataset import UInt8Array
 from eyespot.data.decode_pool import core_count
 from eyespot.data.stream_workers import StreamWorkers
@@ -224,9 +225,15 @@ def _after(file: AnswerFile, asked: Iterator[Asked]) -> Iterator[Asked]:
 
 def collect(pictures: Iterable[str]) -> Iterator[Asked]:
     """Yield what is to be answered: files as they are given, and the pictures in folders, in a fixed order."""
+    stdin_read, once = False, "stdin carries one picture"
     for given in pictures:
         if given == "-":
-            yield Asked("-", sys.stdin.buffer.read())
+            yield Asked("-", error="is there twice", remedy=once) if stdin_read else Asked("-", sys.stdin.buffer.read())
+            stdin_read = True
+        elif is_address(given):
+            yield Asked(given, error="is an address, which is never fetched", remedy="download it and give the file")
+        elif not os.path.lexists(given):
+            yield Asked(given, error="does not exist", remedy="check the path")
         elif not Path(given).is_dir():
             yield Asked(given)
         else:

@@ -30,6 +30,8 @@ CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
 LR_FINDER = "lr_finder.json"
 LABEL_FIXES = "label_fixes.csv"
+_BEFORE_TRAINING = ("provenance.json", "split.json", LR_FINDER, LABEL_FIXES, "history.jsonl", "log.txt")
+_WRITTEN = (*_BEFORE_TRAINING, "metrics.json", "predictions.npz", "report.html", f"{BUNDLE}/model.json")
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ class Run:
         path = self.path / "history.jsonl"
         if not path.exists():
             return []
+        remedy = "resume the run where it is unfinished (the file is written again), else restore it"
         try:
-            return [json.loads(line) for line in _read_text(path).splitlines() if line]
+            rows = [json.loads(line) for line in _read_text(path).splitlines() if line]
         except json.JSONDecodeError as error:
-            raise RunError(
-                f"damaged line ({error})", where=path, remedy="resume the run: it is written again"
-            ) from error
+            raise RunError(f"damaged line ({error})", where=path, remedy=remedy) from error
+        if not all(isinstance(row, dict) for row in rows):
+            raise RunError("damaged: a line is not a JSON object", where=path, remedy=remedy)
+        return rows
 
     @property
     def report(self) -> Path:
@@ -169,6 +173,14 @@ class RunWriter:
                 where=self.path,
                 remedy="go on with --resume, or choose another with --out",
             )
+        others = [name for name in _WRITTEN if (self.path / name).exists()]
+        others += [path.name for path in (self.path / CHECKPOINTS).glob("*.ckpt")]
+        if others and not self._resume and not settings.exists():  # a run would write over it, or tidy it away
+            raise RunError(
+                f"{others[0]} is there already, and a run would write over it",
+                where=self.path,
+                remedy="choose another folder with --out",
+            )
         remove_temporaries(self.path)
         remove_temporaries(self.path / CHECKPOINTS)
         write_atomic(settings, self.config.to_toml().encode())
@@ -214,16 +226,7 @@ def remove_untrained(folder: Path) -> None:
     if any((folder / CHECKPOINTS).glob("*.ckpt")):
         return
     with contextlib.suppress(OSError):
-        for name in (
-            "config.toml",
-            "provenance.json",
-            "split.json",
-            LR_FINDER,
-            LABEL_FIXES,
-            "history.jsonl",
-            "log.txt",
-            ".lock",
-        ):
+        for name in (*_BEFORE_TRAINING, "config.toml", ".lock"):
             (folder / name).unlink(missing_ok=True)
         (folder / CHECKPOINTS).rmdir()
         folder.rmdir()
@@ -300,7 +303,8 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"cannot read ({error})", where=path, remedy="restore the file, or train again") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"cannot read ({reason})", where=path, remedy="restore the file, or train again") from error
 
 
 def read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:

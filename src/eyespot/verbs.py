@@ -159,6 +159,8 @@ def _new_request(
         load_recipe(recipe, settings)
     from eyespot.data.planting import plant_mistakes
 
+    if out == "":  # Path("") would be the current folder
+        raise UsageError("out is empty", where="train", remedy="name a folder, or leave it out")
     source = "cifar10" if data is None else data
     dataset = open_data(source, watcher)
     chosen = recipe
@@ -432,7 +434,8 @@ def open_to_measure(
         raise UsageError("a bundle has no data of its own", where=folder, remedy="name data with --data")
     prepare_process()
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
-    home = Run.open(folder) if folder is not None and (folder / "config.toml").exists() else None
+    is_run = folder is not None and (data is None or (folder / "config.toml").exists())
+    home = Run.open(folder) if folder is not None and is_run else None
     label_map = None
     if data is None:
         assert home is not None

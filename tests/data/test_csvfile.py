@@ -110,6 +110,16 @@ class TestRead:
         dataset = read_csv(table(folder, "a.png,cat\nb.png,dog\n./a.png,cat\nsub/../a.png,cat\n"))
         assert rows(dataset) == AB
         assert "2 rows list a picture again with the same label and count once: line 3, 4" in dataset.notes
+        once = read_csv(table(folder, "a.png,cat\nb.png,dog\na.png,cat\n"))
+        assert "1 row lists a picture again with the same label and counts once: line 3" in once.notes
+        many = read_csv(table(folder, "a.png,cat\nb.png,dog\n" + "a.png,cat\n" * 5))
+        assert many.notes[-1].endswith(
+            "5 rows list a picture again with the same label and count once: line 3, 4, 5, ..."
+        )
+
+    def test_names_without_their_extension_get_a_hint(self, folder: Path) -> None:
+        with pytest.raises(DataError, match=r"no file 'a' .*there is 'a\.png': write names with their extension"):
+            read_csv(table(folder, "path,label\na,cat\nb,dog\n"))
 
     def test_classes_that_differ_in_case_are_noted(self, folder: Path) -> None:
         notes = read_csv(table(folder, "a.png,Cat\nb.png,cat\n")).notes

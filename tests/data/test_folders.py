@@ -276,7 +276,7 @@ class TestSpecialFiles:
         (tmp_path / "cat" / "zero.png").symlink_to("/dev/zero")
         dataset = _within_five_seconds(tmp_path)
         assert len(dataset.splits["train"]) == 2
-        assert any("zero.png" in note for note in dataset.notes)
+        assert "1 file left out: not a regular file: 'cat/zero.png'" in dataset.notes
 
     def test_links_to_files_and_folders_are_followed(self, tmp_path: Path) -> None:
         tree(tmp_path, "store/1.png", "store/2.png", "data/dog/1.png", "data/cat/")
@@ -345,7 +345,8 @@ class TestRefused:
             ((), "an empty folder"),
             ((".DS_Store", "__MACOSX/cat/1.png"), "an empty folder"),
             (("a.jpg", "b.jpg", "c.png"), "3 pictures but no class folders"),
-            (("notes.txt",), "an empty folder"),
+            (("notes.txt",), "no class folders; 1 file of other kinds left out: .txt 1 in"),
+            (("photos.zip", "photos.csv"), "no class folders; 2 files of other kinds left out: .zip 1, .csv 1 in"),
             (("cat/1.png",), "only one class, 'cat'"),
             (("cat/1.png", "a.jpg"), "only one class, 'cat'"),
             (("cat/1.png", "dog/"), "class 'dog' has no training pictures"),

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -30,6 +30,7 @@ PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path"
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 _DELIMITERS = ",;\t"
+_USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".tif", ".webp", ".bmp")
 _SNIFFED_ROWS = 20
 _SNIFFED_CHARACTERS = 1 << 16
 _SHOWN_CHARACTERS = 200
@@ -99,8 +100,13 @@ def read_csv(path: Path) -> Dataset:
             of_split[label] = of_split.get(label, 0) + 1
     class_names, notes = check_classes(counts, path)
     if doubles:
-        lines = ", ".join(f"{line:,}" for line in doubles[:3])
-        notes = (*notes, f"{len(doubles):,} rows list a picture again with the same label and count once: line {lines}")
+        lines = ", ".join([f"{line:,}" for line in doubles[:3]] + ["..."] * (len(doubles) > 3))
+        again = (
+            "row lists a picture again with the same label and counts"
+            if len(doubles) == 1
+            else ("rows list a picture again with the same label and count")
+        )
+        notes = (*notes, f"{len(doubles):,} {again} once: line {lines}")
     index = {name: number for number, name in enumerate(class_names)}
     splits: dict[SplitName, Items] = {}
     for split in counts:
@@ -123,6 +129,11 @@ def _folder_of(path: Path) -> str:
     return os.path.dirname(os.path.abspath(path))
 
 
+def is_address(text: str) -> bool:
+    """Return whether this is an address such as `https://...`; eyespot never fetches what it is given."""
+    return _URL.match(text) is not None
+
+
 def shown(text: str) -> str:
     """Return a cell for an error message, in quotes and not longer than a line or two."""
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
@@ -131,6 +142,14 @@ def shown(text: str) -> str:
 def fail_in_line(path: Path, line: int, what: str, remedy: str) -> NoReturn:
     """Raise a `DataError` that names the line of a table."""
     raise DataError(what, where=f"{path}, line {line:,}", remedy=remedy)
+
+
+def check_width(cells: Sequence[str], count: int, line: int, path: Path) -> None:
+    """Raise a `DataError` where a row has not as many cells as the first one."""
+    if len(cells) != count:
+        what = f"{len(cells)} {'column' if len(cells) == 1 else 'columns'} instead of {count}"
+        quotes = "put a value with the separator in it into double quotes"
+        fail_in_line(path, line, what, quotes if len(cells) > count else "fill in what is missing, or remove the row")
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -150,7 +169,8 @@ def _text(path: Path) -> str:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise DataError(f"cannot read the table ({reason})", where=path, remedy="check its permissions") from error
+        remedy = "check the path and its permissions"
+        raise DataError(f"cannot read the table ({reason})", where=path, remedy=remedy) from error
     if len(content) > MAX_BYTES:
         raise DataError(
             f"a table of more than {MAX_BYTES:,} bytes", where=path, remedy="split it, or use class folders"
@@ -265,6 +285,11 @@ def _fail_missing(missing: list[tuple[int, str]], columns: _Columns, path: Path)
     line, written = missing[0]
     more = f" (and {len(missing) - 1:,} more missing files)" if len(missing) > 1 else ""
     remedy = f"paths are relative to {_folder_of(path)}"
+    beside = os.path.join(_folder_of(path), written)
+    for suffix in _USUAL_SUFFIXES:
+        if os.path.isfile(beside + suffix):
+            remedy = f"there is {shown(written + suffix)}: write names with their extension"
+            break
     if line == 1 and not columns.header:
         remedy += "; if line 1 names the columns, call them path,label"
     fail_in_line(path, line, f"no file {shown(written)}{more}", remedy)
@@ -272,17 +297,11 @@ def _fail_missing(missing: list[tuple[int, str]], columns: _Columns, path: Path)
 
 def _checked(cells: list[str], columns: _Columns, line: int, path: Path) -> tuple[str, str, SplitName]:
     """Return path, label and split of one row."""
-    if len(cells) != columns.count:
-        fail_in_line(
-            path,
-            line,
-            f"{len(cells)} {'column' if len(cells) == 1 else 'columns'} instead of {columns.count}",
-            "put a value with the separator in it into double quotes",
-        )
+    check_width(cells, columns.count, line, path)
     written, label = cells[columns.path].strip(), safe_text(cells[columns.label].strip())
     if not written or not label:
         fail_in_line(path, line, "an empty label" if written else "an empty path", "fill it in or remove the row")
-    if _URL.match(written):
+    if is_address(written):
         fail_in_line(
             path,
             line,

@@ -133,12 +133,16 @@ class _LeftOut:
     stray: list[str] = field(default_factory=list)
     nested: list[str] = field(default_factory=list)
 
+    def describe_kinds(self) -> str:
+        """Return how many files of which other kinds are no pictures."""
+        kinds = ", ".join(f".{kind} {count:,}" for kind, count in self.kinds.most_common(5))
+        return f"{_files(self.kinds.total())} of other kinds left out: {kinds}"
+
     def notes(self) -> list[str]:
         """Return a sentence for each kind of thing."""
         notes = []
         if self.kinds:
-            kinds = ", ".join(f".{kind} {count:,}" for kind, count in self.kinds.most_common(5))
-            notes.append(f"{_files(self.kinds.total())} of other kinds left out: {kinds}")
+            notes.append(self.describe_kinds())
         for names, words in (
             (self.stray, "outside of the class folders left out"),
             (self.irregular, "left out: not a regular file"),
@@ -189,7 +193,7 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
         _count_stray(_list(root, "", left_out).pictures, "", left_out)
         found["train"] = _read_classes(root, "", top.folders, left_out)
         if not found["train"]:
-            raise _no_classes(folder, top)
+            raise _no_classes(folder, top, left_out)
     else:
         notes = _aside(top, split_folders)
         for split, split_folder in split_folders.items():
@@ -311,7 +315,8 @@ def _list(folder: str, prefix: str, left_out: _LeftOut) -> _Listing:
                     regular = False
                 if not regular:
                     # A FIFO would block whoever opens it, so it must never become an item.
-                    group = left_out.broken_links if entry.is_symlink() else left_out.irregular
+                    broken = entry.is_symlink() and not os.path.exists(entry.path)
+                    group = left_out.broken_links if broken else left_out.irregular
                     group.append(safe_text(prefix + name))
                     continue
                 other = _other_kind(name)
@@ -479,11 +484,14 @@ def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
         )
 
 
-def _no_classes(folder: Path, top: _Listing) -> DataError:
+def _no_classes(folder: Path, top: _Listing, left_out: _LeftOut) -> DataError:
     if top.pictures:
         return DataError(
             f"{len(top.pictures):,} pictures but no class folders",
             where=folder,
             remedy="expected folders named after the classes, such as cat/ and dog/, with the pictures in them",
         )
-    return DataError("an empty folder", where=folder, remedy="expected folders named after the classes")
+    remedy = "expected folders named after the classes"
+    if left_out.kinds:
+        return DataError(f"no class folders; {left_out.describe_kinds()}", where=folder, remedy=remedy)
+    return DataError("an empty folder", where=folder, remedy=remedy)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eyespot.data.checks import find_duplicates
-from eyespot.data.csvfile import PATH_COLUMNS, fail_in_line, named_column, shown, table_rows
+from eyespot.data.csvfile import PATH_COLUMNS, check_width, fail_in_line, named_column, shown, table_rows
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Int64Array, PackedDataset, SplitName
 from eyespot.data.pack_cache import fingerprint
 from eyespot.errors import DataError, did_you_mean
@@ -102,13 +102,7 @@ def read_label_fixes(path: Path, dataset: Dataset) -> LabelFixes:
     seen: dict[str, _Row] = {}
     counts = {"reject": 0, "": 0}
     for line, cells in rows:
-        if len(cells) != columns.count:
-            fail_in_line(
-                path,
-                line,
-                f"{len(cells)} columns instead of {columns.count}",
-                "put a value with the separator in it into double quotes",
-            )
+        check_width(cells, columns.count, line, path)
         word = cells[columns.decision].strip().casefold()
         if word and word not in _DECISIONS:
             hint = did_you_mean(word, _DECISIONS)

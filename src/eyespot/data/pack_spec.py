@@ -92,7 +92,7 @@ def choose_spec(
         side, size_reason = size_px, f"{size_px} px, as asked for"
     depth: Channels
     if channels != "auto":
-        depth, depth_reason = channels, "as asked for"
+        depth, depth_reason = channels, "as the recipe says"
     elif headers and all(header.is_grey for header in headers):
         depth, depth_reason = 1, "all sampled pictures are grey"
     else:

@@ -22,7 +22,7 @@ import numpy as np
 from eyespot.caches import cache_folder, data_folders
 from eyespot.data.archives import ARCHIVE_SUFFIXES, extract_archive
 from eyespot.data.cifar import read_cifar
-from eyespot.data.csvfile import read_csv
+from eyespot.data.csvfile import is_address, read_csv
 from eyespot.data.dataset import Dataset, Int64Array, Items, SplitName
 from eyespot.data.download import download
 from eyespot.data.finding import Found, find_in, find_published
@@ -35,7 +35,6 @@ Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 DIGITS_SEED = 0
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 _KINDS = "a folder of class folders, an archive of one, or a CSV of path,label"
 
@@ -94,7 +93,7 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
         raise UsageError(
             "no data named", where="DATA", remedy=f"give one of {', '.join(PUBLISHED)}, or the path of {_KINDS}"
         )
-    if isinstance(data, str) and _URL.match(data):
+    if isinstance(data, str) and is_address(data):
         raise UsageError(
             f"{data!r} is an address",
             where="DATA",
