@@ -648,7 +648,7 @@ def test_a_library_that_calls_a_signal_an_import_error_does_not_change_the_exit_
 @pytest.mark.parametrize(
     ("words", "verb"),
     [
-        (["evaluate", "RUN", "--robustness"], "eyespot.robustness.robustness"),
+        (["evaluate", "RUN", "--robustness"], "eyespot.robustness.evaluate_robustness"),
         (["check", "PICTURES", "--labels"], "eyespot.label_check.check_labels"),
         (["predict", "RUN", "PICTURES", "--csv", "OUT"], "eyespot.predicting.answers"),
         (["study", "run", "dll2018"], "eyespot.studies.study.run_study"),

@@ -129,6 +129,7 @@ def test_exported_names_are_exactly_these_and_all_resolve() -> None:
         "check",
         "compare",
         "evaluate",
+        "evaluate_robustness",
         "explain",
         "export",
         "load",

@@ -9,12 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from eyespot import predicting
@@ -24,9 +27,9 @@ from eyespot.data import walking
 from eyespot.data.resizing import RowFormat
 from eyespot.data.stream_workers import StreamWorkers, decode_squares
 from eyespot.data.walking import walk_pictures
-from eyespot.errors import DataError, EyespotError, RunError
+from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError
 from eyespot.evaluation.bundle import save_bundle
-from eyespot.evaluation.predictor import load_predictor
+from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.evaluation.unknown import Scaling, UnknownRule, UnknownScore
 from eyespot.locks import file_lock
 from eyespot.runs import Run
@@ -159,6 +162,38 @@ def test_processes_and_threads_write_the_same_bytes(
     monkeypatch.setattr(predicting, "_FOR_PROCESSES", 10)
     write(trained, many, tmp_path / "processes.csv")
     assert (tmp_path / "threads.csv").read_bytes() == (tmp_path / "processes.csv").read_bytes()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_batches_that_are_computed_at_once_have_the_same_bytes_and_leave_the_threads_as_they_were(
+    trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "_BATCH", 8)
+    write(trained, many, tmp_path / "in-turn.csv")
+    monkeypatch.setattr(predicting, "_FOR_PROCESSES", 10)
+    write(trained, many, tmp_path / "at-once.csv")
+    assert (tmp_path / "in-turn.csv").read_bytes() == (tmp_path / "at-once.csv").read_bytes()
+    real, names = Predictor.predict_pixels, set()
+
+    def fail_at_last(self: Predictor, batch: Any, **options: Any) -> Any:
+        names.add(threading.current_thread().name.rsplit("_", 1)[0])
+        if len(batch) < 8:
+            raise MemoryLimitError("no memory left", remedy="free some")
+        return real(self, batch, **options)
+
+    monkeypatch.setattr(Predictor, "predict_pixels", fail_at_last)
+    with pytest.raises(MemoryLimitError, match="no memory left: free some"):
+        write(trained, many, tmp_path / "failed.csv")
+    assert names == {"eyespot-compute"}
+    assert torch.get_num_threads() == 2
 
 
 def with_rule(trained: Run, folder: Path, threshold: float) -> Path:

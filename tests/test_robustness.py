@@ -13,7 +13,7 @@ from eyespot import cli
 from eyespot.analysis.robustness_section import add_section, render_section
 from eyespot.errors import RunError
 from eyespot.mistakes import stamped
-from eyespot.robustness import FILE, robustness
+from eyespot.robustness import FILE, evaluate_robustness
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
 
@@ -44,38 +44,38 @@ def run(trained: Run, tmp_path: Path) -> Path:
 
 def test_after_a_kill_the_same_call_goes_on_and_ends_the_same(run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "other"))
-    whole = robustness(other)
+    whole = evaluate_robustness(other)
     with pytest.raises(KeyboardInterrupt):
-        robustness(run, observer=Listener(stop_after=30))
+        evaluate_robustness(run, observer=Listener(stop_after=30))
     listener = Listener()
-    assert robustness(run, observer=listener) == whole
+    assert evaluate_robustness(run, observer=listener) == whole
     assert "30 of 82 cells are measured; going on behind them" in listener.said
     assert listener.cells == 52
     assert Run(run).metrics["test_reads"] == 2, "one look at test, however often it was interrupted"
     again = Listener()
-    assert robustness(run, observer=again) == whole
+    assert evaluate_robustness(run, observer=again) == whole
     assert again.cells == 0
     assert json.loads((run / FILE).read_text(encoding="utf-8"))["summary"] == whole
 
 
 def test_clean_pictures_have_the_accuracy_of_evaluate(run: Path) -> None:
-    found = robustness(run, split="val")
+    found = evaluate_robustness(run, split="val")
     assert found["clean"]["top1"] == Run(run).metrics["val"]["top1"]
     assert found["n"] == found["of"] == Run(run).metrics["val"]["n"]
     assert Run(run).metrics["test_reads"] == 1
 
 
 def test_another_question_begins_anew(run: Path) -> None:
-    robustness(run, split="val")
+    evaluate_robustness(run, split="val")
     listener = Listener()
-    assert robustness(run, split="val", limit=3, observer=listener)["n"] == 3
+    assert evaluate_robustness(run, split="val", limit=3, observer=listener)["n"] == 3
     assert listener.cells == 82
 
 
 def test_the_report_has_the_grid_once_and_says_who_drew_it(run: Path) -> None:
     before = (run / "report.html").read_text(encoding="utf-8")
-    robustness(run, limit=3)
-    robustness(run)
+    evaluate_robustness(run, limit=3)
+    evaluate_robustness(run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count('id="robustness"') == 1
     assert "eyespot drew the corruption itself" in page
@@ -108,7 +108,7 @@ def test_a_mistake_on_purpose_stamps_these_figures_too() -> None:
 def test_a_run_without_a_report_is_measured_all_the_same(run: Path) -> None:
     (run / "report.html").unlink()
     listener = Listener()
-    assert robustness(run, split="val", observer=listener)["n"]
+    assert evaluate_robustness(run, split="val", observer=listener)["n"]
     assert any(said.startswith("note: the report was not changed: cannot read") for said in listener.said)
 
 

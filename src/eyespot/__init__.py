@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eyespot.evaluation.predictor import load_predictor as load
     from eyespot.explaining import explain
     from eyespot.exporting import export
+    from eyespot.robustness import evaluate_robustness
     from eyespot.runs import Run
     from eyespot.studies.ablation import ablate
     from eyespot.studies.study import run_study
@@ -48,6 +49,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "evaluate_robustness",
     "explain",
     "export",
     "load",
@@ -71,6 +73,7 @@ _HOMES = {
     "check": "eyespot.checking",
     "compare": "eyespot.comparing",
     "evaluate": "eyespot.verbs",
+    "evaluate_robustness": "eyespot.robustness",
     "explain": "eyespot.explaining",
     "export": "eyespot.exporting",
     "load": "eyespot.evaluation.predictor:load_predictor",

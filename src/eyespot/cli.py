@@ -216,12 +216,12 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
     """Measure the grid of corruptions and print it."""
     from eyespot.analysis import words
     from eyespot.analysis.verdict import describe_top1
-    from eyespot.robustness import robustness
+    from eyespot.robustness import evaluate_robustness
     from eyespot.terminal import Terminal, print_json
 
     goes_on = "" if data is not None else "the same command goes on"
     with Terminal(quiet=json) as terminal, terminal.says_how_to_go_on(lambda: goes_on):
-        found = robustness(run, data, observer=terminal, **asked)
+        found = evaluate_robustness(run, data, observer=terminal, **asked)
     if json:
         return print_json({"run": str(run), "data": data, **found})
     flaw = str(found.get("flaw", ""))

@@ -23,7 +23,7 @@ FILE = "robustness.json"
 _SEED = 0
 
 
-def robustness(
+def evaluate_robustness(
     run: str | Path | Predictor,
     data: str | Path | None = None,
     *,

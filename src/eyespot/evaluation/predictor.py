@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -150,6 +151,7 @@ class Predictor:
     plan: ComputePlan
     unknown: UnknownScore | None = None
     _folded: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
+    _folding: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Put the model where the plan says, in the same state whether it was just trained or loaded."""
@@ -228,13 +230,15 @@ class Predictor:
             return []
         found = self._outputs_of(batch, views)
         probs = self._probs_of(found.logits)
+        scores: list[float] | None = None
+        if self.unknown is not None and self.info.unknown is not None:
+            scores = self.unknown.total(found.distances.to(self.plan.device)).tolist()
         answers = []
-        for place, row in enumerate(probs):
-            best = best_classes(self.class_names, row, found.logits[place].numpy(), top_k)
-            answer = Prediction(f"picture {place + 1}", best)
-            if self.unknown is not None and self.info.unknown is not None:
-                score = float(self.unknown.total(found.distances[place : place + 1].to(self.plan.device))[0])
-                answer = replace(answer, unknown=score > self.info.unknown.threshold, unknown_score=score)
+        for place, (row, logits) in enumerate(zip(probs, found.logits.numpy(), strict=True)):
+            answer = Prediction(f"picture {place + 1}", best_classes(self.class_names, row, logits, top_k))
+            if scores is not None and self.info.unknown is not None:
+                unknown = scores[place] > self.info.unknown.threshold
+                answer = replace(answer, unknown=unknown, unknown_score=scores[place])
             answers.append(answer)
         return answers
 
@@ -368,10 +372,11 @@ class Predictor:
 
     def _network(self, images: Tensor) -> nn.Module:
         """Return the model without its batch norms, made when the first images are there."""
-        if not self._folded:
-            with torch.autocast(images.device.type, enabled=False):
-                self._folded.append(folded(self.model, images[:_SAMPLE]))
-        return self._folded[0]
+        with self._folding:
+            if not self._folded:
+                with torch.autocast(images.device.type, enabled=False):
+                    self._folded.append(folded(self.model, images[:_SAMPLE]))
+            return self._folded[0]
 
     def _decoded(
         self, named: Sequence[tuple[str, Picture]], batch_size: int
