@@ -15,7 +15,7 @@ from eyespot.checking import contents_of
 from eyespot.config import Config
 from eyespot.cross_validation import recipe_from_scratch
 from eyespot.data.dataset import PackedDataset
-from eyespot.errors import CheckpointError, DataError, UsageError
+from eyespot.errors import CheckpointError, DataError, Interrupted, UsageError
 from eyespot.evaluation.metrics import softmax
 from eyespot.label_check import check_labels, together
 from eyespot.opening import load_recipe, open_data, pack_data
@@ -111,6 +111,38 @@ def test_near_copies_are_in_one_fold(tmp_path: Path) -> None:
     assert len(np.unique(groups)) == 12
     fold = assign_folds(packed.splits["train"].labels, groups, 2)
     assert fold[ids.index("cat/0.png")] == fold[ids.index("dog/copy.jpg")]
+
+
+def test_networks_of_folds_that_are_done_are_not_trained_again_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eyespot.training import fit as loop
+
+    def no_weights(*_: object) -> None:
+        raise CheckpointError("no weights of efficientnet_lite0 are at hand")
+
+    class Impatient(Listener):
+        def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+            if label == "cross-validating":
+                raise Interrupted(15)
+
+    def tiny(number: int, minutes: float) -> Config:
+        return load_recipe("small", {**TINY, "data.val_fraction": 0.0, "training.epochs": 3})
+
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 24)
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("eyespot.cross_validation.encode_all", no_weights)
+    monkeypatch.setattr("eyespot.cross_validation.recipe_from_scratch", tiny)
+    whole = check_labels(data, folds=2, observer=Listener(quiet=True))
+    with pytest.raises(Interrupted):
+        check_labels(data, folds=2, observer=Impatient(quiet=True))
+    steps: list[None] = []
+    real = loop.descend
+    monkeypatch.setattr(loop, "descend", lambda *args, **named: (steps.append(None), real(*args, **named)))
+    assert check_labels(data, folds=2, observer=Listener(quiet=True)) == whole
+    assert len(steps) == 3 * 2  # epochs of 24 pictures in batches of 16, of the second fold alone
+    left = [path.name for path in (tmp_path / "cache" / "checks").glob("folds-*")]
+    assert [Path(name).suffix for name in left] == [".lock"]
 
 
 def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,16 @@ Letters: N pictures of all splits, in the order of the splits; K classes; D feat
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from eyespot.caches import cache_folder
+from eyespot.locks import file_lock
 from eyespot.opening import Observer, load_recipe
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def networks_out_of_sample(
 ) -> Float32Array:
     """Return each picture's logits, float32 (N, K), by a network that was trained from scratch on the other folds.
 
+    The networks are in the cache until the last one has answered: the same call goes on after a kill.
+
     Args:
         packed: Packed for the recipe.
         names: Its splits.
@@ -137,18 +141,25 @@ def networks_out_of_sample(
     plan = plan_compute("auto", config.training.precision)
     logits = np.zeros((len(fold), packed.dataset.num_classes), np.float32)
     folds = int(fold.max()) + 1
-    for number in range(folds):
-        prepared = prepare_training(packed, _rows_of(packed, names, fold != number), config, plan)
-        with (
-            tempfile.TemporaryDirectory(prefix="eyespot-fold-") as folder,
-            RunWriter(Path(folder) / "run", config) as writer,
-            prepared.data.train,
-        ):
-            result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=Terminal(quiet=True))
-        mine = fold == number
-        logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan)
-        watcher.on_count("cross-validating", number + 1, folds, unit="folds")
+    folder = cache_folder("checks") / f"folds-{_key_of_folds(packed, fold, config)}"
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
+        for number in range(folds):
+            prepared = prepare_training(packed, _rows_of(packed, names, fold != number), config, plan)
+            with RunWriter(folder / str(number), config, resume=True) as writer, prepared.data.train:
+                quiet = Terminal(quiet=True)
+                result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=quiet)
+            mine = fold == number
+            logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan)
+            watcher.on_count("cross-validating", number + 1, folds, unit="folds")
+        shutil.rmtree(folder, ignore_errors=True)
     return logits
+
+
+def _key_of_folds(packed: PackedDataset, fold: Int64Array, config: Config) -> str:
+    """Return 32 hex digits for what the networks of all folds depend on."""
+    digest = hashlib.blake2b(f"{packed.fingerprint}\n{config.to_toml()}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(fold, dtype="<i8").data)
+    return digest.hexdigest()
 
 
 def _rows_of(packed: PackedDataset, names: Sequence[SplitName], chosen: BoolArray) -> Any:

@@ -39,6 +39,7 @@ from urllib.parse import urlsplit
 from eyespot import __version__
 from eyespot.errors import CheckpointError, DownloadError, MissingExtraError, UsageError
 from eyespot.files import describe_disk_error
+from eyespot.locks import temporary_folder
 
 if TYPE_CHECKING:  # The process that reads a pickle refuses most bad files before it has to wait for torch.
     import torch
@@ -687,10 +688,9 @@ def _unpickled(path: Path) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="eyespot-weights-", ignore_cleanup_errors=True)
-            )
-            safe = Path(folder) / "weights.safetensors"
+            place = Path(tempfile.gettempdir())
+            folder = stack.enter_context(temporary_folder(place, "eyespot-weights-", mode=0o700))
+            safe = folder / "weights.safetensors"
             problem = _run_reader(path, safe)
         except OSError as error:
             raise _FileError(f"cannot start a process to read it ({error.strerror or error})") from error
