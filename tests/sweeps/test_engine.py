@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from eyespot import cli
-from eyespot.errors import MissingExtraError, UsageError
+from eyespot.errors import Interrupted, MissingExtraError, UsageError
 from eyespot.runs import Run
 from eyespot.sweeps import engine
 from eyespot.sweeps.journal import Journal, Plan
@@ -88,6 +89,65 @@ def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_no
     assert all(Run(path).metrics["test_reads"] == 0 for path in others)
     for noise in ("ray", "warning", "deprecat"):
         assert noise not in err.lower().replace("starting ray on this machine", ""), err
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_sweep_that_is_told_to_stop_says_how_it_goes_on_and_leaves_nothing_of_ray(
+    pictures: Path, space: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    words = [sys.executable, "-m", "eyespot", "sweep", "small", str(pictures), "--space", str(space), "--trials", "2"]
+    words += ["--out", str(folder), *words_of({**TINY, "training.epochs": 200})]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+    while not list(folder.glob("trials/*/checkpoints/*.ckpt")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 143, err
+    assert err.splitlines()[-1] == f"stopped; go on with: eyespot sweep --resume --out {folder}"
+    assert [row["state"] for row in rows(folder)] == ["running"]
+    assert not (folder / "engine.json").exists()
+    assert not list(temporary.glob("eyeray-*"))
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(temporary) not in listed
+    shutil.rmtree(temporary)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_its_number_although_ray_forgets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    class Tuner:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def fit(self) -> None:
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(10)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt from None
+
+    def nothing(*_: object, **__: object) -> None:
+        pass
+
+    tune = SimpleNamespace(Tuner=Tuner, TuneConfig=nothing, RunConfig=nothing, with_resources=nothing)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(tune=tune))
+    for name in ("_searcher", "_scheduler"):
+        monkeypatch.setattr(engine, name, nothing)
+    before = {known: signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)}
+    chooser: Any = SimpleNamespace(seconds_left=None, failure=None)
+    journal = Journal(tmp_path, Plan("digits", "small", 1, Space(()), 1))
+    with pytest.raises(Interrupted) as caught:
+        engine._fit(journal, chooser, engine.Machines(1, 0, 1, ""), tmp_path)
+    assert caught.value.signal == number
+    assert {known: signal.getsignal(known) for known in before} == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX locks")

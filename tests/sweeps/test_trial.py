@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eyespot import files
 from eyespot.config import load_config
 from eyespot.runs import Run
 from eyespot.sweeps.trial import run_trial
@@ -99,3 +102,31 @@ def test_an_unexpected_error_is_named(task: dict[str, Any], monkeypatch: pytest.
     rows: list[dict[str, Any]] = []
     run_trial(task, rows.append)
     assert rows == [{"failed": "ZeroDivisionError: by zero", "ends": False}]
+
+
+@pytest.mark.parametrize("writes", [4, 9])
+def test_a_full_disk_ends_the_sweep_and_the_trial_goes_on_with_the_same_result(
+    task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    whole: list[dict[str, Any]] = []
+    run_trial({**task, "folder": str(tmp_path / "whole")}, whole.append)
+    left = writes
+    real = files.os.replace
+
+    def fill(source: str, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    rows: list[dict[str, Any]] = []
+    with monkeypatch.context() as full:
+        full.setattr(files.os, "replace", fill)
+        run_trial(task, rows.append)
+    assert rows[-1]["ends"]
+    assert "the disk is full" in rows[-1]["failed"]
+    assert not list(Path(task["folder"]).rglob("*.tmp"))
+    run_trial(task, rows.append)
+    told = ("epoch", "top1", "loss", "value", "n", "final")
+    assert {key: rows[-1][key] for key in told} == {key: whole[-1][key] for key in told}

@@ -337,7 +337,8 @@ def _finish(journal: Journal, watcher: Observer) -> None:
     if before.get("winner") != winner.number:
         watcher.on_message(f"trial {winner.number} is best on val; test is read now")
         measured = _test_once(run, journal.plan.device)
-        reads = before.get("test_reads", 0) + (measured is not None)
+        # Of this winner as its run counts them: a process that was killed while it wrote the result has read test too.
+        reads = before.get("test_reads", 0) + (0 if measured is None else Run(run.path).metrics["test_reads"])
         journal.result = {"winner": winner.number, "val": run.metrics["val"], "test": measured, "test_reads": reads}
     settings = {**winner.settings, "evaluation.test": True}
     text = recipe_text(str(journal.folder / "recipe.toml"))
