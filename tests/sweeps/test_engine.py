@@ -82,40 +82,13 @@ def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_no
     assert (folder / "report.html").exists()
     assert not (folder / "engine.json").exists()
     assert not list(temporary.glob("eyeray-*"))
-    shutil.rmtree(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
     winner = Run(folder / "trials" / f"{left['winner']:04d}")
     assert winner.metrics["test_reads"] == 1
     others = [path for path in (folder / "trials").iterdir() if path != winner.path]
     assert all(Run(path).metrics["test_reads"] == 0 for path in others)
     for noise in ("ray", "warning", "deprecat"):
         assert noise not in err.lower().replace("starting ray on this machine", ""), err
-
-
-@needs_ray
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_a_sweep_that_is_told_to_stop_says_how_it_goes_on_and_leaves_nothing_of_ray(
-    pictures: Path, space: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "sweep"
-    temporary = Path(tempfile.mkdtemp(dir="/tmp"))
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    words = [sys.executable, "-m", "eyespot", "sweep", "small", str(pictures), "--space", str(space), "--trials", "2"]
-    words += ["--out", str(folder), *words_of({**TINY, "training.epochs": 200})]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
-    while not list(folder.glob("trials/*/checkpoints/*.ckpt")) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate()
-    assert process.returncode == 143, err
-    assert err.splitlines()[-1] == f"stopped; go on with: eyespot sweep --resume --out {folder}"
-    assert [row["state"] for row in rows(folder)] == ["running"]
-    assert not (folder / "engine.json").exists()
-    assert not list(temporary.glob("eyeray-*"))
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(temporary) not in listed
-    shutil.rmtree(temporary)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -38,6 +38,7 @@ from eyespot.sweeps.trial import run_trial
 # The smallest that Ray takes: trials exchange a few numbers, and /dev/shm is 64 MB in a container.
 _OBJECT_STORE_BYTES = 80 * 2**20
 _CONNECT_SECONDS, _PROBE_SECONDS = 5.0, 60.0
+_END_SECONDS = 5.0  # for killed processes to be gone
 _TEMPORARY = "eyeray-"  # and 8 digits: nobody else's folder may look like one of ours
 _REDUCTION = 3  # of three trials that came as far, the best one goes on
 _FEWEST_EPOCHS = 3  # below, stopping early saves nothing
@@ -229,13 +230,13 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
         What there is to work with, and a folder for what Ray wants to write.
     """
     handlers = _signal_handlers()
+    clear_engine(journal.folder)  # first: what still runs would write into the folder that is removed next
     with (
         temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700) as temporary,
         _environment(_QUIET if journal.plan.cluster else {**_QUIET, **_guard()}),
     ):
         try:
             ray = _import_ray()
-            clear_engine(journal.folder)
             plan = journal.plan
             quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
             if plan.cluster:
@@ -304,11 +305,14 @@ def clear_engine(folder: Path) -> None:
     except (OSError, json.JSONDecodeError):
         return
     psutil: Any = importlib.import_module("psutil")  # Ray has brought it
+    killed = []
     for number, born in left["processes"]:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(number)
             if process.create_time() == born:
                 process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=_END_SECONDS)
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
