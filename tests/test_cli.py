@@ -182,6 +182,8 @@ WRONG = [
     ("train --resume --out run --seed 1", 2, "a resumed run keeps its data, recipe and settings"),
     ("train digits --resume --out run", 2, "a resumed run keeps its data"),
     ("evaluate empty", 1, "neither a run nor a bundle"),
+    ("predict . file", 1, r"neither a run nor a bundle: .* in \.: give a folder that eyespot train wrote"),
+    ("predict / file", 1, "neither a run nor a bundle: .* in /: give a folder that eyespot train wrote"),
     ("evaluate unsettled", 1, r"not a run folder \(it has no config\.toml\) in unsettled"),
     ("evaluate nowhere", 1, "no such folder in nowhere"),
     ("evaluate damaged", 1, r"weights are damaged.* in damaged.*weights\.safetensors"),

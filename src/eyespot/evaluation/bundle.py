@@ -374,7 +374,8 @@ def _replace_folder(new: Path, folder: Path) -> None:
 
 
 def _old_folder(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
+    whole = Path(os.path.abspath(folder))  # `.` and `/` have no name of their own
+    return whole.parent / f".{whole.name}.old"
 
 
 def _whole_folder(folder: Path) -> Path:
