@@ -254,6 +254,14 @@ class TrainingConfig(_Section):
     )
     batch_size: int = Field(128, ge=1, description="Pictures in one optimizer step.")
     drop_last: bool = Field(False, description="Leave out the last short batch of an epoch.")
+    hardest_share: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="Share of the training pictures that an epoch shows: those with the largest loss when they were "
+        "last seen, unseen ones first. Under 1, the train curve is that of these pictures. Not for labels with many "
+        "errors, which are what is hardest.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order, augmentation and dropout.")
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto",
@@ -360,6 +368,8 @@ class Config(_Section):
             problems.append("features.solver = 'closed' is for linear heads: model.args has hidden or batch_norm")
         if self.training.size_schedule and self.model.mode in ("features", "auto"):
             problems.append("training.size_schedule does not go with stored features (model.mode)")
+        if self.training.hardest_share < 1 and (self.training.mixup_alpha or self.training.cutmix_alpha):
+            problems.append("training.hardest_share needs the loss of each picture, which mixup and cutmix do not have")
         shares = [share for share, _ in self.training.size_schedule]
         if shares != sorted(shares) or any(not 0 <= share < 1 for share in shares):
             problems.append("training.size_schedule: the shares must rise and lie in [0, 1)")

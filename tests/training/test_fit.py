@@ -79,6 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "training__mixup_alpha": 0.2, "training__cutmix_alpha": 1.0, "training__clip_norm": 1.0,
         "training__size_schedule": [[0.0, 6], [0.5, 8]],
     },
+    "hardest": {"training__hardest_share": 0.6, "training__batch_size": 8},
     "rmsprop-final": {"optimizer__name": "rmsprop", "data__final": True},
 }  # fmt: skip
 
@@ -100,7 +101,7 @@ def test_resumed_at_every_step_it_ends_the_same_to_the_bit(tmp_path: Path, name:
         assert without_times(Run.open(folder).history) == without_times(whole.state.history)
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd-plateau-best", "muon-spot-mix"])
+@pytest.mark.parametrize("name", ["adam", "sgd-plateau-best", "muon-spot-mix", "hardest"])
 def test_killed_between_the_end_of_an_epoch_and_its_checkpoint(tmp_path: Path, name: str) -> None:
     config = tiny_config(training__checkpoint_minutes=1e-9, training__epochs=3, **VARIANTS[name])
     whole = run_fit(tmp_path / "whole", config)

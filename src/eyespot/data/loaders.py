@@ -70,12 +70,13 @@ class Loader(Protocol):
     def labels(self) -> torch.Tensor:
         """Return int64 (N,), on the device: the labels in the order of the positions."""
 
-    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, *, first_step: int = 0, order: torch.Tensor | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch.
 
         Args:
             epoch: From 0; with the seed it decides the order. Without shuffling all epochs are alike.
             first_step: Leave out the batches before this one, without reading them.
+            order: int64 (M,), the positions of the epoch's pictures in the wanted order, instead of all N.
 
         Raises:
             DataError: A picture cannot be read any more, or a decoding worker died or hangs.
@@ -126,20 +127,33 @@ class BatchPlan:
     @property
     def steps_per_epoch(self) -> int:
         """Return the number of batches of an epoch."""
-        full, rest = divmod(self.num_images, self.batch_size)
+        return self._steps(self.num_images)
+
+    def _steps(self, num_images: int) -> int:
+        full, rest = divmod(num_images, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
-    def positions(self, epoch: int, first_step: int = 0) -> Iterator[torch.Tensor]:
-        """Yield int64 (B,) for every batch of an epoch from a step on: the positions of its pictures."""
-        if not 0 <= first_step <= self.steps_per_epoch:
-            raise ValueError(f"first_step is {first_step}, the epoch has {self.steps_per_epoch} steps")
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-            order = torch.randperm(self.num_images, generator=generator)
-        else:
-            order = torch.arange(self.num_images)
-        for step in range(first_step, self.steps_per_epoch):
+    def positions(self, epoch: int, first_step: int = 0, order: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+        """Yield int64 (B,) for every batch of an epoch from a step on: the positions of its pictures.
+
+        Args:
+            epoch: From 0.
+            first_step: Leave out the batches before this one.
+            order: int64 (M,), the positions to take instead of all of them in an order of the epoch's own.
+        """
+        order = self._order(epoch) if order is None else order
+        steps = self._steps(len(order))
+        if not 0 <= first_step <= steps:
+            raise ValueError(f"first_step is {first_step}, the epoch has {steps} steps")
+        for step in range(first_step, steps):
             yield order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        """Return int64 (N,), all positions."""
+        if not self.shuffle:
+            return torch.arange(self.num_images)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        return torch.randperm(self.num_images, generator=generator)
 
 
 class MemoryLoader:
@@ -192,11 +206,11 @@ class MemoryLoader:
         """Return int64 (N,), on the device."""
         return self._labels
 
-    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, *, first_step: int = 0, order: torch.Tensor | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Loader`."""
         rows = self._pixels.view(len(self._pixels), -1)  # (N, S * L * C): one run of memory for each picture
         first_columns = self._windows.first_columns(epoch) if self._windows else None
-        for positions in self._plan.positions(epoch, first_step):
+        for positions in self._plan.positions(epoch, first_step, order):
             indices = positions.to(rows.device, copy=True)
             if self._windows and first_columns is not None:
                 images = self._windows.cut(self._pixels, indices, indices, first_columns)
@@ -291,12 +305,12 @@ class StreamLoader:
         """Return the process ids of the workers; none before the first batch and after `close`."""
         return self._workers.pids if self._workers else ()
 
-    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, *, first_step: int = 0, order: torch.Tensor | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Loader`."""
         ahead: deque[_Pending] = deque()
         first_columns = self._windows.first_columns(epoch) if self._windows else None
         try:
-            for positions in self._plan.positions(epoch, first_step):
+            for positions in self._plan.positions(epoch, first_step, order):
                 ahead.append(self._request(positions))
                 if len(ahead) > self._batches_ahead:
                     yield self._finish(ahead.popleft(), first_columns)

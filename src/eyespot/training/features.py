@@ -465,11 +465,11 @@ class FeatureLoader:
         """Return int64 (N,), on the device."""
         return self._labels
 
-    def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, *, first_step: int = 0, order: Tensor | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Loader`."""
         generator = torch.Generator().manual_seed(derive_seed(self._plan.seed, "feature view", epoch))
         views = torch.randint(self._views, (self.num_images,), generator=generator).numpy()
-        for positions in self._plan.positions(epoch, first_step):
+        for positions in self._plan.positions(epoch, first_step, order):
             places = positions.numpy()
             features = torch.from_numpy(self._gather(places, views[places])).to(self._device)
             indices = positions.to(self._device, copy=True)

@@ -44,6 +44,7 @@ from eyespot.training.checkpoint import (
     step_path,
     write_checkpoint,
 )
+from eyespot.training.hardest import HardestPictures
 from eyespot.training.optim import UNTIL, build_optimizer
 from eyespot.training.schedules import PlateauState, schedule_factor
 
@@ -207,6 +208,8 @@ class _Loop:
         self.folder = writer.path / CHECKPOINTS
         self.optimizer = build_optimizer(model, config.optimizer, batch_size=config.training.batch_size)
         self.ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
+        self.hardest = _hardest(data.train, config, plan)
+        self.steps_per_epoch = self.hardest.steps_per_epoch if self.hardest else data.train.steps_per_epoch
         self.check_every = _CHECK_EVERY_STEPS.get(plan.device, _CHECK_EVERY_STEPS_ELSEWHERE)
         # Sums stay on the device until somebody looks: float64, so that adding them up is exact enough to compare runs.
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if plan.device == "mps" else plan.device)
@@ -223,7 +226,7 @@ class _Loop:
         last_checkpoint = time.monotonic()
         while not self.state.done:
             started = time.monotonic()
-            for batch in self.data.train.batches(self.state.epoch, first_step=self.state.step_in_epoch):
+            for batch in self._batches(self.state.epoch, self.state.step_in_epoch):
                 self._step(batch)
                 now = time.monotonic()
                 self.state.seconds += now - started
@@ -243,6 +246,11 @@ class _Loop:
             last_checkpoint = time.monotonic()
             if received:
                 raise Interrupted(received[0])
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """Return the batches of an epoch from a step on: all pictures, or the hardest."""
+        order = self.hardest.order(epoch) if self.hardest else None
+        return self.data.train.batches(epoch, first_step=first_step, order=order)
 
     def _step(self, batch: Batch) -> None:
         """Take one optimizer step on one batch."""
@@ -264,7 +272,10 @@ class _Loop:
                 f"no memory left at batch size {config.training.batch_size}",
                 remedy=f"try --set training.batch_size={half}",
             ) from error
-        correct = (logits.detach().argmax(1) == batch.labels).sum()
+        logits = logits.detach()
+        if self.hardest:
+            self.hardest.note(batch.indices, logits, batch.labels)
+        correct = (logits.argmax(1) == batch.labels).sum()
         size = len(batch.labels)
         self.sums += torch.stack([loss.detach().double() * size, correct.double(), correct.new_tensor(size).double()])
         state.step += 1
@@ -374,6 +385,8 @@ class _Loop:
         state.step_in_epoch = 0
         state.loss_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0, 0, 0.0
         self.sums.zero_()
+        if self.hardest:
+            self.hardest.end_epoch()
         self._keep_to_minutes()
         self._warn_at_chance()
         self.writer.add_epoch(row)
@@ -471,6 +484,8 @@ class _Loop:
         tensors = module_tensors("model", self.model)
         if self.ema is not None:
             tensors |= module_tensors("ema", self.ema)
+        if self.hardest:
+            tensors |= self.hardest.tensors()
         slots, numbers = optimizer_state(self.optimizer)
         state = {"train": asdict(self.state), "optimizer": numbers, "threads": torch.get_num_threads()}
         write_checkpoint(step_path(self.folder, self.state.step), Checkpoint(tensors | slots, state))
@@ -481,7 +496,7 @@ class _Loop:
         checkpoint, complaints = latest_checkpoint(self.folder)
         for complaint in complaints:
             self.observer.on_message(f"passed over a checkpoint: {complaint}")
-        steps = self.data.train.steps_per_epoch
+        steps = self.steps_per_epoch
         if checkpoint is None:
             self.writer.restore_history([])  # of an epoch that ended without its checkpoint
             return TrainState(planned_epochs=self._planned_epochs(), steps_per_epoch=steps)
@@ -498,6 +513,8 @@ class _Loop:
         load_module("model", self.model, checkpoint)
         if self.ema is not None:
             load_module("ema", self.ema, checkpoint)
+        if self.hardest:
+            self.hardest.load(checkpoint.tensors)
         load_optimizer(self.optimizer, checkpoint, checkpoint.state["optimizer"])
         self.sums.copy_(torch.tensor([state.loss_sum, state.correct, state.seen], dtype=torch.float64))
         self.writer.restore_history(state.history)
@@ -526,25 +543,25 @@ class _Loop:
 
     def _measure_epoch(self) -> float:
         """Return the seconds that a full-size epoch takes, measured on copies that are thrown away."""
-        real = (self.model, self.optimizer, self.ema)
+        real = (self.model, self.optimizer, self.ema, self.hardest)
         self.model = copy.deepcopy(self.model)
         self.optimizer = build_optimizer(self.model, self.config.optimizer, batch_size=self.config.training.batch_size)
-        self.ema = None
-        self.state = TrainState(planned_epochs=10**9, steps_per_epoch=self.data.train.steps_per_epoch)
+        self.ema = self.hardest = None
+        self.state = TrainState(planned_epochs=10**9, steps_per_epoch=self.steps_per_epoch)
         times = []
         begun = time.monotonic()
-        for batch in self.data.train.batches(0):
+        for batch in self._batches(0, 0):
             started = time.monotonic()
             self._step(batch)
             self.sums.tolist()  # waits for a GPU
             times.append(time.monotonic() - started)
             if len(times) >= 50 or (len(times) >= 4 and time.monotonic() - begun > 5):
                 break
-        self.model, self.optimizer, self.ema = real
+        self.model, self.optimizer, self.ema, self.hardest = real
         self.sums.zero_()
         # The first steps choose kernels and fault pages in.
         settled = sorted(times[2:] or times)
-        return settled[len(settled) // 2] * self.data.train.steps_per_epoch * self._relative_cost()
+        return settled[len(settled) // 2] * self.steps_per_epoch * self._relative_cost()
 
     def _relative_cost(self) -> float:
         """Return the mean cost of a step under progressive sizes, as a share of a measured step."""
@@ -569,6 +586,20 @@ class _Loop:
             checkpoint = read_checkpoint(self.folder / _BEST)
             load_module("model", model, checkpoint)
         return model.eval()
+
+
+def _hardest(train: Loader, config: Config, plan: ComputePlan) -> HardestPictures | None:
+    """Return what chooses each epoch's pictures; None where it shows them all."""
+    settings = config.training
+    if settings.hardest_share == 1:
+        return None
+    return HardestPictures(
+        train.num_images,
+        settings.hardest_share,
+        batch_size=train.batch_size,
+        seed=settings.seed,
+        device=plan.device,
+    )
 
 
 def draw_inputs(
