@@ -307,8 +307,10 @@ def _curves(inputs: ReportInput) -> list[Markup]:
         values = [math.nan if row.get(key) is None else float(row[key]) for row in history]
         return charts.Series(name, css, epochs, values)
 
-    loss = [series("train/loss", "train", "train"), series("val/loss", "val", "val")]
-    accuracy = [series("train/top1", "train", "train"), series("val/top1", "val", "val")]
+    share = inputs.config.get("training", {}).get("hardest_share", 1.0)
+    train = "train" if share == 1 else f"train, hardest {words.percent(share)}"
+    loss = [series("train/loss", train, "train"), series("val/loss", "val", "val")]
+    accuracy = [series("train/top1", train, "train"), series("val/top1", "val", "val")]
     known = np.concatenate([np.asarray(one.y) for one in loss])
     known = known[np.isfinite(known)]
     log_y = bool(known.size and known.min() > 0 and known.max() > _LOG_RATIO * known.min())

@@ -3,7 +3,7 @@
 Source:
     The network of airbench94 (Keller Jordan, arXiv:2404.00498, and its Muon variant). Changed: any input size from 8 px
     and any number of channels (a 3x3 whitening for grey pictures), global max-pooling, float32 weights under autocast,
-    and timm's protocol. The recipe `fast` adds to the speed by training on smaller pictures at first.
+    and timm's protocol. `depth=3` is the residual group of airbench96 (same paper), at a third of its widths. The recipe `fast` adds to the speed by training on smaller pictures at first.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ faintest noise of another camera by 40.
 
 
 class Spot(nn.Module):
-    """Whitening convolution, three groups of two 3x3 convolutions, global max-pooling, linear classifier.
+    """Whitening convolution, three groups of two or three 3x3 convolutions, global max-pooling, linear classifier.
 
     Args:
         num_classes: K.
         in_channels: C.
         widths: Channels of the three groups.
+        depth: Convolutions in each group, 2 or 3; the third is added to what the first gave.
         whiten: Whether the first convolution whitens and stays as it is; without, it is learned like the others, which
             is for ablations.
     """
@@ -42,11 +43,14 @@ class Spot(nn.Module):
         in_channels: int = 3,
         *,
         widths: tuple[int, int, int] = (64, 256, 256),
+        depth: int = 2,
         whiten: bool = True,
     ) -> None:
         super().__init__()
         if min(widths) < 1:
             raise ModelError(f"widths are {list(widths)}", where=NAME, remedy="give three numbers of channels from 1")
+        if depth not in (2, 3):
+            raise ModelError(f"depth is {depth}", where=NAME, remedy="give 2 or 3")
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.num_features = widths[-1]
@@ -57,7 +61,7 @@ class Spot(nn.Module):
         self.whiten.weight.requires_grad_(not whiten)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
         inputs = (whitened, *widths[:-1])
-        self.groups = nn.Sequential(*(_Group(i, o) for i, o in zip(inputs, widths, strict=True)))
+        self.groups = nn.Sequential(*(_Group(i, o, depth) for i, o in zip(inputs, widths, strict=True)))
         self.head = _classifier(self.num_features, num_classes)
 
     @torch.no_grad()
@@ -109,21 +113,26 @@ class Spot(nn.Module):
 
 
 class _Group(nn.Module):
-    """Conv, pool, norm, GELU, conv, norm, GELU; a map of one pixel is not pooled any more."""
+    """Conv, pool, norm, GELU, conv, norm, GELU, and with depth 3 a residual conv; a map of one pixel is not pooled."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:
         super().__init__()
         self.conv1 = _conv(channels_in, channels_out)
         self.norm1 = _norm(channels_out)
         self.conv2 = _conv(channels_out, channels_out)
         self.norm2 = _norm(channels_out)
+        self.conv3 = _conv(channels_out, channels_out) if depth == 3 else None
+        self.norm3 = _norm(channels_out) if depth == 3 else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv1(x)
         if min(x.shape[2:]) > 1:
             x = F.max_pool2d(x, 2)
-        x = F.gelu(self.norm1(x))
-        return F.gelu(self.norm2(self.conv2(x)))
+        first = F.gelu(self.norm1(x))
+        x = F.gelu(self.norm2(self.conv2(first)))
+        if self.conv3 is None or self.norm3 is None:
+            return x
+        return F.gelu(self.norm3(self.conv3(x)) + first)
 
 
 def _classifier(num_features: int, num_classes: int) -> nn.Linear:
@@ -154,8 +163,9 @@ def build_spot(
     in_channels: int,
     size_px: int,
     widths: list[int] | tuple[int, ...] = (64, 256, 256),
+    depth: int = 2,
     whiten: bool = True,
 ) -> Spot:
     """Build spot for the registry; it takes any size, so `size_px` is not used."""
     first, second, third = widths
-    return Spot(num_classes, in_channels, widths=(first, second, third), whiten=whiten)
+    return Spot(num_classes, in_channels, widths=(first, second, third), depth=depth, whiten=whiten)

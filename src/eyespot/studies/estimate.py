@@ -93,7 +93,7 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) in ("features", "auto"):
         # Every picture goes through the backbone once; the head costs next to nothing beside it.
         return 0.0, forward * (train * config.features.views + (val + test) * views)
-    return step * train + forward * val, forward * views * (train + val + test)
+    return step * train * config.training.hardest_share + forward * val, forward * views * (train + val + test)
 
 
 def _time_steps(model: nn.Module, data: TrainData, config: Config, plan: ComputePlan) -> tuple[float, float]:
