@@ -93,9 +93,10 @@ def finish(
 
 def _bundle_info(packed: PackedDataset, prepared: Prepared, train_seconds: float, config: Config) -> BundleInfo:
     from eyespot.evaluation.bundle import Architecture, BundleInfo, Pretrained, Provenance
+    from eyespot.models.registry import all_args
 
     return BundleInfo(
-        architecture=Architecture(name=config.model.name, args=dict(config.model.args)),
+        architecture=Architecture(name=config.model.name, args=all_args(config.model.name, config.model.args)),
         num_classes=packed.dataset.num_classes,
         class_names=packed.dataset.class_names,
         input=prepared.spec,

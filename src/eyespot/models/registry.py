@@ -55,7 +55,7 @@ _ENTRIES = (
         min_size_px=8,
         default_size_px=32,
         source="Jordan 2024, arXiv:2404.00498",
-        args=MappingProxyType({"widths": (64, 256, 256), "depth": 2, "whiten": True}),
+        args=MappingProxyType({"widths": (48, 96, 192), "depth": 3, "whiten": True}),
     ),
     ModelEntry(
         name="convnet3",
@@ -146,6 +146,18 @@ def check_args(name: str, args: Mapping[str, object]) -> dict[str, object]:
     """
     entry = model_entry(name)
     return {key: _checked(entry, key, value) for key, value in args.items()}
+
+
+def all_args(name: str, args: Mapping[str, object]) -> dict[str, object]:
+    """Return a model's arguments with the defaults of those that are missing, as JSON has them.
+
+    What is stored with weights must not change its meaning when a default does.
+
+    Raises:
+        UsageError: An unknown name, an unknown argument, or an argument of the wrong type.
+    """
+    complete = {**model_entry(name).args, **check_args(name, args)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in complete.items()}
 
 
 def build_model(
