@@ -33,7 +33,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _BLOCK = 4096
 _FEW_PICTURES = 10_000
-_EPOCHS_OF_ALL = 12  # of `fast` where it shows every picture: as many steps as its own epochs have
 
 
 def encode_all(packed: PackedDataset, names: Sequence[SplitName], config: Config, watcher: Observer) -> Any:
@@ -112,10 +111,7 @@ def heads_out_of_sample(
 def recipe_from_scratch(number: int, minutes: float) -> Config:
     """Return the recipe for a network that is trained for each fold, cut to its share of the time."""
     settings = {"data.on_bad_image": "skip", "data.val_fraction": 0.0, "training.minutes": minutes}
-    if number < _FEW_PICTURES:
-        return load_recipe("small", settings)
-    # Every picture as often as the others: the hardest are those with wrong labels, which it must not learn.
-    return load_recipe("fast", {**settings, "training.hardest_share": 1.0, "training.epochs": _EPOCHS_OF_ALL})
+    return load_recipe("scratch" if number >= _FEW_PICTURES else "small", settings)
 
 
 def networks_out_of_sample(

@@ -55,6 +55,7 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "progressive-sizes": {"training.size_schedule": []},
     "clipping": {"training.clip_norm": 0.0},
     "class-balance": {"training.class_balance": "none"},
+    "hardest": {"training.hardest_share": 1.0},
     "early-stopping": {"training.early_stopping_epochs": 0},
     "restore-best": {"training.restore_best": False},
     "freezing": {"training.freeze_epochs": 0.0, "model.freeze_until": ""},

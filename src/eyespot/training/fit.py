@@ -463,14 +463,15 @@ class _Loop:
     def _warn_at_chance(self) -> None:
         """Say it in plain words when the network has learned nothing for a while."""
         state = self.state
-        if state.epoch != _CHANCE_EPOCHS:
+        # Of the hardest pictures fewer are right than of all.
+        split, loader = ("val", self.data.val) if self.hardest else ("train", self.data.train)
+        if state.epoch != _CHANCE_EPOCHS or loader is None:
             return
         chance = 1 / self.data.num_classes
-        n = self.data.train.num_images
-        noise = 3 * math.sqrt(chance * (1 - chance) / n)
-        if all(row["train/top1"] < chance + noise for row in state.history):
+        noise = 3 * math.sqrt(chance * (1 - chance) / loader.num_images)
+        if all(row[f"{split}/top1"] < chance + noise for row in state.history):
             self.observer.on_message(
-                f"still at chance level: {state.history[-1]['train/top1']:.1%} on train after {state.epoch} epochs, "
+                f"still at chance level: {state.history[-1][f'{split}/top1']:.1%} on {split} after {state.epoch} epochs, "
                 f"guessing gives {chance:.1%}. Likely causes: learning rate too high or too low "
                 f"(optimizer.lr = {self.config.optimizer.peak_lr:g}), labels that do not belong to the pictures, or a "
                 "network too deep to start."
