@@ -111,7 +111,7 @@ def heads_out_of_sample(
 def recipe_from_scratch(number: int, minutes: float) -> Config:
     """Return the recipe for a network that is trained for each fold, cut to its share of the time."""
     settings = {"data.on_bad_image": "skip", "data.val_fraction": 0.0, "training.minutes": minutes}
-    return load_recipe("scratch" if number >= _FEW_PICTURES else "small", settings)
+    return load_recipe("fast" if number >= _FEW_PICTURES else "small", settings)
 
 
 def networks_out_of_sample(

