@@ -21,8 +21,12 @@ from eyespot.runs import Run, RunWriter, read_json
 KINDS = ("tensorboard", "mlflow")
 _MLFLOW = "mlflow.json"
 _TENSORBOARD = "tensorboard"
-# A dead server must not hold up the training: MLflow's own defaults wait for minutes.
-_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# A dead server must not hold up the training: MLflow's own defaults wait for minutes. Nor is its maker told of each run.
+_MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 _MOST_PARAMS = 100  # of one call
 
@@ -128,7 +132,7 @@ class MlflowTracker:
     """
 
     def __init__(self, run: Run) -> None:
-        for key, value in _MLFLOW_PATIENCE.items():
+        for key, value in _MLFLOW_SETTINGS.items():
             os.environ.setdefault(key, value)
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient

@@ -499,9 +499,11 @@ def _as_rgb(images: UInt8Array) -> UInt8Array:
 
 
 def _need(*packages: str) -> None:
-    """Refuse to begin without an optional package."""
+    """Refuse to begin without an optional package, and keep those that are there from reporting home."""
     import importlib.util
 
+    # ONNX Runtime sends events and keeps an identifier in the home folder, unless it is told before its import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "export")
