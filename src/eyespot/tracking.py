@@ -21,7 +21,7 @@ from eyespot.runs import Run, RunWriter, read_json
 KINDS = ("tensorboard", "mlflow")
 _MLFLOW = "mlflow.json"
 _TENSORBOARD = "tensorboard"
-# A dead server must not hold up the training: MLflow's own defaults wait for minutes. Nor is its maker told of each run.
+# A dead server must not hold up the training: MLflow's own defaults wait for minutes. Its maker is not told of runs.
 _MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

@@ -446,3 +446,9 @@ def test_only_the_pictures_that_are_shown_are_read() -> None:
     assert mistakes[0][1:] == ("cat", "dog", pytest.approx(1 / (1 + math.exp(-5))), "c")
     assert collect_mistakes(logits, np.array([0, 1, 1]), ["a", "b", "c"], ["cat", "dog"], read_pixels) == []
     assert len(asked) == 1
+
+
+def test_a_train_curve_of_the_hardest_pictures_says_so(input_of: Make) -> None:
+    shown = "which shows only the 60.0 % with the largest loss"
+    assert shown in render_report(input_of(config={"training": {"hardest_share": 0.6}}))
+    assert "with the largest loss" not in render_report(input_of())

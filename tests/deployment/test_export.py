@@ -93,7 +93,9 @@ class TestOnnx:
             np.testing.assert_allclose(probs, own, atol=1e-5)
 
     def test_onnx_runtime_does_not_report_home(self, onnx_file: Path, tmp_path: Path) -> None:
-        code = "import sys, pathlib; from eyespot.deployment.export import open_session as o; o(pathlib.Path(sys.argv[1]))"
+        code = (
+            "import sys, pathlib; from eyespot.deployment.export import open_session as o; o(pathlib.Path(sys.argv[1]))"
+        )
         kept = {"PATH", "LD_LIBRARY_PATH", "PYTHONPATH"}  # nothing that marks a machine for tests: there it is silent
         environment = {name: os.environ[name] for name in kept & set(os.environ)} | {"HOME": str(tmp_path)}
         subprocess.run([sys.executable, "-c", code, str(onnx_file)], check=True, env=environment)

@@ -31,7 +31,8 @@ def test_whitened_patches_have_no_correlation() -> None:
     moments = out @ out.T / out.shape[1]
     diagonal = moments.diagonal()
     assert torch.allclose(moments, torch.diag(diagonal), atol=1e-3)
-    assert bool((diagonal <= 1.001).all()) and float(diagonal.max()) > 0.99
+    assert bool((diagonal <= 1.001).all())
+    assert float(diagonal.max()) > 0.99
 
 
 def test_a_group_of_three_adds_what_the_first_convolution_gave() -> None:

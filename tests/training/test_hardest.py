@@ -26,7 +26,8 @@ def test_an_epoch_has_whole_batches_of_different_pictures() -> None:
     chooser = hardest()
     assert chooser.steps_per_epoch == 3
     order = chooser.order(0)
-    assert order.shape == (6,) and order.dtype == torch.int64
+    assert order.shape == (6,)
+    assert order.dtype == torch.int64
     assert len(set(order.tolist())) == 6
     assert torch.equal(order, hardest().order(0))
     assert not torch.equal(order, hardest(seed=1).order(0))

@@ -185,6 +185,7 @@ def render_report(inputs: ReportInput) -> str:
         "of_split": f"{split}, n = {words.whole(metrics[split]['n'])}" if split else "",
         "split_table": _split_table(metrics),
         "curves": _curves(inputs),
+        "hardest": words.percent(training["hardest_share"]) if training.get("hardest_share", 1.0) < 1 else "",
         "range_test": _range_test(inputs.lr_finder),
         "confusion": _confusion(metrics, split, inputs.class_names),
         "per_class": _per_class(metrics, split, inputs.class_names),
@@ -307,10 +308,8 @@ def _curves(inputs: ReportInput) -> list[Markup]:
         values = [math.nan if row.get(key) is None else float(row[key]) for row in history]
         return charts.Series(name, css, epochs, values)
 
-    share = inputs.config.get("training", {}).get("hardest_share", 1.0)
-    train = "train" if share == 1 else f"train, hardest {words.percent(share)}"
-    loss = [series("train/loss", train, "train"), series("val/loss", "val", "val")]
-    accuracy = [series("train/top1", train, "train"), series("val/top1", "val", "val")]
+    loss = [series("train/loss", "train", "train"), series("val/loss", "val", "val")]
+    accuracy = [series("train/top1", "train", "train"), series("val/top1", "val", "val")]
     known = np.concatenate([np.asarray(one.y) for one in loss])
     known = known[np.isfinite(known)]
     log_y = bool(known.size and known.min() > 0 and known.max() > _LOG_RATIO * known.min())

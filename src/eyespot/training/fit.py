@@ -471,8 +471,8 @@ class _Loop:
         noise = 3 * math.sqrt(chance * (1 - chance) / loader.num_images)
         if all(row[f"{split}/top1"] < chance + noise for row in state.history):
             self.observer.on_message(
-                f"still at chance level: {state.history[-1][f'{split}/top1']:.1%} on {split} after {state.epoch} epochs, "
-                f"guessing gives {chance:.1%}. Likely causes: learning rate too high or too low "
+                f"still at chance level: {state.history[-1][f'{split}/top1']:.1%} on {split} after {state.epoch} "
+                f"epochs, guessing gives {chance:.1%}. Likely causes: learning rate too high or too low "
                 f"(optimizer.lr = {self.config.optimizer.peak_lr:g}), labels that do not belong to the pictures, or a "
                 "network too deep to start."
             )
