@@ -176,7 +176,10 @@ def _about_measuring(metrics: Mapping[str, Any], num_classes: int, final: bool) 
     if split and (fixes := metrics[split].get("label_fixes")):
         found.append(Finding("corrected-test-labels", "warning", _as_given(split, metrics[split], fixes)))
     if final:
-        text = "Trained on train + val with a fixed recipe: nothing was selected, and there are no val figures."
+        text = (
+            "Trained on train + val with a fixed recipe: nothing was selected, and there are no val figures. Without val"
+            " the probabilities are not calibrated, and the model never says unknown."
+        )
         found.append(Finding("final-run", "note", text))
     if split == "val":
         text = "Test has not been read. Val guided the choice of settings, so expect a little less on new pictures."
