@@ -177,8 +177,8 @@ def _about_measuring(metrics: Mapping[str, Any], num_classes: int, final: bool) 
         found.append(Finding("corrected-test-labels", "warning", _as_given(split, metrics[split], fixes)))
     if final:
         text = (
-            "Trained on train + val with a fixed recipe: nothing was selected, and there are no val figures. Without val"
-            " the probabilities are not calibrated, and the model never says unknown."
+            "Trained on train + val with a fixed recipe: nothing was selected, and there are no val figures. Without"
+            " val the probabilities are not calibrated, and the model never says unknown."
         )
         found.append(Finding("final-run", "note", text))
     if split == "val":
