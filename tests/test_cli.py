@@ -604,6 +604,7 @@ def test_a_signal_stops_a_training_within_seconds_and_tells_how_it_goes_on(
 LOST = """
 import os, signal, sys, time
 from eyespot import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 class Fragile:
     def __del__(self):
         os.kill(os.getpid(), int(sys.argv[1]))  # a signal that comes while a destructor runs

@@ -45,7 +45,7 @@ def one(config: Any, *words: str) -> Change:
     return change
 
 
-@pytest.mark.parametrize("name", sorted(set(KNOWN) - {"whitening"}))
+@pytest.mark.parametrize("name", sorted(set(KNOWN) - {"whitening", "hardest"}))
 def test_every_name_takes_something_away_and_leaves_a_recipe_that_validates(name: str) -> None:
     config = with_everything()
     change = one(config, name)
@@ -61,6 +61,13 @@ def test_every_key_of_the_names_exists() -> None:
     for settings in KNOWN.values():
         for key in settings:
             assert key in config_keys() or key.startswith("model.args.")
+
+
+def test_the_hardest_pictures_do_not_go_with_mixing_and_are_taken_away_by_name() -> None:
+    config = load_config("fast", ["training.hardest_share=0.6"])
+    assert one(config, "hardest").settings == {"training.hardest_share": 1.0}
+    with pytest.raises(UsageError, match="hardest is off already"):
+        parse_changes(load_config("fast"), ["hardest"], ())
 
 
 def test_arguments_are_taken_from_the_model_that_has_them() -> None:

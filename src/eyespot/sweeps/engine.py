@@ -304,7 +304,7 @@ def clear_engine(folder: Path) -> None:
         left = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return
-    psutil: Any = importlib.import_module("psutil")  # Ray has brought it
+    psutil: Any = importlib.import_module("psutil")
     killed = []
     for number, born in left["processes"]:
         with contextlib.suppress(psutil.Error):
