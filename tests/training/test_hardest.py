@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eyespot.errors import EyespotError
+from eyespot.errors import CheckpointError, EyespotError
 from eyespot.training.hardest import HardestPictures
 
 from .conftest import run_fit, tiny_config
 
 
-def hardest(count: int = 10, share: float = 0.6, batch_size: int = 2, seed: int = 0) -> HardestPictures:
-    return HardestPictures(count, share, batch_size=batch_size, seed=seed, device="cpu")
+def hardest(count: int = 10, steps: int = 3, batch_size: int = 2, seed: int = 0) -> HardestPictures:
+    return HardestPictures(count, steps, batch_size=batch_size, seed=seed, device="cpu")
 
 
 def note(chooser: HardestPictures, indices: torch.Tensor, certainty: torch.Tensor) -> None:
@@ -24,7 +24,6 @@ def note(chooser: HardestPictures, indices: torch.Tensor, certainty: torch.Tenso
 
 def test_an_epoch_has_whole_batches_of_different_pictures() -> None:
     chooser = hardest()
-    assert chooser.steps_per_epoch == 3
     order = chooser.order(0)
     assert order.shape == (6,)
     assert order.dtype == torch.int64
@@ -53,7 +52,7 @@ def test_losses_count_from_the_next_epoch_on() -> None:
 
 
 def test_the_loss_is_that_of_the_labels() -> None:
-    chooser = hardest(count=3, share=0.4, batch_size=1)
+    chooser = hardest(count=3, steps=1, batch_size=1)
     logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0]]), torch.tensor([0, 0, 0])
     chooser.note(torch.arange(3), logits, labels)
     chooser.end_epoch()
@@ -72,7 +71,7 @@ def test_tensors_bring_everything_back() -> None:
 
 
 def test_a_batch_as_large_as_train_shows_all() -> None:
-    assert sorted(hardest(count=3, batch_size=64).order(0).tolist()) == [0, 1, 2]
+    assert sorted(hardest(count=3, steps=1, batch_size=64).order(0).tolist()) == [0, 1, 2]
 
 
 def test_a_run_sees_each_picture_and_takes_fewer_steps(tmp_path: Path) -> None:
@@ -81,6 +80,21 @@ def test_a_run_sees_each_picture_and_takes_fewer_steps(tmp_path: Path) -> None:
     whole = run_fit(tmp_path / "whole", tiny_config(training__batch_size=8, training__epochs=1))
     assert result.state.steps_per_epoch == round(whole.state.steps_per_epoch / 2)
     assert result.state.history[-1]["val/top1"] > 0.9
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_an_epoch_has_as_many_steps_as_were_planned(tmp_path: Path, share: float, drop_last: bool) -> None:
+    changes = {"training__drop_last": drop_last, "training__batch_size": 7, "training__epochs": 2}
+    result = run_fit(tmp_path, tiny_config(training__hardest_share=share, **changes))
+    assert result.state.step == result.state.total_steps
+    assert result.state.steps_per_epoch >= 1
+
+
+@pytest.mark.parametrize("tensors", [{}, hardest(count=11).tensors()], ids=["all pictures", "other pictures"])
+def test_a_checkpoint_of_another_run_is_refused(tensors: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(CheckpointError, match="10 pictures"):
+        hardest().load(tensors)
 
 
 def test_mixed_pictures_have_no_loss_of_their_own() -> None:

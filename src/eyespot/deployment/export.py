@@ -521,9 +521,8 @@ def _place(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent, f".{path.name}-", ".tmp") as beside:
             yield beside
-            for file in sorted(
-                beside.iterdir(), key=lambda file: file.name == path.name
-            ):  # the weights beside it first
+            # The weights beside it first.
+            for file in sorted(beside.iterdir(), key=lambda file: file.name == path.name):
                 with open(file, "rb+") as opened:
                     os.fsync(opened.fileno())
                 os.replace(file, path.with_name(file.name))

@@ -208,8 +208,9 @@ class _Loop:
         self.folder = writer.path / CHECKPOINTS
         self.optimizer = build_optimizer(model, config.optimizer, batch_size=config.training.batch_size)
         self.ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
-        self.hardest = _hardest(data.train, config, plan)
-        self.steps_per_epoch = self.hardest.steps_per_epoch if self.hardest else data.train.steps_per_epoch
+        # At least one, and never more than the loader has: an epoch of the hardest is rounded to whole batches.
+        self.steps_per_epoch = max(1, round(config.training.hardest_share * data.train.steps_per_epoch))
+        self.hardest = _hardest(data.train, self.steps_per_epoch, config, plan)
         self.check_every = _CHECK_EVERY_STEPS.get(plan.device, _CHECK_EVERY_STEPS_ELSEWHERE)
         # Sums stay on the device until somebody looks: float64, so that adding them up is exact enough to compare runs.
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if plan.device == "mps" else plan.device)
@@ -589,17 +590,12 @@ class _Loop:
         return model.eval()
 
 
-def _hardest(train: Loader, config: Config, plan: ComputePlan) -> HardestPictures | None:
+def _hardest(train: Loader, steps: int, config: Config, plan: ComputePlan) -> HardestPictures | None:
     """Return what chooses each epoch's pictures; None where it shows them all."""
-    settings = config.training
-    if settings.hardest_share == 1:
+    if config.training.hardest_share == 1:
         return None
     return HardestPictures(
-        train.num_images,
-        settings.hardest_share,
-        batch_size=train.batch_size,
-        seed=settings.seed,
-        device=plan.device,
+        train.num_images, steps, batch_size=train.batch_size, seed=config.training.seed, device=plan.device
     )
 
 

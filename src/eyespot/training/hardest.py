@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from eyespot.errors import CheckpointError
 from eyespot.seeds import derive_seed
 
 _BEGUN, _NOW = "hardest/begun", "hardest/now"  # in checkpoints
@@ -24,7 +25,7 @@ class HardestPictures:
 
     Args:
         num_images: N, of train.
-        share: Of them in an epoch, in (0, 1); rounded to whole batches.
+        steps: Of an epoch; at most those of an epoch of all pictures.
         batch_size: Pictures in a step.
         seed: Of the order.
         device: Where the losses are kept.
@@ -35,9 +36,8 @@ class HardestPictures:
         choice; the loss of the last step that saw the picture is taken.
     """
 
-    def __init__(self, num_images: int, share: float, *, batch_size: int, seed: int, device: str) -> None:
-        self.steps_per_epoch = max(1, round(share * num_images / batch_size))
-        self._count = min(num_images, self.steps_per_epoch * batch_size)
+    def __init__(self, num_images: int, steps: int, *, batch_size: int, seed: int, device: str) -> None:
+        self._count = min(num_images, steps * batch_size)
         self._seed = seed
         self._begun = torch.full((num_images,), torch.inf, device=device)  # when the epoch began
         self._now = self._begun.clone()
@@ -72,7 +72,12 @@ class HardestPictures:
         """Put back what `tensors` returned.
 
         Raises:
-            KeyError: They are of a run that showed all pictures.
+            CheckpointError: They are of a run on other pictures, or of one that showed all.
         """
-        self._begun.copy_(tensors[_BEGUN])
-        self._now.copy_(tensors[_NOW])
+        for name, losses in ((_BEGUN, self._begun), (_NOW, self._now)):
+            if name not in tensors or tensors[name].shape != losses.shape:
+                raise CheckpointError(
+                    f"the checkpoint has no {name} for {len(losses):,} pictures",
+                    remedy="resume with the data and recipe it was started with",
+                )
+            losses.copy_(tensors[name])
