@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before torch is loaded, for threads and processes of the tests as well: the tests themselves fill the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from eyespot.runs import Run
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+# A job in the background of a script, or under `nohup`, ignores these, and so would every process that a test starts.
+for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _usual)
 
 
 @pytest.fixture(autouse=True, scope="session")

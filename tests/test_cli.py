@@ -23,6 +23,7 @@ from PIL import Image
 from eyespot import cli
 from eyespot.errors import Interrupted
 from eyespot.runs import Run, RunWriter
+from eyespot.training.checkpoint import latest_checkpoint
 
 from .conftest import draw_pictures
 
@@ -581,7 +582,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_stops_a_training_within_seconds_and_tells_how_it_goes_on(
     pictures: Path, tmp_path: Path, number: int, code: int
 ) -> None:
@@ -599,6 +600,29 @@ def test_a_signal_stops_a_training_within_seconds_and_tells_how_it_goes_on(
     assert found.last == f"stopped; go on with: eyespot train --resume --out '{folder}'"
     assert not Run.open(folder).finished
     assert (folder / "log.txt").read_text().count("epoch   1") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+def test_closing_the_terminal_stops_a_training_that_goes_on_where_it_was(pictures: Path, tmp_path: Path) -> None:
+    import pty
+
+    folder = tmp_path / "run"
+    words = ["train", pictures, "--out", folder, *TINY_WORDS, "--set", "training.epochs=2000"]
+    process, terminal = pty.fork()
+    if not process:
+        os.environ.update(OMP_NUM_THREADS="1", TERM="xterm")
+        os.execv(sys.executable, [sys.executable, "-m", "eyespot", *map(str, words)])
+    deadline = time.monotonic() + 50
+    while not list(folder.glob("checkpoints/*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        os.read(terminal, 1 << 16)
+    os.close(terminal)
+    status = os.waitpid(process, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert not Run.open(folder).finished
+    checkpoint, complaints = latest_checkpoint(folder / "checkpoints")
+    assert checkpoint is not None
+    assert complaints == []
 
 
 LOST = """

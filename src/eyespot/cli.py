@@ -487,7 +487,7 @@ app.add_typer(study_app, name="study")
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code.
 
-    2 for wrong use, 1 for a failure, 130 and 143 for Ctrl-C and SIGTERM.
+    2 for wrong use, 1 for a failure, 130, 143 and 129 for Ctrl-C, SIGTERM and a closed terminal.
     """
     for stream in (sys.stdout, sys.stderr):
         # In an old locale a name in another alphabet is printed as escapes instead of ending the command.
@@ -498,7 +498,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _answer_signals() -> None:
-    """Let SIGTERM and Ctrl-C raise `Interrupted`, wherever the command is.
+    """Let SIGTERM, Ctrl-C and the end of the terminal raise `Interrupted`, wherever the command is.
 
     In a destructor, or in a callback from C, nothing can be raised: Python prints "Exception ignored" and goes on, and
     the command would work for hours after it was told to stop. There the signal is sent again.
@@ -511,6 +511,8 @@ def _answer_signals() -> None:
         raise Interrupted(number)
 
     signal.signal(signal.SIGTERM, stop)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores it
+        signal.signal(signal.SIGHUP, stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores Ctrl-C
         signal.signal(signal.SIGINT, stop)
     usual = sys.unraisablehook

@@ -133,7 +133,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_writes_a_checkpoint_and_the_rest_can_be_resumed(tmp_path: Path, number: int) -> None:
     config = tiny_config()
     whole = run_fit(tmp_path / "whole", config)
@@ -149,6 +149,22 @@ def test_a_signal_writes_a_checkpoint_and_the_rest_can_be_resumed(tmp_path: Path
     assert signal.getsignal(number) is before
     assert (tmp_path / "run" / "checkpoints" / "step-000000007.ckpt").exists()
     assert same(weights(whole), weights(run_fit(tmp_path / "run", config, resume=True)))
+
+
+def test_signals_that_are_ignored_stay_so_as_under_nohup(tmp_path: Path) -> None:
+    config = tiny_config()
+
+    def send(step: int) -> None:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        assert run_fit(tmp_path, config, watcher=Watcher(at_step=send)).state.done
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
 
 
 def test_a_signal_while_val_is_measured_does_not_wait_for_its_end(

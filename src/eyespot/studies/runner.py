@@ -369,8 +369,8 @@ def _train(words: Sequence[str], log: Path, run: Path, epochs: int, label: str, 
     finally:
         assert process.stdin is not None
         process.stdin.close()
-    if process.returncode in (130, 143):
-        # Ctrl-C reaches both processes at once, and the other one may be the first to end.
+    if process.returncode in (129, 130, 143):
+        # Ctrl-C and the end of a terminal reach both processes at once, and the other one may be the first to end.
         raise Interrupted(process.returncode - 128)
     return process.returncode
 

@@ -429,10 +429,11 @@ def _environment(entries: Mapping[str, str]) -> Iterator[None]:
 
 
 def _signal_handlers() -> dict[int, Any]:
-    """Return who answers Ctrl-C and SIGTERM: Ray puts its own handlers in place, which end the process at once."""
+    """Return who answers Ctrl-C, SIGTERM and a closed terminal: Ray puts its own answers, a sudden end, in place."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    return {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)}
 
 
 def _restore_handlers(handlers: Mapping[int, Any]) -> None:
@@ -454,8 +455,9 @@ def _noted_signals() -> Iterator[list[int]]:
         else:
             raise Interrupted(number)
 
-    for number in before:
-        signal.signal(number, note)
+    for number, answer in before.items():
+        if answer is not signal.SIG_IGN:  # as under `nohup`
+            signal.signal(number, note)
     try:
         yield received
     finally:

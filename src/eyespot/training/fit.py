@@ -54,6 +54,8 @@ _CHECK_EVERY_STEPS_ELSEWHERE = 16
 _CHANCE_EPOCHS = 3
 _IMBALANCE = 3  # times the pictures of the smallest class: what `class_balance = "auto"` puts up with
 _BEST = "best.ckpt"
+# Ctrl-C, a cluster's warning, a terminal that was closed, and a batch system's warning.
+_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 # Schedules that do not know when the run ends. Cut short by a time limit they would stop at a high rate, where the
 # weights still jump about: the last part of the time is used to bring it down (arXiv:2405.18392).
 _OPEN_ENDED = {"constant", "step", "plateau"}
@@ -182,7 +184,7 @@ def fit(
         DivergedError: The loss is NaN or infinite; the last good checkpoint stays.
         MemoryLimitError: Memory ran out.
         CheckpointError: The run folder's checkpoints are damaged or of another model.
-        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint is written.
+        Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; a checkpoint is written.
     """
     with torch.random.fork_rng(devices=[], enabled=True):
         loop = _Loop(model, data, config, plan, writer, observer)
@@ -741,9 +743,9 @@ def _signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGUSR1"):
-        numbers.append(signal.SIGUSR1)
+    # Windows has two of them. What is ignored stays so: under `nohup`, or in the background of a script.
+    numbers = [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
