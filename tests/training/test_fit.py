@@ -118,6 +118,26 @@ def test_killed_between_the_end_of_an_epoch_and_its_checkpoint(tmp_path: Path, n
     assert without_times(Run.open(tmp_path / "run").history) == without_times(whole.state.history)
 
 
+def test_a_stem_that_stands_still_costs_no_gradient_and_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(optimizer__stem_bias_fraction=0.5, **{**VARIANTS["muon-spot-mix"], "training__clip_norm": 0.0})
+    found: Any = run_fit(tmp_path / "1", config).model
+    assert not found.whiten.bias.requires_grad
+    assert found.groups[0].norm1.bias.requires_grad
+
+    def rates_alone(loop: Any) -> None:
+        for group in loop.optimizer.param_groups:
+            group["lr"] = loop._learning_rate(group, loop.state.step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_module._Loop, "_set_learning_rate", rates_alone)
+        kept: Any = run_fit(tmp_path / "2", config).model
+    assert kept.whiten.bias.requires_grad
+    assert bool(kept.whiten.bias.any())
+    assert same(found.state_dict(), kept.state_dict())
+
+
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     config = tiny_config(training__restore_best=True)
     first = run_fit(tmp_path, config)

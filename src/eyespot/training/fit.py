@@ -303,6 +303,10 @@ class _Loop:
     def _set_learning_rate(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(group, self.state.step)
+            if UNTIL in group:
+                # What stands still needs no gradient: those of the stem are 6 % of a step of `spot`.
+                for parameter in group["params"]:
+                    parameter.requires_grad_(group["lr"] > 0)
 
     def _learning_rate(self, group: Mapping[str, Any], step: int) -> float:
         """Return a parameter group's rate for a step, which follows from the plan and not from what was set before."""
