@@ -103,6 +103,14 @@ def test_bytes_are_counted_as_bytes_and_their_total_may_be_unknown(clock: Clock,
     assert stderr() == "reading x: 40.0 MB  4.0 MB/s\ndone\n"
 
 
+def test_a_slow_count_says_the_time_left_and_no_pace_of_nothing(clock: Clock, stderr: Read) -> None:
+    with Terminal() as terminal:
+        terminal.on_count("cross-validating", 0, 3, unit="folds")
+        clock.now += 100
+        terminal.on_count("cross-validating", 1, 3, unit="folds")
+    assert stderr() == "cross-validating: 1 of 3 folds  3 min 20 s left\n"
+
+
 def test_the_whole_time_is_estimated_within_seconds_also_in_a_long_epoch(clock: Clock, stderr: Read) -> None:
     with Terminal() as terminal:
         for step in range(1, 6):

@@ -251,7 +251,8 @@ def _describe_count(done: int, total: int | None, unit: str, seconds: float) -> 
     parts = [text if unit == "bytes" else f"{text} {unit}"]
     if done and seconds > 1:
         pace = words.size(per_second) if unit == "bytes" else f"{per_second:.1f} {unit}"
-        parts.append(words.rate(per_second) if unit == "pictures" else f"{pace}/s")
+        if per_second >= 0.1 or unit == "bytes":  # 0.0 folds/s tells nobody anything
+            parts.append(words.rate(per_second) if unit == "pictures" else f"{pace}/s")
         if total is not None:
             parts.append(f"{words.duration((total - done) / per_second)} left")
     return "  ".join(parts)
