@@ -165,11 +165,29 @@ def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monk
     monkeypatch.setattr("eyespot.cross_validation.recipe_from_scratch", tiny)
     listener = Listener(quiet=True)
     found = check_labels(data, folds=2, minutes=6, observer=listener)
-    assert any("a network is trained for each of 2 folds, 6 min in all" in line for line in listener.heard)
+    assert any("so from scratch: a network for each of 2 folds, 6 min in all" in line for line in listener.heard)
     assert asked == [(48, 3.0)]
     assert {it.id for it in found[:2]} == {"dog/planted3.png", "dog/planted4.png"}
     with pytest.raises(UsageError, match="0 minutes"):
         check_labels(data, minutes=0)
+
+
+def test_many_small_pictures_are_judged_by_networks_though_weights_are_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*_: object) -> None:
+        raise AssertionError("nothing is encoded")
+
+    def tiny(number: int, minutes: float) -> Config:
+        return load_recipe("fast", {**TINY, "data.val_fraction": 0.0, "training.size_schedule": []})
+
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 24)
+    monkeypatch.setattr("eyespot.opening._FEW_PICTURES", 40)
+    monkeypatch.setattr("eyespot.cross_validation.encode_all", encode)
+    monkeypatch.setattr("eyespot.cross_validation.recipe_from_scratch", tiny)
+    listener = Listener(quiet=True)
+    check_labels(data, observer=listener)
+    assert "48 training pictures, from scratch: a network for each of 3 folds, 10 min in all" in listener.heard
 
 
 def test_a_class_with_one_grey_picture_is_said_and_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 Before this: `label_check` divided the pictures into folds. After this: `analysis.label_errors` judges the labels.
 
-With a pretrained backbone at hand every picture is encoded once, and each fold costs a solved head. Without one a
-network is trained from scratch for each fold, in a given time.
+Of many small pictures a network is trained from scratch for each fold, in a given time. Others are encoded once by a
+pretrained backbone, and each fold costs a solved head.
 
 Letters: N pictures of all splits, in the order of the splits; K classes; D features.
 """
@@ -25,6 +25,7 @@ from eyespot.opening import Observer, load_recipe
 if TYPE_CHECKING:
     from eyespot.config import Config
     from eyespot.data.dataset import Int64Array, PackedDataset, SplitName
+    from eyespot.evaluation.views import Views
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 FeatureArray: TypeAlias = npt.NDArray[Any]  # float16 or float32
@@ -149,7 +150,8 @@ def networks_out_of_sample(
                 quiet = Terminal(quiet=True)
                 result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=quiet)
             mine = fold == number
-            logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan)
+            views = config.evaluation.views
+            logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan, views)
             watcher.on_count("cross-validating", number + 1, folds, unit="folds")
         shutil.rmtree(folder, ignore_errors=True)
     return logits
@@ -174,11 +176,12 @@ def _rows_of(packed: PackedDataset, names: Sequence[SplitName], chosen: BoolArra
     return Splits(packed.fingerprint, {"train": {name: found for name, found in rows.items() if len(found)}})
 
 
-def _answers(model: Any, prepared: Any, packed: PackedDataset, splits: Any, plan: Any) -> Float32Array:
+def _answers(model: Any, prepared: Any, packed: PackedDataset, splits: Any, plan: Any, views: Views) -> Float32Array:
     """Return the logits of the pictures of a division, in their order, float32 (n, K)."""
     import torch
 
     from eyespot.data.loaders import make_loader
+    from eyespot.evaluation.views import view_logits
 
     parts = []
     with (
@@ -198,5 +201,6 @@ def _answers(model: Any, prepared: Any, packed: PackedDataset, splits: Any, plan
         model.eval()
         for batch in loader.batches(0):
             with plan.autocast():
-                parts.append(model(prepared.data.eval_transform(batch.images)).float().cpu())
+                images = prepared.data.eval_transform(batch.images)
+                parts.append(view_logits(model, images, views).cpu())
     return np.asarray(torch.cat(parts).numpy())

@@ -1,4 +1,4 @@
-"""`check --labels`: cross-validate a head on frozen features, and list the labels that look wrong.
+"""`check --labels`: cross-validate, and list the labels that look wrong.
 
 Before this: the command line or Python. After this: a CSV and a page, to be looked at by somebody.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from eyespot.checking import contents_of, fix_settings
 from eyespot.errors import CheckpointError, DataError, UsageError
-from eyespot.opening import Observer, load_recipe, open_data, pack_data
+from eyespot.opening import Observer, choose_recipe, load_recipe, open_data, pack_data
 from eyespot.runs import with_label_fixes
 from eyespot.terminal import Terminal
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from eyespot.data.dataset import Dataset, Int64Array, PackedDataset, SplitName
 
 _RECIPE = "features"
+_SCRATCH = "fast"
 _ROUNDS = 2
+_FOLDS = 5
+_NETWORK_FOLDS = 3  # each takes its share of the time: fewer networks are better ones
 _SHOWN = 96
 _PAIRS = 12
 
@@ -54,25 +57,26 @@ def check_labels(
     *,
     csv_path: str | Path | None = None,
     out: str | Path | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     fix: str | Path | None = None,
     minutes: float = 10.0,
     observer: Observer | None = None,
 ) -> list[SuspectLabel]:
     """Return the pictures whose labels look wrong, the worst first, judged by models that were fitted to others.
 
-    Every picture of all splits goes once through a frozen EfficientNet-Lite0; the features stay in the cache. A linear
-    head is fitted to all folds but one and asked about that one; then once more, without the labels that looked wrong.
-    Exact and near copies are in one fold. Where no weights are at hand, a network is trained for each fold instead.
-    No file is changed.
+    Many small pictures, those that `train` would take from scratch, are judged by a network for each fold that was
+    trained on the other folds. Of others every picture goes once through a frozen EfficientNet-Lite0, whose features
+    stay in the cache; a linear head is fitted to all folds but one and asked about that one, and then once more,
+    without the labels that looked wrong. Where no weights are at hand, networks are trained all the same. Exact and
+    near copies are in one fold. No file is changed.
 
     Args:
         data: As for `train`.
         csv_path: Where to write the list, with an empty column `decision` for `accept` or `reject`: see `--fix`.
         out: A page with the first 96 of them, `.html`.
-        folds: 2 or more.
+        folds: 2 or more; 3 for networks and 5 for heads when left out.
         fix: Corrections that were accepted before, a CSV of this function; what still looks wrong with them is listed.
-        minutes: For networks that are trained for want of weights, all folds together.
+        minutes: For the networks of all folds together.
         observer: Told about what happens.
 
     Raises:
@@ -83,15 +87,19 @@ def check_labels(
     import numpy as np
 
     watcher = observer or Terminal(quiet=True)
-    if folds < 2:
+    if folds is not None and folds < 2:
         raise UsageError(f"{folds} folds", remedy="use 2 or more")
     if not 0 < minutes < float("inf"):
         raise UsageError(f"{minutes} minutes", remedy="use a number above 0")
     page = Path(out).expanduser().resolve() if out is not None else None
     if page is not None and page.suffix.lower() not in {".html", ".htm"}:
         raise UsageError("a page needs a name that ends in .html", where=page, remedy="--out labels.html")
-    config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     dataset = open_data(data, watcher)
+    recipe, reason = choose_recipe(dataset)
+    scratch = reason if recipe == _SCRATCH else ""
+    if folds is None:
+        folds = _NETWORK_FOLDS if scratch else _FOLDS
+    config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     packed = pack_data(dataset, config, watcher)
     names = _names(packed)
     labels = np.concatenate([packed.splits[name].labels for name in names])
@@ -103,7 +111,7 @@ def check_labels(
             where=packed.dataset.name,
             remedy="add pictures, or use fewer --folds",
         )
-    found = _judge(dataset, packed, labels, contents, folds, config, minutes, watcher)
+    found = _judge(dataset, packed, labels, contents, folds, config, minutes, watcher, scratch)
     if found.judged < len(labels):
         alone = len(labels) - found.judged
         are = "picture is the only one of its" if alone == 1 else "pictures are the only ones of their"
@@ -136,23 +144,26 @@ def _judge(
     config: Config,
     minutes: float,
     watcher: Observer,
+    scratch: str,
 ) -> LabelErrors:
-    """Return which labels look wrong, on frozen features, or by networks where no weights are at hand."""
+    """Return which labels look wrong: by networks with `scratch`, the reason for them, else on frozen features."""
     from eyespot.analysis.label_errors import assign_folds, find_label_errors
     from eyespot.cross_validation import encode_all, networks_out_of_sample, recipe_from_scratch
 
     names = _names(packed)
     fold = assign_folds(labels, together(packed, contents, folds, watcher), folds)
-    try:
-        features = encode_all(packed, names, config, watcher)
-    except CheckpointError as error:
-        watcher.on_message(
-            f"note: {error.what}: a network is trained for each of {folds} folds, {minutes:g} min in all"
-        )
-        scratch = recipe_from_scratch(len(labels), minutes / folds)
+    features = None
+    if not scratch:
+        try:
+            features = encode_all(packed, names, config, watcher)
+        except CheckpointError as error:
+            scratch = f"{error.what}, so from scratch"
+    if features is None:
+        watcher.on_message(f"{scratch}: a network for each of {folds} folds, {minutes:g} min in all")
+        recipe = recipe_from_scratch(len(labels), minutes / folds)
         if config.data.label_fixes:
-            scratch = with_label_fixes(scratch, Path(config.data.label_fixes))
-        logits = networks_out_of_sample(pack_data(dataset, scratch, watcher), names, fold, scratch, watcher)
+            recipe = with_label_fixes(recipe, Path(config.data.label_fixes))
+        logits = networks_out_of_sample(pack_data(dataset, recipe, watcher), names, fold, recipe, watcher)
         return find_label_errors(logits, labels, contents)
     done = 0
 

@@ -20,15 +20,18 @@ def check(
         typer.Option(metavar="FILE.html", help="Write a page with the pictures that were found."),
     ] = None,
     labels: Annotated[
-        bool, typer.Option("--labels", help="Look for wrong labels instead: cross-validation on frozen features.")
+        bool, typer.Option("--labels", help="Look for wrong labels instead, by cross-validation.")
     ] = False,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="With --labels: write the labels that look wrong.")
     ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="With --labels: parts of the cross-validation.")] = 5,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="With --labels: parts of the cross-validation; else 3 for networks, 5 for heads."),
+    ] = None,
     fix: FixOption = None,
     minutes: Annotated[
-        float, typer.Option(help="With --labels, where no pretrained weights are at hand: time for all folds.")
+        float, typer.Option(help="With --labels, where networks are trained: time for all folds.")
     ] = 10.0,
     json: JsonOption = False,
 ) -> None:
@@ -61,7 +64,7 @@ def check(
 
 
 def _show_labels(
-    data: str, out: Path | None, csv: Path | None, folds: int, fix: Path | None, minutes: float, *, json: bool
+    data: str, out: Path | None, csv: Path | None, folds: int | None, fix: Path | None, minutes: float, *, json: bool
 ) -> None:
     from dataclasses import asdict
 
