@@ -142,7 +142,7 @@ def networks_out_of_sample(
     plan = plan_compute("auto", config.training.precision)
     logits = np.zeros((len(fold), packed.dataset.num_classes), np.float32)
     folds = int(fold.max()) + 1
-    folder = cache_folder("checks") / f"folds-{_key_of_folds(packed, fold, config)}"
+    folder = cache_folder("checks") / f"folds-{_key_of_folds(packed, names, fold, config)}"
     with file_lock(folder.with_name(f"{folder.name}.lock")):
         for number in range(folds):
             prepared = prepare_training(packed, _rows_of(packed, names, fold != number), config, plan)
@@ -157,10 +157,11 @@ def networks_out_of_sample(
     return logits
 
 
-def _key_of_folds(packed: PackedDataset, fold: Int64Array, config: Config) -> str:
-    """Return 32 hex digits for what the networks of all folds depend on."""
+def _key_of_folds(packed: PackedDataset, names: Sequence[SplitName], fold: Int64Array, config: Config) -> str:
+    """Return 32 hex digits for what the networks of all folds depend on; labels may have been corrected since."""
     digest = hashlib.blake2b(f"{packed.fingerprint}\n{config.to_toml()}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(fold, dtype="<i8").data)
+    for numbers in (fold, *(packed.splits[name].labels for name in names)):
+        digest.update(np.ascontiguousarray(numbers, dtype="<i8").data)
     return digest.hexdigest()
 
 
