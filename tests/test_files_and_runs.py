@@ -174,6 +174,13 @@ def test_a_history_that_is_json_and_no_history(tmp_path: Path, line: str) -> Non
         _ = Run(tmp_path).history
 
 
+@pytest.mark.parametrize("text", ['{"val": 3}', '{"test": [1]}', "[]", "{"])
+def test_metrics_that_are_json_and_no_metrics(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(RunError, match=r"JSON.* in .*metrics.json: restore the file"):
+        _ = Run(tmp_path).metrics
+
+
 def test_two_writers_cannot_share_a_folder_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (

@@ -68,8 +68,19 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Return metrics.json; empty while the run is not finished."""
-        return read_json(self.path / "metrics.json", default={})
+        """Return metrics.json; empty while the run is not finished.
+
+        Raises:
+            RunError: It cannot be read, or is none.
+        """
+        path = self.path / "metrics.json"
+        found = read_json(path, default={})
+        for split in ("train", "val", "test"):
+            if not isinstance(found.get(split, {}), dict):
+                raise RunError(
+                    f"what it says of {split} is no JSON object", where=path, remedy="restore the file, or train again"
+                )
+        return found
 
     @property
     def provenance(self) -> dict[str, Any]:
