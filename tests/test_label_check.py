@@ -123,7 +123,7 @@ def test_networks_of_folds_that_are_done_are_not_trained_again_after_a_stop(
 
     class Impatient(Listener):
         def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
-            if label == "cross-validating":
+            if label == "cross-validating, network 2 of 2":
                 raise Interrupted(15)
 
     def tiny(number: int, minutes: float) -> Config:

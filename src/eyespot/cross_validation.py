@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from eyespot.config import Config
     from eyespot.data.dataset import Int64Array, PackedDataset, SplitName
     from eyespot.evaluation.views import Views
+    from eyespot.training.fit import TrainState
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 FeatureArray: TypeAlias = npt.NDArray[Any]  # float16 or float32
@@ -134,7 +136,6 @@ def networks_out_of_sample(
     """
     from eyespot.device import plan_compute, prepare_process
     from eyespot.runs import RunWriter
-    from eyespot.terminal import Terminal
     from eyespot.training.fit import fit
     from eyespot.training.prepare import prepare_training
 
@@ -147,14 +148,30 @@ def networks_out_of_sample(
         for number in range(folds):
             prepared = prepare_training(packed, _rows_of(packed, names, fold != number), config, plan)
             with RunWriter(folder / str(number), config, resume=True) as writer, prepared.data.train:
-                quiet = Terminal(quiet=True)
-                result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=quiet)
+                told = _Steps(watcher, f"cross-validating, network {number + 1} of {folds}")
+                result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=told)
             mine = fold == number
             views = config.evaluation.views
             logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan, views)
-            watcher.on_count("cross-validating", number + 1, folds, unit="folds")
         shutil.rmtree(folder, ignore_errors=True)
     return logits
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Of the training of one network only the steps are told."""
+
+    watcher: Observer
+    label: str
+
+    def on_step(self, state: TrainState, *, loss: float | None, top1: float | None) -> None:
+        self.watcher.on_count(self.label, state.step, state.total_steps, unit="steps")
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        pass
+
+    def on_message(self, text: str) -> None:
+        pass
 
 
 def _key_of_folds(packed: PackedDataset, names: Sequence[SplitName], fold: Int64Array, config: Config) -> str:
