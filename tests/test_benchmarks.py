@@ -109,7 +109,7 @@ def test_planted_labels_are_measured_in_every_round(tmp_path: Path, monkeypatch:
         return [read_pixels(packed, "train", np.arange(90)).mean(axis=(1, 2)).astype(np.float32)]
 
     monkeypatch.setattr(module, "encode_all", mean_colours)
-    arguments = ["--data", str(data), "--kinds", "random", "--seeds", "0", "--folds", "3", "--out", str(path)]
+    arguments = ["--data", str(data), "--kinds", "random", "--judge", "heads", "--seeds", "0", "--out", str(path)]
     monkeypatch.setattr(sys, "argv", ["label_errors.py", *arguments])
     module.main()
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,20 @@ def test_bytes_are_counted_as_bytes_and_their_total_may_be_unknown(clock: Clock,
         terminal.on_count("reading x", 40_000_000, None, unit="bytes")
         terminal.on_message("done")
     assert stderr() == "reading x: 40.0 MB  4.0 MB/s\ndone\n"
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_terminal_that_was_closed_takes_no_words_and_other_failures_count(
+    monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    terminal = Terminal()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO if gone else errno.ENOSPC, "no")
+
+    monkeypatch.setattr(terminal.console, "print", fail)
+    with nullcontext() if gone else pytest.raises(OSError, match="no"):
+        terminal.say("something")
 
 
 def test_a_slow_count_says_the_time_left_and_no_pace_of_nothing(clock: Clock, stderr: Read) -> None:

@@ -5,6 +5,7 @@ Results that a program may want go to stdout; progress and notes do not mix with
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -80,7 +81,8 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Show a sentence."""
-        self.console.print(printable(text), markup=False, emoji=False)
+        with _unless_nobody_reads():
+            self.console.print(printable(text), markup=False, emoji=False)
 
     def on_message(self, text: str) -> None:
         """Show a sentence and log it."""
@@ -177,7 +179,8 @@ class _Bar:
                 expand=True,
             )
             self._task = self._progress.add_task(printable(label), total=total, words="")
-            self._progress.start()
+            with _unless_nobody_reads():
+                self._progress.start()
 
     @property
     def seconds(self) -> float:
@@ -196,7 +199,18 @@ class _Bar:
     def close(self) -> None:
         """Take it off the screen."""
         if self._progress is not None:
-            self._progress.stop()
+            with _unless_nobody_reads():
+                self._progress.stop()
+
+
+@contextmanager
+def _unless_nobody_reads() -> Iterator[None]:
+    """Let a terminal that was closed take no words: its signal is on the way, and a training writes a checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 class _Pace:
