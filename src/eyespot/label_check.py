@@ -94,12 +94,12 @@ def check_labels(
     page = Path(out).expanduser().resolve() if out is not None else None
     if page is not None and page.suffix.lower() not in {".html", ".htm"}:
         raise UsageError("a page needs a name that ends in .html", where=page, remedy="--out labels.html")
+    config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     dataset = open_data(data, watcher)
     recipe, reason = choose_recipe(dataset)
     scratch = reason if recipe == _SCRATCH else ""
     if folds is None:
         folds = _NETWORK_FOLDS if scratch else _FOLDS
-    config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     packed = pack_data(dataset, config, watcher)
     names = _names(packed)
     labels = np.concatenate([packed.splits[name].labels for name in names])
