@@ -30,15 +30,29 @@ bench: $(VENV)/.installed
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.make_docs
 
-$(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "eyespot needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
+# A folder without pip, as a failed or killed `python -m venv` leaves it, would be taken for a whole one for ever.
+define MAKE_VENV
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1 && ! $(BIN)/python -m ensurepip >/dev/null 2>&1; then \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "eyespot needs Python 3.10 or newer: make PYTHON=python3.12 ...")' || exit 1; \
+		if test -f $(VENV)/pyvenv.cfg; then rm -rf $(VENV); else rmdir $(VENV) 2>/dev/null; fi; \
+		if test -e $(VENV); then echo "error: $(VENV) is there and is no virtual environment: make VENV=..." >&2; exit 1; fi; \
+		echo "$(PYTHON) -m venv $(VENV)"; \
+		if ! $(PYTHON) -m venv $(VENV) || ! $(BIN)/python -m pip --version >/dev/null; then \
+			rm -rf $(VENV); \
+			$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+				echo "error: $(PYTHON) cannot make virtual environments: on Debian or Ubuntu, sudo apt install python3-venv, and make again" >&2; \
+			exit 1; \
+		fi; \
+	fi
+endef
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml
+	$(MAKE_VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml
+	$(MAKE_VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
 	touch $@ $(VENV)/.installed
 

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from eyespot.analysis.label_errors import LabelErrors, assign_folds, find_label_errors
+from eyespot.arrays import BoolArray, Float32Array, FloatArray, Int64Array
 from eyespot.checking import contents_of
 from eyespot.cross_validation import encode_all, networks_out_of_sample, recipe_from_scratch
 from eyespot.evaluation.metrics import softmax
@@ -36,7 +36,6 @@ from eyespot.label_check import judge_features, together
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 
-Int64Array = npt.NDArray[np.int64]
 TURNED = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
 KINDS = ("random", "by-class")
 
@@ -55,7 +54,7 @@ def plant(labels: Int64Array, class_names: tuple[str, ...], kind: str, seed: int
     return planted
 
 
-def ranked(scores: npt.NDArray[np.floating], wrong: npt.NDArray[np.bool_]) -> dict[str, float]:
+def ranked(scores: FloatArray, wrong: BoolArray) -> dict[str, float]:
     """Return how well scores rank the planted labels."""
     first = np.argsort(-scores, kind="stable")[: wrong.sum()]
     return {
@@ -124,15 +123,13 @@ def main() -> None:
                     writer.writerows(rows)
 
 
-Judge = Callable[[Int64Array, Int64Array, Int64Array], Iterator[tuple[npt.NDArray[np.float32], LabelErrors]]]
+Judge = Callable[[Int64Array, Int64Array, Int64Array], Iterator[tuple[Float32Array, LabelErrors]]]
 
 
 def networks(packed: Any, config: Any, watcher: Terminal) -> Judge:
     """Return what judges labels by networks from scratch: labels, contents and folds, each int64 (n,)."""
 
-    def judge(
-        given: Int64Array, contents: Int64Array, fold: Int64Array
-    ) -> Iterator[tuple[npt.NDArray[np.float32], LabelErrors]]:
+    def judge(given: Int64Array, contents: Int64Array, fold: Int64Array) -> Iterator[tuple[Float32Array, LabelErrors]]:
         planted = replace(packed, splits={**packed.splits, "train": replace(packed.splits["train"], labels=given)})
         logits = networks_out_of_sample(planted, ["train"], fold, config, watcher)
         yield logits, find_label_errors(logits, given, contents)

@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.data.fingerprints import find_near_pairs, thumbnails
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 from eyespot.training.prepare import read_pixels
 
-UInt8Array = npt.NDArray[np.uint8]
 _BLOCK = 10_000
 
 
-def make_thumbnails(real: UInt8Array, count: int, seed: int) -> tuple[UInt8Array, npt.NDArray[np.int64]]:
+def make_thumbnails(real: UInt8Array, count: int, seed: int) -> tuple[UInt8Array, Int64Array]:
     """Return uint8 (count, 32, 32), and int64 (copies, 2): places of planted copies and of their originals."""
     dice = np.random.default_rng(seed)
     thumbs = np.empty((count, *real.shape[1:]), np.uint8)

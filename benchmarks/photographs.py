@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
 
+from eyespot.arrays import Float32Array, Int64Array, UInt8Array
 from eyespot.data.resizing import Fit, RowFormat
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor, load_predictor
@@ -33,8 +33,6 @@ from eyespot.runs import Run
 from eyespot.terminal import Terminal
 from eyespot.training.prepare import read_pixels
 
-UInt8Array = npt.NDArray[np.uint8]
-Int64Array = npt.NDArray[np.int64]
 ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "2:1": 2.0}
 WAYS = {
     "centre": ("crop",),
@@ -93,7 +91,7 @@ def measure(run: Run, predictor: Predictor, pictures: UInt8Array, labels: Int64A
     for kind, make in (("filled", filled), ("off-centre", off_centre)):
         for name, aspect in ASPECTS.items():
             dice = np.random.default_rng(0)
-            seen: dict[str, list[npt.NDArray[np.float32]]] = {view: [] for view in VIEWS}
+            seen: dict[str, list[Float32Array]] = {view: [] for view in VIEWS}
             for start in range(0, len(pictures), _BATCH):
                 photographs = []
                 for place, picture in enumerate(pictures[start : start + _BATCH]):

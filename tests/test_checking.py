@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
 
 import eyespot
+from eyespot.cli import app
 from eyespot.data.drift import STATISTICS, measure_drift, picture_statistics
 from eyespot.errors import UsageError
 
@@ -52,6 +56,34 @@ def test_near_copies_across_splits_are_counted_shown_and_are_no_decision(data: P
     assert "test/cat/mirrored.png" in html
     assert "Near copies with different labels" in html
     assert "Blank pictures" in html
+
+
+@pytest.mark.parametrize("also", ["nothing", "a bad file", "a leak"])
+def test_every_finding_is_said_whatever_else_is_wrong(data: Path, tmp_path: Path, also: str) -> None:
+    train = data / "train"
+    for number in range(8, 30):
+        (train / "dog" / f"{number:03}.png").unlink()
+    shutil.copy(train / "cat" / "000.png", train / "dog" / "same.png")
+    shutil.copy(train / "cat" / "001.png", train / "cat" / "copy.png")
+    if also == "a bad file":
+        (train / "cat" / "bad.png").write_bytes(b"no picture")
+    elif also == "a leak":
+        shutil.copy(train / "cat" / "002.png", data / "test" / "cat" / "leak.png")
+    card, decisions = eyespot.check(data)
+    told = " ".join(card["notes"])
+    assert "2 pictures are exact copies of other pictures in the same split." in told
+    assert "The classes are imbalanced (3.4 to 1)" in told
+    expected = {"a bad file": "1 of 71 pictures cannot be used", "a leak": "1 of the 31 test pictures is also in train"}
+    first = [expected[also]] if also in expected else []
+    conflict = "1 picture is there with different labels, one of them right at most: train/cat/000.png (cat)"
+    assert len(decisions) == len(first) + 1
+    assert all(found.startswith(start) for found, start in zip(decisions, [*first, conflict], strict=True))
+    assert decisions[-1].endswith("correct their labels with --fix FILE.csv.")
+    if also == "nothing":
+        assert CliRunner().invoke(app, ["check", str(data)]).exit_code == 1
+        fix = tmp_path / "fix.csv"
+        fix.write_text("id,given,suggested,decision\ntrain/dog/same.png,dog,cat,accept\n", encoding="utf-8")
+        assert eyespot.check(data, fix=fix)[1] == []
 
 
 def test_nothing_is_found_where_there_is_nothing(data: Path) -> None:
@@ -101,6 +133,41 @@ def test_statistics_of_a_grey_ramp() -> None:
 def test_a_page_needs_an_html_name(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a page needs a name that ends in \.html"):
         eyespot.check(data, out=tmp_path / "check.png")
+
+
+def test_digits_of_28_px_are_too_alike_to_tell_copies(tmp_path: Path) -> None:
+    digits = load_digits()
+    for index, (pixels, label) in enumerate(zip(digits.images[:600], digits.target, strict=False)):
+        folder = tmp_path / "symbols" / ("test" if index % 4 == 0 else "train") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        symbol = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((20, 20), Image.Resampling.BICUBIC)
+        ImageOps.expand(symbol, 4).save(folder / f"{index:04}.png")
+    card, _ = eyespot.check(tmp_path / "symbols", out=tmp_path / "check.html")
+    assert card["near"]["too_alike"]
+    assert (card["near"]["pairs"], card["near"]["test"], card["near"]["conflicts"]) == (0, 0, 0)
+    told = " ".join(card["notes"])
+    assert "these pictures are too alike to tell copies" in told
+    assert "nearly equal" not in told
+    assert "different labels" not in told
+    html = (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "Pictures that look alike" in html
+    assert "Near copies" not in html
+
+
+def test_pictures_that_differ_in_hue_have_no_conflicting_labels(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    for index in range(12):
+        texture = Image.fromarray(dice.integers(60, 256, (6, 6), dtype=np.uint8)).resize((32, 32))
+        for name, channel in (("red", 0), ("blue", 2)):
+            (tmp_path / "tiles" / name).mkdir(parents=True, exist_ok=True)
+            bands = [Image.new("L", (32, 32)) for _ in range(3)]
+            bands[channel] = texture
+            Image.merge("RGB", bands).save(tmp_path / "tiles" / name / f"{index}.png")
+    with Image.open(tmp_path / "tiles" / "red" / "0.png") as picture:
+        picture.save(tmp_path / "tiles" / "blue" / "wrong.jpg", quality=90)
+    card, _ = eyespot.check(tmp_path / "tiles")
+    assert card["near"]["conflicts"] == 1
+    assert any("1 pair of near copies with different labels" in note for note in card["notes"])
 
 
 def test_near_copies_of_tiny_symbols_are_not_claimed() -> None:

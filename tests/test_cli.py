@@ -193,11 +193,11 @@ WRONG = [
     # evaluating and predicting
     ("evaluate run --data foxes", 1, "the data have class 'fox', which the model does not know; it knows classes"),
     ("evaluate run --data digits", 1, "which the model does not know"),
-    ("evaluate run --data pictures", 1, "the model was trained on most of these pictures"),
+    ("evaluate run/bundle --data pictures", 1, "the model was trained on most of these pictures"),
     ("evaluate run --data foxes --split nope", 2, "unknown split 'nope': use train, val, test"),
     ("evaluate run --split tset", 2, r"unknown split 'tset'\. Did you mean 'test'\?"),
     ("evaluate run --views mirro", 2, r"unknown views 'mirro'\. Did you mean 'mirror'\?"),
-    ("evaluate run --data pictures --split val", 1, "no val split in pictures: there is train"),
+    ("evaluate run/bundle --data pictures --split val", 1, "no val split in pictures: there is train"),
     ("evaluate run --data foxes --on-bad-image hide", 2, "use refuse or skip"),
     ("evaluate run/bundle", 2, "a bundle has no data of its own in run/bundle: name data with --data"),
     ("predict run nowhere.png", 1, "nowhere.png does not exist: check the path"),

@@ -409,5 +409,5 @@ def test_the_other_formats_are_as_described(workplace: Path) -> None:
     assert path.read_bytes().endswith(b"EYESPOT1")
     assert re.fullmatch(r"step-\d{9}\.ckpt", path.name)
     checkpoint = read_checkpoint(path)
-    assert set(checkpoint.state) == {"train", "optimizer", "threads"}
+    assert set(checkpoint.state) == {"run", "train", "optimizer", "threads"}
     assert {name.partition("/")[0] for name in checkpoint.tensors} == {"model", "optimizer"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
 import json
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from packaging.requirements import Requirement
@@ -153,6 +155,70 @@ def test_a_look_that_fails_is_a_finding() -> None:
 
     (check,) = doctor._bounded(fail)
     assert (check.status, check.value) == ("warning", "ValueError: odd")
+
+
+def test_an_address_that_is_none_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, timeout: urlsplit(request.full_url) and answered())
+    (row,) = [check for check in doctor._Reach(doctor._sources()).checks({}) if check.name == "http://["]
+    assert (row.status, row.value) == ("note", "out of reach (Invalid IPv6 URL)")
+    assert row.advice == "mend or unset HF_ENDPOINT, which names it"
+
+
+def test_paths_that_cannot_be_looked_at_cost_their_own_rows_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shut").mkdir()
+    real = os.stat
+
+    def refuse(path: Any, **options: Any) -> Any:
+        if str(path).startswith(str(tmp_path / "shut")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    for folder, reason in ((tmp_path / "shut" / "x", "Permission denied"), (tmp_path / ("a" * 5000), "name too long")):
+        monkeypatch.setenv("EYESPOT_DATA", f"{folder}{os.pathsep}{tmp_path}")
+        monkeypatch.setenv("EYESPOT_CACHE", str(folder))
+        found = doctor.doctor()
+        assert reason in one(found, "cache", "folders").value
+        assert one(found, "cache", "folders").status == "problem"
+        named = [check for check in found.checks if check.name == "EYESPOT_DATA"]
+        assert [check.status for check in named] == ["warning", "ok"]
+        assert "cannot be looked into" in named[0].value
+        assert one(found, "torch").status == one(found, "temporary").status == "ok"
+        assert {"serve", "here"} <= {check.name for check in found.checks}
+        assert max(len(check.value) for check in found.checks) < 500
+
+
+def test_looks_that_fail_before_the_others_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise ValueError("odd")
+
+    for name, group in (("_sources", "network"), ("_requirements", "software")):
+        with monkeypatch.context() as patch:
+            patch.setattr(doctor, name, fail)
+            assert one(doctor.doctor(), "this check", group).value == "ValueError: odd"
+    monkeypatch.setattr("eyespot.data.sources.describe_datasets", fail)
+    found = doctor.doctor()
+    assert one(found, "data sets").value == "ValueError: odd"
+    assert one(found, "huggingface.co").status == "ok"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no folder that somebody works in")
+def test_a_deleted_working_folder_is_a_finding_and_ends_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from eyespot import doctor as d\n"
+        "d._SPEED_SECONDS, d._MATRIX, d._NETWORK_SECONDS = 0.0, 64, 0.6\n"
+        "print([(c.name, c.status, c.value, c.advice) for c in d.doctor().checks if c.group == 'folders'])"
+    )
+    environment = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9"}
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (here, cache, temporary) = ast.literal_eval(done.stdout)
+    assert here == ("here", "problem", "the working folder was deleted", "cd to a folder that exists")
+    assert (cache[:2], temporary[:2]) == (("cache", "ok"), ("temporary", "ok"))
 
 
 def test_no_home_and_an_old_locale_are_no_trouble(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import eyespot
-from eyespot.analysis import gallery
+from eyespot.analysis import explain, gallery
 from eyespot.analysis.overlays import lay_over, shown_picture
 from eyespot.cli import app
 from eyespot.errors import DataError, UsageError
+from eyespot.evaluation.views import Views
 from eyespot.runs import Run
 
 
@@ -98,6 +99,47 @@ def test_commands(trained: Run, photographs: Path, tmp_path: Path, monkeypatch: 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["pictures"][0]["explained"]
     assert "Grad-CAM" in why.read_text()
+
+
+@pytest.mark.parametrize("views", ["none", "mirror"])
+def test_the_page_shows_the_answer_that_is_printed(
+    views: Views, trained: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[explain.Explanation] = []
+    add = gallery.Gallery.add
+    monkeypatch.setattr(gallery.Gallery, "add", lambda page, found: (shown.extend(found), add(page, found)))
+    asked = ["predict", str(trained.path), str(photographs / "wide.png"), "--views", views, "--json"]
+    result = CliRunner().invoke(app, [*asked, "--gallery", str(tmp_path / "gallery.html")])
+    assert result.exit_code == 0, result.output
+    predictor = eyespot.load(trained.path)
+    known = {of: predictor.predict([photographs / "wide.png"], views=of)[0].prob for of in ("none", "mirror")}
+    assert known["none"] != known["mirror"]
+    assert shown[0].prediction.prob == json.loads(result.stdout)[0]["prob"] == known[views]
+
+
+def test_pictures_wait_in_the_size_in_which_they_are_needed(trained: Run) -> None:
+    form = eyespot.load(trained.path).info.input.row_format
+    large, small = np.zeros((2000, 3000, 3), np.uint8), np.zeros((form.size_px, form.size_px, 3), np.uint8)
+    for pixels in (large, small):
+        waiting = explain._Waiting.of("picture", pixels, form)
+        assert waiting.square.base is None
+        assert waiting.shown.nbytes <= 240 * 240 * 3
+        assert not np.shares_memory(waiting.square, pixels)
+
+
+def test_pictures_without_room_on_the_page_keep_no_arrays(
+    trained: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "MOST_PICTURES", 2)
+    found = eyespot.explain(trained.path, [photographs], neighbours=1, out=tmp_path / "why.html")
+    answered = [one for one in found if one.prediction.error is None]
+    assert [one.shown is not None for one in answered] == [True, True, False, False]
+    last = answered[-1]
+    assert (last.heat, last.neighbours[0].pixels.size) == ({}, 0)
+    assert last.as_dict()["checks"]["gradcam"]["prob"] == pytest.approx(last.prediction.prob, abs=0.05)
+    with pytest.raises(UsageError, match=r"no gradcam map of .* is kept: explain fewer pictures"):
+        last.overlay("gradcam")
+    assert all(one.shown is not None for one in eyespot.explain(trained.path, [photographs]) if one.target)
 
 
 def test_a_map_lies_over_the_part_that_the_model_saw() -> None:

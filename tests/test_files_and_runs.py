@@ -53,6 +53,30 @@ def test_a_failing_disk_is_one_clear_error_and_the_old_file_stays(
     assert os.listdir(tmp_path) == ["state"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no way to have a full disk")
+def test_only_in_a_run_folder_a_failing_disk_speaks_of_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunWriter(tmp_path / "run", CONFIG):
+        pass
+    (tmp_path / "config.toml").touch()  # some other program's
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    for name, resumes in (("run/state", True), ("run/checkpoints/1.ckpt", True), ("grid.png", False)):
+        with pytest.raises(RunError, match=r"cannot write \(the disk is full\)") as caught:
+            files.write_atomic(tmp_path / name, b"new")
+        assert caught.value.remedy.startswith("free some space, or name a folder on a larger disk")
+        assert ("--resume" in caught.value.remedy) is resumes
+    (tmp_path / "run" / "log.txt").symlink_to("/dev/full")
+    for folder, resumes in (("run", True), ("gone", False)):
+        with pytest.raises(RunError, match="cannot write") as caught:
+            files.append_line(tmp_path / folder / "log.txt", "x")
+        assert ("--resume" in caught.value.remedy) is resumes
+
+
 def test_a_signal_in_the_middle_of_a_write_leaves_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,8 +270,8 @@ def test_new_run_folders_are_free_and_safe(tmp_path: Path, monkeypatch: pytest.M
     first = new_run_folder("fast", "../my photos/x y")
     assert first.parent == tmp_path / "runs"
     assert first.name.startswith("fast-x-y-")
-    first.mkdir(parents=True)
-    assert new_run_folder("fast", "../my photos/x y") != first
+    assert first.is_dir(), "the name is taken at once"
+    assert len({new_run_folder("fast", "../my photos/x y") for _ in range(5)} | {first}) == 6
 
 
 def test_latest_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from PIL import Image
 from tests.conftest import TINY, draw_pictures
 
-from eyespot.analysis.label_errors import assign_folds, estimate_noise, find_label_errors
+from eyespot.analysis.label_errors import LabelErrors, assign_folds, estimate_noise, find_label_errors
 from eyespot.checking import contents_of
 from eyespot.config import Config
 from eyespot.cross_validation import recipe_from_scratch
 from eyespot.data.dataset import PackedDataset
+from eyespot.data.label_fixes import read_label_fixes
 from eyespot.errors import CheckpointError, DataError, Interrupted, UsageError
 from eyespot.evaluation.metrics import softmax
 from eyespot.label_check import check_labels, together
@@ -218,6 +220,43 @@ def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:
     assert 'dog <span class="quiet">→</span> cat?' in page
     assert "labels look" in page
     assert sorted(path.name for path in data.rglob("*")) == before
+
+
+def test_a_second_list_holds_the_decisions_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def suspect_dogs_2_to_4(dataset: object, packed: PackedDataset, labels: np.ndarray, *_: object) -> LabelErrors:
+        ids = list(packed.splits["train"].ids)
+        places = np.array([ids.index(f"dog/00{index}.png") for index in (2, 3, 4)])
+        score = np.array([0.9, 0.8, 0.7])
+        return LabelErrors(places, 1 - labels[places], score, np.zeros(len(ids)), len(ids), np.eye(2))
+
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 6)
+    monkeypatch.setattr("eyespot.label_check._judge", suspect_dogs_2_to_4)
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    check_labels(data, csv_path=first)
+    table = first.read_text(encoding="utf-8").splitlines()
+    decisions = {"dog/002.png": "accept", "dog/003.png": "reject"}
+    first.write_text("".join(f"{row}{decisions.get(row.split(',')[0], '')}\n" for row in table), encoding="utf-8")
+    listener = Listener(quiet=True)
+    found = check_labels(data, csv_path=second, fix=first, observer=listener)
+    assert (found[0].id, found[0].given, found[0].suggested) == ("dog/002.png", "cat", "dog")
+    rows = [tuple(row.values()) for row in csv.DictReader(second.read_text(encoding="utf-8").splitlines())]
+    assert rows == [
+        ("dog/002.png", "train", "dog", "cat", "", "accept"),
+        ("dog/003.png", "train", "dog", "cat", "", "reject"),
+        ("dog/004.png", "train", "dog", "cat", "0.7000", ""),
+    ]
+    assert f"note: the decisions of {first} stand first in {second}: 2 rows" in listener.heard
+    fixes = read_label_fixes(second, open_data(data, listener))
+    assert (fixes.accepted, fixes.rejected, fixes.undecided) == (1, 1, 1)
+
+
+def test_labels_need_two_different_pictures_of_a_class(tmp_path: Path) -> None:
+    data = draw_pictures(tmp_path / "data", tuple("abcdef"), 1)
+    with pytest.raises(DataError, match="no class has two different pictures"):
+        check_labels(data)
+    shutil.copy(data / "a" / "000.png", data / "a" / "copy.png")
+    with pytest.raises(DataError, match="no class has two different pictures"):
+        check_labels(data)
 
 
 def test_too_few_pictures_and_folds(tmp_path: Path) -> None:

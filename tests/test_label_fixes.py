@@ -72,6 +72,11 @@ def test_columns_are_found_by_name_and_class_may_be_changed(mislabelled: Path, t
         (("train/cat/planted.png,train,cat,dog,0.9,acept",), "unknown decision 'acept'. Did you mean 'accept'.*line 2"),
         (("train/cat/planted.png,train,cat,dog,accept",), "5 columns instead of 6 in .*line 2"),
         ((ACCEPTED[0], ACCEPTED[0].replace("dog", "eel")), "is also in line 2 in .*line 3: keep one"),
+        ((ACCEPTED[0], " " + ACCEPTED[0].replace("dog", "eel")), "is also in line 2 in .*line 3: keep one"),
+        (
+            (ACCEPTED[0], ACCEPTED[0].replace("planted.png", "planted.png ").replace("accept", "reject")),
+            "also in line 2",
+        ),
         ((ACCEPTED[2], ACCEPTED[3]), "no row is accepted: nothing to correct"),
         ((), "no row is accepted"),
     ],

@@ -14,7 +14,7 @@ import eyespot
 SOURCE = Path(eyespot.__file__).parent
 
 # A room imports only rooms with a smaller number; equal numbers are strangers, except within one room.
-GROUND = ("errors", "augment_config", "caches", "config", "device", "locks", "mistakes", "seeds")
+GROUND = ("arrays", "errors", "augment_config", "caches", "config", "device", "locks", "mistakes", "seeds")
 ORDER = {
     **dict.fromkeys(GROUND, 0),
     "files": 0.5,

@@ -59,6 +59,8 @@ def test_flaws_stand_before_the_figures_they_spoil() -> None:
         ({"mistakes": ["train-on-test", "select-on-test"], "data.allow_leak": True}, "exclude each other"),
         ({"mistakes": ["select-on-test"]}, "needs data.allow_leak = true"),
         ({"mistakes": ["augmented-val"], "augment": {}}, "needs [augment]"),
+        ({"mistakes": ["augmented-val"], "model.mode": "last-block"}, "and a network that sees pictures"),
+        ({"mistakes": ["augmented-val"], "model.freeze_until": "layer4"}, "and no model.freeze_until"),
         ({"mistakes": ["wrong-preprocessing"]}, "input.normalize = 'auto' is right"),
         ({"input.normalize": "twice"}, "needs mistakes = ['wrong-preprocessing']"),
         ({"mistakes": ["linear-stack"]}, "needs model.args.activation = 'none'"),

@@ -13,7 +13,7 @@ from eyespot.config import load_config
 from eyespot.errors import EyespotError, RunError, UsageError
 from eyespot.notes import NOTES, Annotations, annotate, read_annotations
 from eyespot.runs import Run, RunWriter
-from eyespot.tables import show_runs
+from eyespot.tables import RUN_ORDERS, show_runs
 
 
 def make_run(folder: Path, **figures: float) -> Run:
@@ -79,6 +79,42 @@ def test_a_damaged_file_is_named_and_never_overwritten(tmp_path: Path, content: 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         annotate(tmp_path, note="x")
+
+
+DAMAGES = [
+    ("metrics.json", {"train_seconds": "x"}, "train_seconds is 'x', not a number"),
+    ("metrics.json", {"train_seconds": float("nan")}, "train_seconds is nan, not a number"),
+    ("metrics.json", {"train_seconds": 10**400}, "int too large"),
+    ("metrics.json", {"test": {"n": 10, "top1": "x", "top1_ci95": [0, 1]}}, "damaged: "),
+    ("metrics.json", {"test": {"n": 10, "top1": 0.5, "top1_ci95": []}}, "damaged: "),
+    ("metrics.json", {"val": {"top1": True, "n": 1, "top1_ci95": [0, 1]}}, "top1 is True, not a number"),
+    ("provenance.json", {"dataset": 5}, "dataset is 5, not text"),
+    ("provenance.json", {"dataset": None}, "dataset is None, not text"),
+    ("provenance.json", {"parameters": "many"}, "parameters is 'many', not a number"),
+    ("provenance.json", {"parameters": [1]}, "parameters is [1], not a number"),
+    ("provenance.json", {"started": 7}, "started is 7, not text"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "reason"), DAMAGES)
+def test_a_damaged_run_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: dict[str, Any], reason: str
+) -> None:
+    make_run(tmp_path / "a", val=0.5, test=0.9, seconds=3.0, parameters=20)
+    make_run(tmp_path / "b", val=0.5)
+    for run, started in (("a", "2026-01-01"), ("b", "2026-01-02")):
+        known = json.loads((tmp_path / run / "provenance.json").read_text())
+        (tmp_path / run / "provenance.json").write_text(json.dumps({**known, "started": started}))
+    path = tmp_path / "b" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    for sort in RUN_ORDERS:
+        show_runs(tmp_path, json=True, sort=sort)
+        rows = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
+        assert rows["a"]["result"].startswith("90.0 %")
+        assert rows["b"]["result"].startswith("damaged: ")
+        assert reason in rows["b"]["result"]
+        show_runs(tmp_path, json=False, sort=sort)
+        assert "90.0 %" in capsys.readouterr().out
 
 
 def test_runs_are_sorted_and_found_by_their_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

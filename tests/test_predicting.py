@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,12 +24,12 @@ from PIL import Image
 
 from eyespot import predicting
 from eyespot.analysis import words
-from eyespot.answer_file import AnswerFile
-from eyespot.data import walking
+from eyespot.answer_file import AnswerFile, csv_row
+from eyespot.data import decoding, walking, worker_process
 from eyespot.data.resizing import RowFormat
 from eyespot.data.stream_workers import StreamWorkers, decode_squares
 from eyespot.data.walking import walk_pictures
-from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError
+from eyespot.errors import DataError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.evaluation.bundle import save_bundle
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.evaluation.unknown import Scaling, UnknownRule, UnknownScore
@@ -116,6 +118,43 @@ def test_processes_give_the_squares_and_the_reasons_that_this_process_gives(tmp_
         workers.close()
 
 
+STOPPED = (
+    "import json, os, signal, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline())\n"
+    "from eyespot.data import stream_workers\n"
+    "real = stream_workers.decode_image\n"
+    "def decode_image(path, **options):\n"
+    "    if path.endswith('3.png'): os.kill(os.getpid(), signal.SIGSTOP)\n"
+    "    return real(path, **options)\n"
+    "stream_workers.decode_image = decode_image\n"
+    "stream_workers.serve(sys.stdin.buffer, sys.stdout.buffer)\n"
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGSTOP")
+def test_a_stopped_process_is_an_error_and_no_hang(trained: Run, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "_BOOTSTRAP", STOPPED)
+    for name, value in (("_FOR_PROCESSES", 10), ("_PIECE", 2), ("STALL_SECONDS", 2.0), ("MAX_SECONDS", 0.25)):
+        monkeypatch.setattr(predicting, name, value)
+    outcome: list[Any] = []
+
+    def answer() -> None:
+        asked = [predicting.Asked(path) for path, _ in walk_pictures(many)]
+        try:
+            outcome.append(list(predicting.answers(load_predictor(trained.path), asked, top=1)))
+        except DataError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert outcome, "it hangs"
+    assert re.match(
+        r"the decoding workers have finished no picture for 2.5 s in .*\.png or one of the 1 pictures after it: "
+        "see whether the drive with the pictures answers",
+        str(outcome[0]),
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------- the file
 
 
@@ -131,7 +170,30 @@ def many(tmp_path: Path) -> Path:
     (folder / "below" / "bad.jpg").write_bytes(b"")
     if os.name != "nt":
         (folder / "07.png").rename(folder / '07 "a",\nb.png')
+        (folder / "09.png").rename(folder / "09 a\rb.png")
+        (folder / "11.png").rename(folder / r"11 a\b.png")
     return folder
+
+
+def test_every_name_has_a_cell_of_its_own_that_a_reader_of_csv_gets_whole() -> None:
+    read = {
+        "a b.png": "a b.png",
+        "a\rb.png": "a\rb.png",
+        "a\nb.png": "a\nb.png",
+        "a\r\nb.png": "a\r\nb.png",
+        '"a",b.png': '"a",b.png',
+        r"C:\pictures\a.png": r"C:\pictures\a.png",
+        r"\udcfg.png": r"\udcfg.png",
+        "\udcff\udcfe.png": r"\udcff\udcfe.png",  # the bytes FF FE, which are no UTF-8
+        r"\udcff\udcfe.png": r"\\udcff\\udcfe.png",  # a name that reads so
+        "\\\udcff.png": r"\\\udcff.png",
+        r"\\udcff.png": r"\\\\udcff.png",
+        "\udcff\\udcff.png": r"\udcff\\udcff.png",
+        r"\udcff\\udcff.png": r"\\udcff\\\\udcff.png",
+    }
+    written = b"".join(csv_row([name, ""]) for name in read).decode()
+    assert [row[0] for row in csv.reader(io.StringIO(written, newline=""))] == list(read.values())
+    assert len(set(read.values())) == len(read)
 
 
 def write(trained: Run, folder: Path, out: Path, **changes: Any) -> int:
@@ -144,7 +206,7 @@ def test_every_picture_has_a_row_in_order_and_the_answer_of_predict(
     out = tmp_path / "out.csv"
     assert write(trained, many, out) == 2
     assert "39 rows in" in capsys.readouterr().err
-    rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8"), newline="")))
+    rows = list(csv.reader(io.StringIO(out.read_bytes().decode(), newline="")))
     assert rows[0] == ["picture", "label1", "prob1", "label2", "prob2", "unknown", "unknown_score", "error"]
     paths = [path for path, _ in walk_pictures(many)]
     assert [row[0] for row in rows[1:]] == paths
@@ -314,6 +376,65 @@ def test_another_job_another_folder_or_a_second_process_is_refused(
     assert out.read_bytes() == there, "a refused file was changed"
 
 
+ROWS = {
+    "a table of mine": "name,height\nAda,170\n" * 50,
+    "less than a first line": "mine",
+    "the same first line": "HEAD" + "mine,cat,0.5,dog,0.5,,,\n" * 3,
+    "the same first line and a note": "HEAD" + "remember: buy milk",
+    "an open quote": "HEAD" + '"remember: buy milk\n' * 9,
+    "saved by a spreadsheet": "HEAD\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_of_somebody_else_beside_an_old_journal_is_left_alone(
+    trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bytes, name: str
+) -> None:
+    out = tmp_path / "out.csv"
+    interrupt(trained, many, out, monkeypatch, 1)
+    head = whole.partition(b"\n")[0]
+    mine = ROWS[name].encode().replace(b"HEAD\r\n", head + b"\r\n").replace(b"HEAD", head + b"\n")
+    out.write_bytes(mine)
+    with pytest.raises(EyespotError, match=r"not the file that out\.csv\.journal is of|pictures are not those that"):
+        write(trained, many, out)
+    assert out.read_bytes() == mine
+
+
+@pytest.mark.parametrize("target", [".", "/", "..", "folder", "pipe", "/dev/null"])
+def test_what_cannot_be_a_csv_file_is_said_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    if os.name == "nt" and target in ("pipe", "/dev/null"):
+        pytest.skip("Windows has no such files")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    if target == "pipe":
+        os.mkfifo(tmp_path / "pipe")
+    what = "is not a regular file: name another" if target in ("pipe", "/dev/null") else "is a folder, not a CSV file"
+    with pytest.raises(UsageError, match=what):
+        predicting.write_predictions(tmp_path / "no run", ["a.png"], Path(target), top=1)
+    assert sorted(os.listdir(tmp_path)) == sorted({"folder", *({"pipe"} if target == "pipe" else ())})
+
+
+def test_what_lies_in_a_folder_that_may_not_be_entered_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.lstat
+
+    def refuse(path: Any, **options: Any) -> Any:
+        if "shut" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    below_a_file = tmp_path / "file" / "b.png"
+    (tmp_path / "file").touch()
+    names = [str(tmp_path / "shut" / "a.png"), str(tmp_path / "none.png"), str(below_a_file), "a" * 5000, "a\0"]
+    found = [asked.error for asked in predicting.collect(names)]
+    too_long = f"cannot be reached ({os.strerror(errno.ENAMETOOLONG)})"
+    assert found == ["cannot be reached (Permission denied)", *["does not exist"] * 2, too_long, "does not exist"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no way to have a full disk")
 def test_a_full_disk_is_one_clear_line_and_the_rows_before_it_stay(
     trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bytes
@@ -363,6 +484,43 @@ def test_killed_for_good_at_some_moment_and_taken_up_again(trained: Run, many: P
     assert 4 < rows < 121
     subprocess.run([*call, str(tmp_path / "out.csv")], check=True, capture_output=True)
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+# --------------------------------------------------------------------------------------------------------------- stdin
+
+
+def test_stdin_that_is_closed_or_cannot_be_read(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreadable:
+        class buffer:
+            @staticmethod
+            def read(size: int) -> bytes:
+                raise OSError(errno.EBADF, "Bad file descriptor")
+
+    expected = {"cannot be read: stdin is closed": None, "cannot be read: Bad file descriptor": Unreadable}
+    for reason, stdin in expected.items():  # the first is what Python makes of `<&-`
+        monkeypatch.setattr(sys, "stdin", stdin)
+        (batch,) = predicting.answers(load_predictor(trained.path), predicting.collect(["-"]), top=1)
+        ((asked, answer),) = batch
+        assert (answer.source, answer.error) == ("-", reason)
+        assert asked.remedy.startswith("send the bytes of a picture")
+
+
+def test_endless_stdin_is_read_to_the_limit_of_files(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Stdin:
+        class buffer:
+            @staticmethod
+            def read(size: int = -1) -> bytes:
+                sizes.append(size)
+                return bytes(size)
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    for module in (predicting, decoding):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
+    (batch,) = predicting.answers(load_predictor(trained.path), predicting.collect(["-"]), top=1)
+    assert sizes == [1001]
+    assert batch[0][1].error == "is larger than 512 MB"
 
 
 # ----------------------------------------------------------------------------------------------------------------- fit

@@ -112,7 +112,7 @@ def test_a_run_holds_everything(trained: Run) -> None:
     names = {path.name for path in trained.path.iterdir()} - {".lock"}
     assert names == {
         "config.toml", "provenance.json", "split.json", "checkpoints", "bundle", "history.jsonl", "log.txt",
-        "metrics.json", "predictions.npz", "report.html",
+        "metrics.json", "predictions.npz", "report.html", "trained_on.bin",
     }  # fmt: skip
     assert set(trained.metrics) == {
         "train", "val", "test", "train_seconds", "epochs", "stopped", "best_epoch", "test_reads",
@@ -126,7 +126,7 @@ def test_a_run_holds_everything(trained: Run) -> None:
         "pictures: class folders, 3 classes",
         "48 train, 6 val, 6 test; 12 x 12 px, RGB",
         "spot: ",
-        "augmentation: ",
+        "training pictures: ",
         "epoch   1",
     )
     places = [log.index(words) for words in said]
@@ -146,6 +146,10 @@ def test_an_interrupted_run_goes_on_and_keeps_what_it_was_started_with(
         eyespot.train(out=tmp_path / "run", resume=True, settings=["training.epochs=3"])
     with pytest.raises(UsageError, match="a resumed run keeps its data"):
         eyespot.train("digits", out=tmp_path / "run", resume=True)
+    others = draw_pictures(tmp_path / "others", ("cat", "dog", "eel"), 20, seed=5)
+    with pytest.raises(DataError, match="the run divided data with fingerprint"):
+        eyespot.train(others, out=tmp_path / "run", resume=True)
+    assert Run.open(tmp_path / "run").provenance["data"] == str(pictures)
     with pytest.raises(RunError, match="the run has no model yet"):
         eyespot.load(tmp_path / "run")
     begun_by = Run.open(tmp_path / "run").provenance["command"]
@@ -158,6 +162,66 @@ def test_an_interrupted_run_goes_on_and_keeps_what_it_was_started_with(
     again = Listener()
     assert eyespot.train(out="run", resume=True, observer=again) == run
     assert again.messages == ["this run is finished: nothing to resume"]
+
+
+def test_data_that_moved_are_found_by_their_content(pictures: Path, trained: Run, tmp_path: Path) -> None:
+    old, new = tmp_path / "old drive", tmp_path / "new drive"
+    shutil.copytree(pictures, old)
+    with pytest.raises(Interrupted):
+        eyespot.train(old, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=4))
+    old.rename(new)
+    with pytest.raises(DataError, match=r"the pictures of the run are not there any more.*name their new place"):
+        eyespot.train(out=tmp_path / "run", resume=True)
+    run = eyespot.train(new, out=tmp_path / "run", resume=True)
+    assert run.metrics["test"]["nll_loss"] == trained.metrics["test"]["nll_loss"]
+    assert run.provenance["data"] == str(new)
+    known = eyespot.evaluate(run.path, split="val")
+    assert known.metrics["nll_loss"] == pytest.approx(run.metrics["val"]["nll_loss"], rel=1e-5), "in float32, too"
+    new.rename(old)
+    with pytest.raises(DataError, match="the pictures of the run are not there any more"):
+        eyespot.evaluate(run.path)
+    listener = Listener()
+    found = eyespot.evaluate(run.path, old, split="val", observer=listener)
+    assert found.metrics["n"] == run.metrics["val"]["n"]
+    assert found.metrics["nll_loss"] == known.metrics["nll_loss"]
+    assert any("holds the run's own pictures" in message for message in listener.messages)
+
+
+def test_a_resumed_run_says_what_is_not_as_it_was(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=4))
+    begun = Run.open(tmp_path / "run").provenance
+    real = verbs.environment
+
+    def other() -> dict[str, Any]:
+        found = real()
+        return {**found, "versions": {**found["versions"], "torch": "9.9"}}
+
+    monkeypatch.setattr(verbs, "environment", other)
+    listener = Listener()
+    run = eyespot.train(out=tmp_path / "run", resume=True, observer=listener)
+    told = [message for message in listener.messages if message.startswith("resumed, but not as it was begun")]
+    before = begun["versions"]["torch"]
+    assert told == [
+        f"resumed, but not as it was begun: versions torch 9.9, before {before}; the result can differ from that of an "
+        "uninterrupted run"
+    ]
+    assert run.provenance["versions"] == begun["versions"]
+    assert run.provenance["resumed"][0]["versions"]["torch"] == "9.9"
+
+
+def test_a_run_goes_on_where_it_was_begun_or_says_that_it_cannot(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=4))
+    path = tmp_path / "run" / "provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "device": "cuda:77"}))
+    with pytest.raises(UsageError, match="the run was begun on cuda:77, which is not there"):
+        eyespot.train(out=tmp_path / "run", resume=True)
+    listener = Listener()
+    assert eyespot.train(out=tmp_path / "run", resume=True, device="cpu", observer=listener).finished
+    assert any("device cpu, before cuda:77" in message for message in listener.messages)
 
 
 def test_stopped_before_the_first_picture_was_packed_a_run_can_be_resumed(
@@ -191,6 +255,23 @@ def test_stopped_while_it_is_measured_a_run_is_measured_again_and_every_look_at_
     assert "training was complete; measuring again" in listener.messages
     assert run.metrics["test_reads"] == 2
     assert "2 times" in report_of(run)
+
+
+def test_a_look_at_test_counts_before_it_is_taken(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise MemoryLimitError("no memory left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("eyespot.evaluation.bundle.save_bundle", fail)  # before metrics.json is written
+        with pytest.raises(MemoryLimitError):
+            eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+        path.unlink()  # as a head in closed form, which needs none
+    assert Run.open(tmp_path / "run").provenance["test_reads"] == 1
+    run = eyespot.train(out=tmp_path / "run", resume=True)
+    assert run.metrics["test_reads"] == 2
 
 
 def test_a_full_disk_loses_nothing(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,6 +466,22 @@ def test_what_does_not_fit_is_said_before_the_work_and_streamed(
     assert "60 pictures of 24 x 24 x 3 take 0.1 MB, more than the memory limit" in listener.messages[0]
 
 
+def test_only_what_is_streamed_is_said_to_be_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 4, seed=9)
+    settings = {"data.memory_limit_gb": 1.0}
+    data_verbs.pack(data, settings=settings, observer=Listener())
+    monkeypatch.setattr("eyespot.data.pack_spec._free_disk_bytes", lambda folder: 10)
+    packed, streamed = Listener(), Listener()
+    found = data_verbs.pack(data, settings=settings, observer=packed)
+    assert all(split.pixels is not None for split in found.splits.values())
+    assert packed.messages == []
+    for _ in range(2):  # scanned, then found in the cache
+        found = data_verbs.pack(data, settings={**settings, "input.size_px": 8}, observer=streamed)
+        assert all(split.pixels is None for split in found.splits.values())
+    assert len(streamed.messages) == 2
+    assert all("nine tenths of the free space" in message for message in streamed.messages)
+
+
 def test_packing_says_the_size_once(tmp_path: Path) -> None:
     data = draw_pictures(tmp_path / "data", ("cat", "dog"), 4, seed=8)
     first, second = Listener(), Listener()
@@ -494,3 +591,27 @@ def test_a_bundle_alone_can_be_measured(trained: Run, tmp_path: Path) -> None:
     info = json.loads((tmp_path / "bundle" / "model.json").read_text())
     assert info["metrics"]["test"]["top1"] == trained.metrics["test"]["top1"]
     assert dataclasses.is_dataclass(eyespot.load(bundle))
+
+
+# ---------------------------------------------------------------------------------------------- what it was trained on
+
+
+def test_pictures_that_it_was_trained_on_are_left_out_of_a_test(pictures: Path, trained: Run, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    shutil.copytree(pictures, more)
+    rng = np.random.default_rng(7)
+    folder = sorted(path for path in more.iterdir() if path.is_dir())[0]
+    Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / "new.png")
+    listener = Listener()
+    found = eyespot.evaluate(trained.path, more, observer=listener)
+    # 60 pictures, 54 of them in train and val; the new one and the six of test are left.
+    assert found.metrics["n"] == 7
+    assert any("54 pictures on which the run was trained or selected are left out" in m for m in listener.messages)
+    test = set(json.loads((trained.path / "split.json").read_text())["splits"]["test"]["train"])
+    own = open_dataset(pictures)
+    for index, id_ in enumerate(own.splits["train"].ids):
+        if index in test:
+            (more / id_).unlink()
+    (folder / "new.png").unlink()
+    with pytest.raises(DataError, match="the model was trained on most of these pictures"):
+        eyespot.evaluate(trained.path, more)

@@ -4,9 +4,9 @@ Before this: `predicting` has answers. After this: `out.csv`, and while it is no
 which says of which model and which pictures it is.
 
 The pictures come in a fixed order, so the rows that are there say where to go on. Each is compared with the picture
-that should stand there: a row is neither repeated nor left out, and a folder that has changed in between is noticed. A
-torn last row, and the rows of a batch of which only some were written, are taken off: the file that results is the same
-to the last byte as that of an undisturbed run.
+that should stand there: a row is neither repeated nor left out, and a folder that has changed in between, or a file of
+somebody else in this place, is noticed. Then a torn last row, and the rows of a batch of which only some were written,
+are taken off: the file that results is the same to the last byte as that of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -22,18 +23,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from eyespot.errors import DataError, RunError
+from eyespot.errors import DataError, RunError, UsageError
 from eyespot.files import describe_disk_error, fsync_folder
 from eyespot.locks import file_lock
 
 _SYNC_SECONDS = 5.0  # what a power cut may take; a kill takes nothing
+_TORN_BYTES = 65536  # of a last row without an end; more than any name of a picture has
+_ESCAPE = re.compile(r"[\ud800-\udfff]|\\ud[89a-f][0-9a-f]{2}")
 
 
 def csv_row(cells: Sequence[str]) -> bytes:
-    """Return one row; broken bytes of a file name become escapes, all else is quoted as CSV does it."""
+    r"""Return one row, quoted as CSV does it.
+
+    Bytes of a file name that are no text become escapes such as `\udcff`. In such a cell, and in one that reads as if
+    it had them, every backslash is doubled: no two names have the same cell. Elsewhere a backslash is a backslash.
+    """
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
-    return buffer.getvalue().encode("utf-8", "backslashreplace")
+    escaped = [cell.replace("\\", "\\\\") if _ESCAPE.search(cell) else cell for cell in cells]
+    csv.writer(buffer, lineterminator="\r\n").writerow(escaped)  # with "\n" it would not quote a name with "\r"
+    return (buffer.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "backslashreplace")
+
+
+def check_target(path: Path) -> None:
+    """Refuse a place where no CSV file can be, before anything is computed.
+
+    Raises:
+        UsageError: A folder, a device or a pipe is there.
+    """
+    if os.path.isdir(path):
+        raise UsageError(f"{str(path)!r} is a folder, not a CSV file", remedy="name a file in it")
+    if os.path.exists(path) and not os.path.isfile(path):
+        remedy = "name another, or print the rows with --csv -"
+        raise UsageError(f"{str(path)!r} is not a regular file", remedy=remedy)
 
 
 class AnswerFile:
@@ -66,7 +87,7 @@ class AnswerFile:
 
     def __enter__(self) -> AnswerFile:
         """Lock the file, begin it or check what it is of."""
-        if self.path.exists() and not self._journal.exists():
+        if os.path.exists(self.path) and not os.path.exists(self._journal):
             raise RunError("the file is there already", where=self.path, remedy="give another name, or delete it")
         try:
             self._held.enter_context(file_lock(self._journal, timeout_seconds=0))
@@ -92,9 +113,9 @@ class AnswerFile:
             self._journal.unlink(missing_ok=True)
 
     def answered(self) -> Iterator[bytes]:
-        """Yield the first cell of each whole row that is there, as `csv_row` writes it, and cut off what is torn.
+        """Yield each row that is there, also what is to be cut off behind the first `rows`; then cut it off.
 
-        To be read to its end before the first `append`.
+        The last one may be torn. To be read to its end before the first `append`.
         """
         self._file.seek(len(self._head))
         whole = end = len(self._head)
@@ -105,10 +126,10 @@ class AnswerFile:
             if rows % self._batch_rows == 0:
                 whole, failed_whole, self.rows = end, failed, rows
         self._file.seek(len(self._head))
-        for number, record in enumerate(_records(self._file)):
-            if number == self.rows:
-                break
-            yield record
+        yield from _records(self._file)
+        self._file.seek(end)
+        if torn := self._file.read(_TORN_BYTES).partition(b"\0")[0]:
+            yield torn
         self.failed = failed_whole
         self._file.truncate(whole)
         self._file.seek(whole)
@@ -147,8 +168,9 @@ class AnswerFile:
     def mismatch(self, name: str | None) -> DataError:
         """Return the error for a row that is not of the picture `name`, which should be there; None: there is none."""
         what = "there are fewer" if name is None else f"one is new or gone near {name}"
+        rows = f"the first {self.rows:,} rows" if self.rows else "its rows"
         return DataError(
-            f"the pictures are not those that the first {self.rows:,} rows answer ({what})",
+            f"the pictures are not those that {rows} answer ({what})",
             where=self.path,
             remedy="give another name, or delete it to begin again",
         )
@@ -156,13 +178,23 @@ class AnswerFile:
     def _begin(self) -> None:
         """Write the journal and the first line, or compare the journal that is there."""
         found = self._journal.read_text(encoding="utf-8")
-        if self.path.exists() and self.path.stat().st_size >= len(self._head):
-            if found != self._job:
-                raise RunError(
-                    "it was begun with another model, other pictures or other options",
-                    where=self.path,
-                    remedy=f"give them again, give another name, or delete it and {self._journal.name}",
-                )
+        there = b""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                there = file.read(len(self._head))
+        if there and found != self._job:
+            raise RunError(
+                "it was begun with another model, other pictures or other options",
+                where=self.path,
+                remedy=f"give them again, give another name, or delete it and {self._journal.name}",
+            )
+        if not self._head.startswith(there.rstrip(b"\0")):
+            raise RunError(
+                f"it is not the file that {self._journal.name} is of",
+                where=self.path,
+                remedy=f"give another name, or delete {self._journal.name} and move it away",
+            )
+        if there == self._head:
             return
         with open(self._journal, "r+b") as journal:
             journal.write(self._job.encode())

@@ -230,6 +230,11 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
         print(f"{kind:15}", *(f"{words.percent(figure['top1']):>7}" for figure in figures))
     print(f"{'shifted':15}", *(f"{words.percent(figure['top1']):>7}" for figure in found["shifted"]))
     print(f"{'mirrored':15} {words.percent(found['mirrored']['top1']):>7}")
+    cells = [figure for row in (*found["corruptions"].values(), found["shifted"]) for figure in row]
+    widest = max(
+        max(abs(end - figure["top1"]) for end in figure["top1_ci95"]) for figure in (*cells, found["mirrored"])
+    )
+    print(f"every figure above is within {words.percent(widest)} of its value, with 95 % confidence")
     print(
         f"{flaw}{': ' * bool(flaw)}mean corruption error {words.percent(found['mean_corruption_error'])} "
         f"on {found['split']} "

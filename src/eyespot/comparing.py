@@ -12,7 +12,8 @@ import numpy as np
 
 from eyespot.analysis import words
 from eyespot.analysis.compare import Comparison, compare_runs
-from eyespot.data.dataset import Int64Array, PackedDataset, UInt8Array
+from eyespot.arrays import Int64Array, UInt8Array
+from eyespot.data.dataset import PackedDataset
 from eyespot.errors import DataError, EyespotError, RunError
 from eyespot.opening import Observer, checked_split, open_for, pack_data
 from eyespot.runs import Run

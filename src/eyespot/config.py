@@ -366,8 +366,7 @@ class Config(_Section):
             problems.append("early stopping, restore_best and the plateau schedule need val: data.val_fraction is 0")
         if self.features.solver == "closed" and (self.model.args.get("hidden") or self.model.args.get("batch_norm")):
             problems.append("features.solver = 'closed' is for linear heads: model.args has hidden or batch_norm")
-        if self.training.size_schedule and self.model.mode in ("features", "auto"):
-            problems.append("training.size_schedule does not go with stored features (model.mode)")
+        problems += self._needs_pictures()
         if self.training.hardest_share < 1 and (self.training.mixup_alpha or self.training.cutmix_alpha):
             problems.append("training.hardest_share needs the loss of each picture, which mixup and cutmix do not have")
         shares = [share for share, _ in self.training.size_schedule]
@@ -380,6 +379,26 @@ class Config(_Section):
             raise ValueError("; ".join(problems))
         return self
 
+    def _needs_pictures(self) -> list[str]:
+        """Return what does not go with stored features: the loop would fail after hours of encoding."""
+        model, training = self.model, self.training
+        if model.freeze_until:
+            reason, remedy = f"model.freeze_until = '{model.freeze_until}'", "set model.freeze_until = ''"
+        elif model.mode in ("features", "last-block") or (model.mode == "auto" and not training.minutes):
+            reason, remedy = f"model.mode = '{model.mode}'", "set model.mode = 'full' or 'finetune'"
+        else:
+            return []
+        needing = {
+            "freeze_epochs": training.freeze_epochs,
+            "cutmix_alpha": training.cutmix_alpha,
+            "size_schedule": training.size_schedule,
+        }
+        return [
+            f"training.{key} does not go with stored features ({reason}): leave it out, or {remedy}"
+            for key, value in needing.items()
+            if value
+        ]
+
     def _unspoken_mistakes(self) -> list[str]:
         """Return where `mistakes` and the settings differ: a stamp must neither lie nor be missing."""
         problems, named = [], set(self.mistakes)
@@ -391,8 +410,12 @@ class Config(_Section):
                 problems.append(f"mistakes = ['{name}'] needs data.allow_leak = true")
         if "train-on-test" in named and self.data.val_fraction:
             problems.append("mistakes = ['train-on-test'] leaves no val: data.val_fraction must be 0")
-        if "augmented-val" in named and (self.augment == AugmentConfig() or self.model.mode in ("features", "auto")):
-            problems.append("mistakes = ['augmented-val'] needs [augment], and a network that sees pictures")
+        stored = bool(self.model.freeze_until) or self.model.mode in ("features", "auto", "last-block")
+        if "augmented-val" in named and (self.augment == AugmentConfig() or stored):
+            problems.append(
+                "mistakes = ['augmented-val'] needs [augment], and a network that sees pictures: model.mode = 'full' "
+                "or 'finetune', and no model.freeze_until"
+            )
         if self.input.normalize in ("raw", "twice") and "wrong-preprocessing" not in named:
             problems.append(f"input.normalize = '{self.input.normalize}' needs mistakes = ['wrong-preprocessing']")
         if "wrong-preprocessing" in named and self.input.normalize == "auto":

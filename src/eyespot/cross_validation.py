@@ -17,21 +17,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from eyespot.arrays import BoolArray, FeatureArray, Float32Array, Int64Array
 from eyespot.caches import cache_folder
 from eyespot.locks import file_lock
 from eyespot.opening import Observer, load_recipe
 
 if TYPE_CHECKING:
     from eyespot.config import Config
-    from eyespot.data.dataset import Int64Array, PackedDataset, SplitName
+    from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.evaluation.views import Views
     from eyespot.training.fit import TrainState
 
-Float32Array: TypeAlias = npt.NDArray[np.float32]
-FeatureArray: TypeAlias = npt.NDArray[Any]  # float16 or float32
-BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Progress: TypeAlias = Callable[[int, int], None]
 
 _BLOCK = 4096
@@ -52,8 +49,8 @@ def encode_all(packed: PackedDataset, names: Sequence[SplitName], config: Config
     from eyespot.training.prepare import prepare_training
     from eyespot.training.transfer import encode
 
-    prepare_process()
     plan = plan_compute("auto", config.training.precision)
+    prepare_process(plan)
     everything = {name: np.arange(len(packed.splits[name])) for name in names}
     prepared = prepare_training(packed, Splits(packed.fingerprint, {"train": everything}), config, plan)
     assert isinstance(prepared.model, PretrainedClassifier)
@@ -139,17 +136,19 @@ def networks_out_of_sample(
     from eyespot.training.fit import fit
     from eyespot.training.prepare import prepare_training
 
-    prepare_process()
     plan = plan_compute("auto", config.training.precision)
+    prepare_process(plan)
     logits = np.zeros((len(fold), packed.dataset.num_classes), np.float32)
     folds = int(fold.max()) + 1
     folder = cache_folder("checks") / f"folds-{_key_of_folds(packed, names, fold, config)}"
     with file_lock(folder.with_name(f"{folder.name}.lock")):
         for number in range(folds):
-            prepared = prepare_training(packed, _rows_of(packed, names, fold != number), config, plan)
-            with RunWriter(folder / str(number), config, resume=True) as writer, prepared.data.train:
-                told = _Steps(watcher, f"cross-validating, network {number + 1} of {folds}")
-                result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=told)
+            told = _Steps(watcher, f"cross-validating, network {number + 1} of {folds}")
+            with RunWriter(folder / str(number), config, resume=True) as writer:
+                others = _rows_of(packed, names, fold != number)
+                prepared = prepare_training(packed, others, config, plan, writer=writer)
+                with prepared.data.train:
+                    result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=told)
             mine = fold == number
             views = config.evaluation.views
             logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan, views)

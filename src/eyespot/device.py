@@ -6,6 +6,7 @@ Before this: nothing. After this: `fit` and `Predictor` ask here once and pass a
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +24,7 @@ class ComputePlan:
     """Where to compute and how.
 
     Attributes:
-        device: `cpu`, `cuda` or `mps`, as torch writes it.
+        device: `cpu`, `cuda` or `mps`, as torch writes it; one of several GPUs has its number, `cuda:1`.
         precision: What the matrix products run in; losses, metrics and weights stay float32.
         reason: Why this precision, in words, for the log and the provenance.
     """
@@ -51,8 +52,8 @@ def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf
     """
     import torch
 
-    kind = device.split(":")[0]
-    if kind not in {"auto", "cpu", "cuda", "mps"}:
+    kind, numbered, number = device.partition(":")
+    if kind not in {"auto", "cpu", "cuda", "mps"} or (numbered and (kind == "auto" or not _is_number(number))):
         raise UsageError(f"unknown device {device!r}", remedy="use auto, cpu, cuda or mps")
     if kind == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -60,10 +61,19 @@ def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf
         kind == "mps" and not torch.backends.mps.is_available()
     ):
         raise UsageError(f"device {device!r} is not on this machine", remedy="use --device cpu or --device auto")
+    # Torch takes any number here and fails at the first tensor.
+    elif numbered and int(number) >= (count := torch.cuda.device_count() if kind == "cuda" else 1):
+        last = f" to {kind}:{count - 1}" if count > 1 else ""
+        raise UsageError(f"device {device!r} is not on this machine", remedy=f"use --device {kind}:0{last}")
     if precision != "auto":
         return ComputePlan(device, precision, f"{precision} was asked for")
     native, reason = _native_bf16(device.split(":")[0])
     return ComputePlan(device, "bf16" if native else "float32", reason)
+
+
+def _is_number(text: str) -> bool:
+    """Return whether a text is a whole number as torch writes it: ASCII digits, no zero in front."""
+    return text.isdecimal() and str(int(text)) == text
 
 
 def _native_bf16(kind: str) -> tuple[bool, str]:
@@ -96,7 +106,39 @@ def cpu_features() -> list[str]:
     return [name for name, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()]
 
 
-def prepare_process() -> None:
+def prepare_process(plan: ComputePlan | None = None) -> None:
+    """Make the process fit for a run, before the first tensor of it: memory, and on a GPU of NVIDIA its kernels.
+
+    Args:
+        plan: Where the run computes; None where nothing is known of it yet.
+    """
+    _keep_freed_memory()
+    if plan is not None and plan.device.split(":")[0] == "cuda":
+        _choose_cuda_kernels()
+
+
+def _choose_cuda_kernels() -> None:
+    """Take kernels that give the same bits each time, where torch has them, and float32 that is float32.
+
+    Where it has none, it says so once for each of them. Nothing of this is set for the CPU, whose results it could
+    change.
+    """
+    import torch
+
+    # Matrix products read this when their library starts, so it comes before the first of them; 24 MB for each GPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid, and a pass over each new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    # TF32 has 10 bits of mantissa where float32 has 23. What is meant to be fast runs in bf16; what is left in float32,
+    # such as the check that folding changed nothing, has to be exact.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _keep_freed_memory() -> None:
     """Keep freed memory in the process, so that each training step does not fault its pages in again.
 
     Big tensors come and go every step. By default glibc gives each of them back to the kernel and gets zeroed pages

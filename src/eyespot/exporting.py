@@ -11,7 +11,8 @@ from eyespot.runs import BUNDLE, Run
 from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
-    from eyespot.data.dataset import PackedDataset, UInt8Array
+    from eyespot.arrays import UInt8Array
+    from eyespot.data.dataset import PackedDataset
     from eyespot.data.splits import Splits
     from eyespot.deployment.export import Exported, Labelled
 

@@ -91,7 +91,18 @@ def remove_temporaries(folder: Path) -> None:
 
 def _run_error(error: OSError, path: Path) -> RunError:
     reason, remedy = describe_disk_error(error)
-    return RunError(f"cannot write ({reason})", where=path, remedy=f"{remedy}; a training goes on with --resume")
+    if _is_in_run(path):
+        remedy += "; a training goes on with --resume"
+    return RunError(f"cannot write ({reason})", where=path, remedy=remedy)
+
+
+def _is_in_run(path: Path) -> bool:
+    """Return whether a file belongs to a run that has begun, and not to a page or grid that somebody asked for."""
+    return any(
+        # A config.toml alone may be any program's.
+        os.path.isfile(folder / "config.toml") and os.path.isdir(folder / "checkpoints")
+        for folder in (path.parent, path.parent.parent)
+    )
 
 
 def describe_disk_error(error: OSError) -> tuple[str, str]:

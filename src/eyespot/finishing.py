@@ -39,6 +39,7 @@ def finish(
 ) -> Run:
     """Measure the trained model, then write predictions, metrics, bundle and report."""
     from eyespot.analysis.model_card import model_card
+    from eyespot.data.checks import count_leaked
     from eyespot.data.near_cache import load_near_pairs, near_across
     from eyespot.evaluation.bundle import SplitMetrics, save_bundle
     from eyespot.evaluation.evaluate import write_predictions
@@ -50,6 +51,7 @@ def finish(
     info = _bundle_info(packed, prepared, train_seconds, config)
     job = Measuring(packed, splits, trained, config, watcher)
     names = [name for name in split_names(splits) if name != "test" or config.evaluation.test]
+    reads = _count_test_read(writer, "test" in names)
     predictor, measured, calibration, unknown = job.run(Predictor(trained.result.model, info, plan), names)
     info = predictor.info
     metrics: dict[str, Any] = {
@@ -63,7 +65,9 @@ def finish(
     metrics["epochs"] = state.epoch
     metrics["stopped"] = state.stopped
     metrics["best_epoch"] = state.best_epoch if config.training.restore_best else state.epoch
-    metrics["test_reads"] = Run(writer.path).metrics.get("test_reads", 0) + ("test" in measured)
+    metrics["test_reads"] = reads
+    if "test" in metrics and (shared := count_leaked(packed.report)["test"]):
+        metrics["test"]["also_in_train"] = shared
     predictions = {
         split: (evaluation.logits, evaluation.labels, splits.ids(packed, split))
         for split, evaluation in measured.items()
@@ -84,11 +88,20 @@ def finish(
     save_bundle(writer.path / BUNDLE, predictor.model, info, unknown=predictor.unknown, card=readme)
     writer.write_metrics(metrics)
     writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})
-    _write_report(writer, packed, splits, prepared, predictor, predictions, card)
+    _write_report(writer, packed, splits, prepared, trained, predictor, predictions, card)
     writer.write_provenance({"finished": now()})
     for split in names:
         watcher.on_message(describe_top1(metrics[split], split))
     return Run(writer.path)
+
+
+def _count_test_read(writer: RunWriter, read: bool) -> int:
+    """Return how often test was read, counted before it is: a kill in between must not hide that it was seen."""
+    run = Run(writer.path)
+    reads = max(run.metrics.get("test_reads", 0), run.provenance.get("test_reads", 0)) + read
+    if read:
+        writer.write_provenance({"test_reads": reads})
+    return int(reads)
 
 
 def _bundle_info(packed: PackedDataset, prepared: Prepared, train_seconds: float, config: Config) -> BundleInfo:
@@ -101,6 +114,7 @@ def _bundle_info(packed: PackedDataset, prepared: Prepared, train_seconds: float
         class_names=packed.dataset.class_names,
         input=prepared.spec,
         views=config.evaluation.views,
+        precision="float32" if config.training.precision == "float32" else "auto",
         pretrained=Pretrained(source=prepared.pretrained.source, licence=prepared.pretrained.licence)
         if prepared.pretrained is not None
         else None,
@@ -120,6 +134,7 @@ def _write_report(
     packed: PackedDataset,
     splits: Splits,
     prepared: Prepared,
+    trained: Trained,
     predictor: Predictor,
     predictions: Mapping[SplitName, tuple[Any, Any, Any]],
     card: DataCard,
@@ -129,12 +144,13 @@ def _write_report(
     from eyespot.analysis.why import collect_why
     from eyespot.models.summary import layer_table
     from eyespot.training.prepare import read_positions
+    from eyespot.training.transfer import describe_views
 
     run = Run(writer.path)
     shown = cast("SplitName", headline_split(run.metrics))
     class_names = packed.dataset.class_names
     logits, labels, ids = predictions[shown]
-    augmented, augmented_labels = _augmented_sample(prepared)
+    augmented, augmented_labels = _sample_seen(prepared, trained.stored_views)
     write_report(
         ReportInput(
             run_name=run.path.name,
@@ -153,14 +169,14 @@ def _write_report(
             ),
             why=collect_why(
                 predictor,
-                logits,
+                logits / predictor.info.temperature,
                 labels,
                 lambda places: read_positions(packed, splits, shown, places),
                 train_seconds=run.metrics.get("train_seconds", 0.0),
             ),
             augmented=augmented,
             augmented_labels=augmented_labels,
-            augmentation=prepared.data.train_transform.describe(),
+            augmentation=describe_views(prepared, trained.stored_views),
             lr_finder=run.lr_finder,
             model=layer_table(prepared.model, in_channels=packed.channels, size_px=prepared.spec.input_px).as_dict(),
         ),
@@ -168,8 +184,11 @@ def _write_report(
     )
 
 
-def _augmented_sample(prepared: Prepared) -> tuple[Any, list[int]]:
-    """Return some training pictures as the network saw them in the first epoch: uint8 (M, H, W, C), M labels."""
+def _sample_seen(prepared: Prepared, stored_views: int) -> tuple[Any, list[int]]:
+    """Return some training pictures as the network saw them in the first epoch: uint8 (M, H, W, C), M labels.
+
+    Of stored views it is the plain one and the mirrored one in turn, and an augmented one where there are more.
+    """
     import torch
 
     batch = next(iter(prepared.data.train.batches(0)))
@@ -178,6 +197,10 @@ def _augmented_sample(prepared: Prepared) -> tuple[Any, list[int]]:
     pixels = prepared.data.train_transform.pixels(
         images, labels, generator=torch.Generator().manual_seed(0), epoch=0, indices=indices
     )
+    for place in range(count if stored_views else 0):
+        view = place % stored_views
+        if view < 2:
+            pixels[place] = images[place].flip(2) if view else images[place]
     return pixels.permute(0, 2, 3, 1).cpu().numpy(), labels.tolist()
 
 

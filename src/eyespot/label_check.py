@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,10 @@ from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
     from eyespot.analysis.label_errors import LabelErrors
+    from eyespot.arrays import FeatureArray, Float32Array, Int64Array
     from eyespot.config import Config
-    from eyespot.cross_validation import FeatureArray, Float32Array, Progress
-    from eyespot.data.dataset import Dataset, Int64Array, PackedDataset, SplitName
+    from eyespot.cross_validation import Progress
+    from eyespot.data.dataset import Dataset, PackedDataset, SplitName
 
 _RECIPE = "features"
 _SCRATCH = "fast"
@@ -72,7 +73,8 @@ def check_labels(
 
     Args:
         data: As for `train`.
-        csv_path: Where to write the list, with an empty column `decision` for `accept` or `reject`: see `--fix`.
+        csv_path: Where to write the list, with an empty column `decision` for `accept` or `reject`: see `--fix`. What
+            was decided in `fix` stands first, with its decision, so that the new list alone is enough from then on.
         out: A page with the first 96 of them, `.html`.
         folds: 2 or more; 3 for networks and 5 for heads when left out.
         fix: Corrections that were accepted before, a CSV of this function; what still looks wrong with them is listed.
@@ -81,7 +83,8 @@ def check_labels(
 
     Raises:
         UsageError: Unknown data, fewer than 2 folds, or a page that is no .html.
-        DataError: Fewer different pictures than folds, no class with two, or corrections that do not fit.
+        DataError: Fewer different pictures than folds, no class with two different ones, or corrections that do not
+            fit.
         RunError: The list or the page cannot be written.
     """
     import numpy as np
@@ -104,13 +107,7 @@ def check_labels(
     names = _names(packed)
     labels = np.concatenate([packed.splits[name].labels for name in names])
     contents = contents_of(np.concatenate([packed.splits[name].hashes for name in names]))
-    distinct = len(np.unique(contents))
-    if distinct < folds or np.bincount(labels).max(initial=0) < 2:
-        raise DataError(
-            f"{distinct} different pictures are too few for {folds} folds",
-            where=packed.dataset.name,
-            remedy="add pictures, or use fewer --folds",
-        )
+    _require_enough(labels, contents, folds, packed.dataset.name)
     found = _judge(dataset, packed, labels, contents, folds, config, minutes, watcher, scratch)
     if found.judged < len(labels):
         alone = len(labels) - found.judged
@@ -129,10 +126,38 @@ def check_labels(
         )
     ]
     if csv_path is not None:
-        _write_csv(suspects, Path(csv_path).expanduser())
+        decided = _decided_rows(packed.dataset, Path(fix).expanduser(), suspects) if fix is not None else {}
+        new = {it.id: (it.id, it.split, it.given, it.suggested, f"{it.score:.4f}", "") for it in suspects}
+        _write_csv([*decided.values(), *(new[id_] for id_ in new if id_ not in decided)], Path(csv_path).expanduser())
+        if decided:
+            watcher.on_message(f"note: the decisions of {fix} stand first in {csv_path}: {len(decided):,} rows")
     if page is not None:
         _write_page(packed, suspects, found, page)
     return suspects
+
+
+def _require_enough(labels: Int64Array, contents: Int64Array, folds: int, name: str) -> None:
+    """Refuse data in which no label can be judged, or that do not fill the folds.
+
+    Raises:
+        DataError: They are such data.
+    """
+    import numpy as np
+
+    distinct = np.unique(np.stack([labels, contents], axis=1), axis=0)  # exact copies count once a class
+    if np.bincount(distinct[:, 0]).max(initial=0) < 2:
+        raise DataError(
+            "no class has two different pictures: nothing can say what the pictures of a class look like",
+            where=name,
+            remedy="add pictures",
+        )
+    different = len(np.unique(contents))
+    if different < folds:
+        raise DataError(
+            f"{different} different pictures are too few for {folds} folds",
+            where=name,
+            remedy="add pictures, or use fewer --folds",
+        )
 
 
 def _judge(
@@ -248,15 +273,36 @@ def together(packed: PackedDataset, contents: Int64Array, folds: int, watcher: O
     return np.asarray(tied[contents])
 
 
-def _write_csv(suspects: list[SuspectLabel], path: Path) -> None:
+def _decided_rows(dataset: Dataset, fix: Path, suspects: Sequence[SuspectLabel]) -> dict[str, tuple[str, ...]]:
+    """Return the decided rows of corrections by their ids, with the labels as given.
+
+    Without them a new list would give up the corrections that it was made with, and be refused: it would name corrected
+    labels as those of the data. A suggestion that was rejected is given up where another one is made now.
+    """
+    from eyespot.data.label_fixes import read_label_fixes
+
+    fixes, classes = read_label_fixes(fix, dataset), dataset.class_names
+    suggested = {it.id: it.suggested for it in suspects}
+    rows: dict[str, tuple[str, ...]] = {}
+    for decision, decided in (("accept", fixes.labels), ("reject", fixes.refused)):
+        for split, labels in decided.items():
+            items = dataset.splits[split]
+            given = dict(zip(items.ids, items.labels.tolist(), strict=True))
+            for id_, label in labels.items():
+                if decision == "accept" or suggested.get(id_, classes[label]) == classes[label]:
+                    rows[id_] = (id_, split, classes[given[id_]], classes[label], "", decision)
+    return rows
+
+
+def _write_csv(rows: Iterable[tuple[str, ...]], path: Path) -> None:
+    """Write rows of `label_fixes.COLUMNS`."""
     from eyespot.data.label_fixes import COLUMNS
     from eyespot.files import write_atomic
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for it in suspects:
-        writer.writerow((it.id, it.split, it.given, it.suggested, f"{it.score:.4f}", ""))
+    writer.writerows(rows)
     write_atomic(path.resolve(), buffer.getvalue().encode("utf-8", "surrogateescape"))
 
 

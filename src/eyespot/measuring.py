@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from eyespot.analysis import words
+from eyespot.arrays import Float32Array, Int64Array
 from eyespot.config import Config
-from eyespot.data.dataset import Int64Array, PackedDataset, SplitName
+from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.loaders import make_loader
 from eyespot.data.splits import Splits
 from eyespot.evaluation.calibration import Calibration, fit_temperature, without_val
@@ -180,14 +180,11 @@ class Measuring:
             found = measured["test"].metrics["unknown"]
             self.watcher.on_message(
                 f"unknown: refuses {words.percent(found['refused_fraction'])} of test "
-                f"{words.interval(found['refused_ci95'])}; accuracy on the other {found['accepted']:,}: "
-                f"{words.percent(found['accepted_top1'])}"
+                f"{words.interval(found['refused_ci95'])}{words.accuracy_on_the_rest(found)}"
             )
 
 
-def measured_as_given(
-    packed: PackedDataset, splits: Splits, split: SplitName, logits: npt.NDArray[np.float32]
-) -> dict[str, Any]:
+def measured_as_given(packed: PackedDataset, splits: Splits, split: SplitName, logits: Float32Array) -> dict[str, Any]:
     """Return the accuracy of a split against its labels before they were corrected; nothing where none of it was.
 
     Corrections move the yardstick, and towards the model where models chose what to look at: the figure that can be

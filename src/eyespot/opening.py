@@ -178,23 +178,27 @@ def check_data(data: str | Path, config: Config, watcher: Observer, *, needs: st
 
 
 def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedDataset:
-    """Return a data set packed as a recipe says; what will not fit is said before the work begins."""
+    """Return a data set packed as a recipe says.
+
+    What is to be decoded, and what will not fit, is said before that work begins; what was packed before, and is used,
+    needs no word.
+    """
     from eyespot.data.packing import estimate_pack, pack_dataset
 
     fixes = read_fixes(dataset, config)  # what is wrong with them is said before a picture is decoded
     limit = int(config.data.memory_limit_gb * 1e9) or None
     spec = _pack_spec(dataset, config)
     estimate = estimate_pack(dataset, spec, memory_limit_bytes=limit)
-    told = not estimate.fits
-    if told:
-        watcher.on_message(f"{spec.reason}; {estimate.reason}")
+    told = False
 
     def tell(done: int, total: int) -> None:
         nonlocal told
-        if not told and done < total:  # not taken from the cache
+        # What will be streamed is said at once; a little that is packed in one go is no news.
+        if not told and (done < total if done else not estimate.fits):
             told = True
             watcher.on_message(f"{spec.reason}; {estimate.reason}")
-        watcher.on_count("packing pictures", done, total)
+        if done:
+            watcher.on_count("packing pictures", done, total)
 
     packed = pack_dataset(
         dataset,
@@ -207,6 +211,8 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
         memory_limit_bytes=limit,
         progress=tell,
     )
+    if not told and any(split.pixels is None for split in packed.splits.values()):  # scanned before
+        watcher.on_message(f"{spec.reason}; {estimate.reason}")
     if packed.seconds > _NEWS_SECONDS:
         watcher.on_message(f"packed {sum(map(len, packed.splits.values())):,} pictures in {packed.seconds:.1f} s")
     return packed if fixes is None else _relabelled(packed, fixes, watcher)
@@ -268,6 +274,8 @@ def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
         packed: Scanned pictures.
         splits: The division of a run; without it the splits that the data bring are counted.
     """
+    from eyespot.data.checks import count_leaked
+
     dataset, report = packed.dataset, packed.report
     counts: Mapping[str, Mapping[str, int]] = report.counts
     if splits is not None:
@@ -290,6 +298,7 @@ def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
         "duplicate_examples": [list(group.ids) for group in report.duplicates[:_EXAMPLES]],
         "leaks": len(report.leaks),
         "leak_examples": [list(group.ids) for group in report.leaks[:_EXAMPLES]],
+        "leaked": count_leaked(report),
         "conflicts": sum(group.conflicts for group in report.duplicates),
         "sizes": [(width, height, count) for (width, height), count in report.sizes.items()],
         "modes": dict(report.modes),

@@ -10,7 +10,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from eyespot.analysis import words
-from eyespot.answer_file import AnswerFile, csv_row
+from eyespot.answer_file import AnswerFile, check_target, csv_row
+from eyespot.arrays import UInt8Array
 from eyespot.data.csvfile import is_address
-from eyespot.data.dataset import UInt8Array
-from eyespot.data.decode_pool import core_count
+from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
+from eyespot.data.decoding import MAX_FILE_BYTES, MAX_SECONDS
 from eyespot.data.stream_workers import StreamWorkers
 from eyespot.data.walking import walk_pictures
 from eyespot.errors import BadImageError, DataError, EyespotError, UsageError
@@ -117,7 +118,7 @@ def print_predictions(
                     print(f"error: {error}", file=sys.stderr)
             flush_output()
             if page is not None:
-                _show(page, predictor, batch)
+                _show(page, predictor, batch, checked)
             done += len(batch)
             terminal.on_count("predicting", done, None)
         if page is not None and gallery is not None:
@@ -135,7 +136,7 @@ def _new_gallery(run: Path, predictor: Predictor) -> Gallery:
     return Gallery("Pictures and their answers", f"{run.name}, {predictor.info.architecture.name}")
 
 
-def _show(page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Prediction]]) -> None:
+def _show(page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Prediction]], views: Views | None) -> None:
     """Put answered pictures on the page while it has room; they are decoded once more, at their own size."""
     from eyespot.analysis.explain import explain_pictures
 
@@ -148,7 +149,7 @@ def _show(page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Pred
         else:
             page.leave_out(1)
     named = [(asked.name, asked.name if asked.data is None else asked.data) for asked in shown]
-    page.add(explain_pictures(predictor, named, draws=_GALLERY_DRAWS))
+    page.add(explain_pictures(predictor, named, draws=_GALLERY_DRAWS, views=views))
 
 
 def write_predictions(
@@ -180,10 +181,11 @@ def write_predictions(
     Raises:
         RunError: There is no model in `run`, or the file cannot be written or belongs to something else.
         DataError: The pictures have changed since the file was begun.
-        UsageError: `-` among the pictures, or unknown views.
+        UsageError: `-` among the pictures, unknown views, or no place for a file.
     """
     if "-" in pictures:
         raise UsageError("- (stdin) with --csv FILE", where="the command line", remedy="use --csv - for it")
+    check_target(out)
     checked = None if views is None else check_views(views)
     predictor = load_predictor(run, device=device, unknown=unknown, fit=fit)
     job = {
@@ -218,12 +220,16 @@ def write_predictions(
 
 
 def _after(file: AnswerFile, asked: Iterator[Asked]) -> Iterator[Asked]:
-    """Return what has no row yet, having compared what has one."""
-    for cell in file.answered():
+    """Return what has no row that stays, having compared what has one."""
+    again = []
+    for number, row in enumerate(file.answered()):
         found = next(asked, None)
-        if found is None or not cell.startswith(csv_row([found.name])[:-1] + b","):
+        cell = b"" if found is None else csv_row([found.name])[:-1] + b","
+        if found is None or not (row.startswith(cell) or cell.startswith(row)):  # the last one may be torn
             raise file.mismatch(None if found is None else found.name)
-    return asked
+        if number >= file.rows:
+            again.append(found)
+    return chain(again, asked)
 
 
 def collect(pictures: Iterable[str]) -> Iterator[Asked]:
@@ -231,16 +237,40 @@ def collect(pictures: Iterable[str]) -> Iterator[Asked]:
     stdin_read, once = False, "stdin carries one picture"
     for given in pictures:
         if given == "-":
-            yield Asked("-", error="is there twice", remedy=once) if stdin_read else Asked("-", sys.stdin.buffer.read())
+            yield Asked("-", error="is there twice", remedy=once) if stdin_read else _from_stdin()
             stdin_read = True
         elif is_address(given):
             yield Asked(given, error="is an address, which is never fetched", remedy="download it and give the file")
-        elif not os.path.lexists(given):
-            yield Asked(given, error="does not exist", remedy="check the path")
-        elif not Path(given).is_dir():
+        elif unseen := _unseen(given):
+            yield unseen
+        elif not os.path.isdir(given):
             yield Asked(given)
         else:
             yield from _in_folder(given)
+
+
+def _from_stdin() -> Asked:
+    """Return the picture on stdin, or why there is none."""
+    remedy = "send the bytes of a picture, as in: eyespot predict RUN - < picture.jpg"
+    if sys.stdin is None:
+        return Asked("-", error="cannot be read: stdin is closed", remedy=remedy)
+    try:
+        # One byte over the limit is enough for the decoder to refuse it, as it refuses such a file.
+        return Asked("-", sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+    except (OSError, ValueError) as error:  # open for writing only, or closed
+        return Asked("-", error=f"cannot be read: {getattr(error, 'strerror', None) or error}", remedy=remedy)
+
+
+def _unseen(given: str) -> Asked | None:
+    """Return why nothing can be seen at a path; None where there is something, if only a link that leads nowhere."""
+    try:
+        os.lstat(given)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return Asked(given, error="does not exist", remedy="check the path")
+    except OSError as error:
+        reason = f"cannot be reached ({error.strerror})"
+        return Asked(given, error=reason, remedy="check the path and the permissions of its folders")
+    return None
 
 
 def _in_folder(folder: str) -> Iterator[Asked]:
@@ -276,7 +306,7 @@ def answers(
     Raises:
         MemoryLimitError: Memory ran out.
         TrainingError: The model answers NaN.
-        DataError: A decoding process was killed.
+        DataError: A decoding process was killed, or hangs.
     """
     waiting = iter(asked)
     first = list(islice(waiting, _FOR_PROCESSES))
@@ -337,13 +367,13 @@ def _answered(
 
 
 class _Decoding(NamedTuple):
-    """The pieces of a batch that is being decoded."""
+    """The pieces of a batch that is being decoded, each as a function that waits for it."""
 
-    pieces: list[Future[list[UInt8Array | str]]]
+    pieces: list[Callable[[], list[UInt8Array | str]]]
 
     def result(self) -> list[UInt8Array | str]:
         """Wait, and return pixels uint8 (S, S, C) or a reason for each picture."""
-        return [decoded for piece in self.pieces for decoded in piece.result()]
+        return [decoded for piece in self.pieces for decoded in piece()]
 
 
 class _Threads:
@@ -354,7 +384,7 @@ class _Threads:
         self._pool = ThreadPoolExecutor(core_count(), thread_name_prefix="eyespot-decode")
 
     def submit(self, batch: Sequence[Asked]) -> _Decoding:
-        return _Decoding([self.submit_piece([asked]) for asked in batch])
+        return _Decoding([self.submit_piece([asked]).result for asked in batch])
 
     def submit_piece(self, piece: Sequence[Asked]) -> Future[list[UInt8Array | str]]:
         return self._pool.submit(self._decode, piece)
@@ -381,9 +411,27 @@ class _Processes:
         self._here = _Threads(predictor)
         self._format = predictor.info.input.row_format
         self._workers = StreamWorkers(self._format, core_count(), squares=True)
+        self._finished = 0  # pieces
 
     def submit(self, batch: Sequence[Asked]) -> _Decoding:
-        return _Decoding([self._piece(batch[start : start + _PIECE]) for start in range(0, len(batch), _PIECE)])
+        pieces = [batch[start : start + _PIECE] for start in range(0, len(batch), _PIECE)]
+        return _Decoding([partial(self._wait, self._piece(piece), piece) for piece in pieces])
+
+    def _wait(self, decoding: Future[list[UInt8Array | str]], piece: Sequence[Asked]) -> list[UInt8Array | str]:
+        """Return what a piece became, unless no process has finished any piece for too long."""
+        # A process answers for a whole piece, and the decoder gives up each of its pictures after MAX_SECONDS.
+        limit, quiet, finished = STALL_SECONDS + len(piece) * MAX_SECONDS, 0.0, self._finished
+        while not wait([decoding], timeout=LOOK_SECONDS).done:
+            quiet, finished = (quiet + LOOK_SECONDS if finished == self._finished else 0.0), self._finished
+            if quiet >= limit:
+                self._workers.close()
+                others = f" or one of the {len(piece) - 1} pictures after it" if len(piece) > 1 else ""
+                raise DataError(
+                    f"the decoding workers have finished no picture for {limit:g} s",
+                    where=f"{piece[0].name}{others}",
+                    remedy="see whether the drive with the pictures answers; the same command goes on",
+                )
+        return decoding.result()
 
     def _piece(self, piece: Sequence[Asked]) -> Future[list[UInt8Array | str]]:
         if any(asked.data is not None or asked.error is not None for asked in piece):
@@ -400,6 +448,7 @@ class _Processes:
                 done.set_exception(DataError(error.what, where=error.where, remedy=remedy))
             else:
                 done.set_result([bad.get(place, squares[place]) for place in range(len(piece))])
+            self._finished += 1
 
         self._workers.submit([asked.name for asked in piece], squares).add_done_callback(deliver)
         return done

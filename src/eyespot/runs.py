@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -30,7 +31,8 @@ CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
 LR_FINDER = "lr_finder.json"
 LABEL_FIXES = "label_fixes.csv"
-_BEFORE_TRAINING = ("provenance.json", "split.json", LR_FINDER, LABEL_FIXES, "history.jsonl", "log.txt")
+TRAINED_ON = "trained_on.bin"
+_BEFORE_TRAINING = ("provenance.json", "split.json", LR_FINDER, LABEL_FIXES, TRAINED_ON, "history.jsonl", "log.txt")
 _WRITTEN = (*_BEFORE_TRAINING, "metrics.json", "predictions.npz", "report.html", f"{BUNDLE}/model.json")
 
 
@@ -196,6 +198,18 @@ class RunWriter:
         remove_temporaries(self.path / CHECKPOINTS)
         write_atomic(settings, self.config.to_toml().encode())
 
+    def identity(self) -> str:
+        """Return 32 hex digits over the settings and the split: a checkpoint with others is not this run's.
+
+        Settings at their defaults do not count, nor does where corrected labels lie: that follows the folder.
+        """
+        settings = self.config.model_dump(mode="json", exclude_defaults=True)
+        settings.get("data", {}).pop("label_fixes", None)
+        split = self.path / "split.json"
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+        digest.update(split.read_bytes() if split.exists() else b"")
+        return digest.hexdigest()
+
     def log(self, line: str) -> None:
         """Append a line to log.txt with the time."""
         append_line(self.path / "log.txt", f"{datetime.now().isoformat(timespec='seconds')} {line}")
@@ -234,7 +248,7 @@ def remove_untrained(folder: Path) -> None:
 
     A start that fails because of its data or settings must not stand in the way of the next one.
     """
-    if any((folder / CHECKPOINTS).glob("*.ckpt")):
+    if any((folder / CHECKPOINTS).glob("*.ckpt")) or "test_reads" in Run(folder).provenance:
         return
     with contextlib.suppress(OSError):
         for name in (*_BEFORE_TRAINING, "config.toml", ".lock"):
@@ -244,15 +258,28 @@ def remove_untrained(folder: Path) -> None:
 
 
 def new_run_folder(recipe: str, data: str) -> Path:
-    """Return a folder name that is free: `runs/fast-cifar10-20260101-120000`."""
+    """Make an empty folder and return it: `runs/fast-cifar10-20260101-120000`.
+
+    Raises:
+        RunError: It cannot be made.
+    """
     safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{Path(recipe).stem}-{Path(data).name}")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / f"{safe.strip('.-') or 'run'}-{stamp}"
+    first = folder = Path("runs") / f"{safe.strip('.-') or 'run'}-{stamp}"
     number = 2
-    while folder.exists():
-        folder = folder.with_name(f"{safe}-{stamp}-{number}")
-        number += 1
-    return folder.resolve()
+    while True:
+        try:
+            folder.mkdir(parents=True)  # so that the name is ours, whoever else starts in this second
+            return folder.resolve()
+        except FileExistsError:
+            folder = first.with_name(f"{first.name}-{number}")
+            number += 1
+        except OSError as error:
+            raise RunError(
+                f"cannot make the run folder ({error.strerror})",
+                where=folder.resolve(),
+                remedy="choose another with --out",
+            ) from error
 
 
 def latest_unfinished_run() -> Path:
@@ -340,6 +367,7 @@ __all__ = [
     "CHECKPOINTS",
     "LABEL_FIXES",
     "LR_FINDER",
+    "TRAINED_ON",
     "Run",
     "RunWriter",
     "environment",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ RUN_ORDERS = {
 }
 """What `eyespot runs --sort` may be, and the value of a row it stands for; the highest comes last."""
 
+_NUMBERS = ("train_seconds", "parameters", "top1", "val_top1", "test_top1")
+_TEXTS = {"data": "dataset", "created": "started"}  # by their names in provenance.json
 _MOST_CLASSES = 50
 _MOST_SIZES = 5
 
@@ -212,7 +215,7 @@ def _run_row(folder: Path) -> dict[str, Any]:
     try:
         run = Run.open(folder)
         metrics, split, annotations = run.metrics, headline_split(run.metrics), read_annotations(run)
-        row |= {
+        found = {
             "recipe": run.config.name,
             "data": run.provenance.get("dataset", ""),
             "epochs": len(run.history),
@@ -224,12 +227,34 @@ def _run_row(folder: Path) -> dict[str, Any]:
             "notes": [note.text for note in annotations.notes],
             "result": f"not finished: eyespot train --resume --out {folder}",
         }
-        row |= {f"{name}_top1": metrics[name]["top1"] for name in ("val", "test") if name in metrics}
+        found |= {f"{name}_top1": metrics[name]["top1"] for name in ("val", "test") if name in metrics}
         if split is not None:
-            row |= {"top1": metrics[split]["top1"], "split": split, "result": describe_top1(metrics[split], split)}
-    except (EyespotError, KeyError, TypeError) as error:
+            found |= {"top1": metrics[split]["top1"], "split": split, "result": describe_top1(metrics[split], split)}
+        _check_kinds(found, folder)
+        row |= found
+    except (EyespotError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         row["result"] = f"damaged: {error}"
     return row
+
+
+def _check_kinds(row: Mapping[str, Any], folder: Path) -> None:
+    """Refuse what a table cannot show or be sorted by.
+
+    Raises:
+        RunError: What should be a number or text is something else.
+    """
+    for key, value in row.items():
+        if key in _NUMBERS:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            right, kind = value is None or is_number, "a number"
+        else:
+            right, kind = key not in _TEXTS or isinstance(value, str) or (key == "created" and value is None), "text"
+        if not right:
+            raise RunError(
+                f"{_TEXTS.get(key, key)} is {repr(value)[:40]}, not {kind}",
+                where=folder,
+                remedy="restore its metrics.json and provenance.json, or train again",
+            )
 
 
 def show_datasets(*, json: bool) -> None:

@@ -118,12 +118,14 @@ class Terminal:
             sizes = self._writer.config.training.size_schedule if self._writer is not None else []
             self._pace = _Pace(state, sizes)
         left = self._pace.seconds_left(state)
+        limit = self._writer.config.training.minutes if self._writer is not None else 0
         if left is not None and not self._pace.told:
             self._pace.told = True
             epochs = words.plural(state.planned_epochs - state.epoch, "epoch")
-            limit = self._writer.config.training.minutes if self._writer is not None else 0
             cut = f"; the time limit cuts it to {limit:g} min" if 0 < limit * 60 < left else ""
             self.on_message(f"estimate: about {words.duration(left)} for {epochs}{cut}")
+        if left is not None and limit:
+            left = min(left, max(0.0, limit * 60 - state.seconds))
         parts = []
         if loss is not None and top1 is not None:
             parts.append(f"loss {loss:.3f}  top-1 {words.percent(top1)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
-from eyespot.errors import ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
+from eyespot.errors import CheckpointError, ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.finishing import finish, split_names
 from eyespot.mistakes import stamped
 from eyespot.opening import (
@@ -34,6 +34,7 @@ from eyespot.opening import (
 )
 from eyespot.runs import (
     LABEL_FIXES,
+    TRAINED_ON,
     Run,
     RunWriter,
     environment,
@@ -47,10 +48,12 @@ from eyespot.terminal import Terminal
 from eyespot.tracking import Tracked, check_kind
 
 if TYPE_CHECKING:
+    from eyespot.arrays import BoolArray, UInt8Array
     from eyespot.data.dataset import Dataset, PackedDataset, SplitName
     from eyespot.data.splits import Splits
     from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Predictor
+    from eyespot.models.weights import LoadedWeights
 
 _OTHER_DATA_BATCH = 500
 
@@ -103,17 +106,25 @@ def train(
         if run.finished:
             watcher.on_message("this run is finished: nothing to resume")
             return run
-        known = str(run.provenance["data"])
+        source = lasting_name(data) if data is not None else str(run.provenance["data"])
         config = run.config
-        request = _Request(known, open_for(config, known, watcher), config, run.path)
+        request = _Request(source, _open_again(run, source, watcher), config, run.path)
+        if device == "auto":
+            device = _device_of(run)
     else:
         request = _new_request(data, recipe, settings, out, watcher)
-    _check_before_packing(request)
-    prepare_process()
-    plan = plan_compute(device, request.config.training.precision)
     try:
-        with RunWriter(request.folder, request.config, resume=resume) as writer:
-            watcher.attach(writer)
+        _check_before_packing(request)
+    except EyespotError:
+        if out is None:
+            with suppress(OSError):
+                request.folder.rmdir()  # it was made to keep its name, and has nothing in it
+        raise
+    plan = plan_compute(device, request.config.training.precision)
+    prepare_process(plan)
+    with RunWriter(request.folder, request.config, resume=resume) as writer:
+        watcher.attach(writer)
+        try:
             track = track or Run(writer.path).provenance.get("track")
             if track is None:
                 return _train(request, plan, writer, watcher)
@@ -122,12 +133,12 @@ def train(
             run = _train(request, plan, writer, tracked)
             tracked.finish()
             return run
-    except (RunError, KeyboardInterrupt):
-        raise  # free some space, or come back later: --resume goes on
-    except EyespotError:
-        if not resume:
-            remove_untrained(request.folder)
-        raise
+        except (RunError, KeyboardInterrupt):
+            raise  # free some space, or come back later: --resume goes on
+        except EyespotError:
+            if not resume:
+                remove_untrained(request.folder)
+            raise
 
 
 @dataclass(frozen=True)
@@ -169,9 +180,10 @@ def _new_request(
         watcher.on_message(f"recipe {chosen}: {reason}")
     config = load_recipe(chosen, settings)
     dataset = plant_mistakes(dataset, config.mistakes)
+    corrected = read_fixes(dataset, config) is not None
     folder = Path(out).expanduser().resolve() if out is not None else new_run_folder(config.name, str(source))
     fixes = None
-    if read_fixes(dataset, config) is not None:
+    if corrected:
         fixes = Path(config.data.label_fixes).expanduser().resolve()
         config = with_label_fixes(config, folder / LABEL_FIXES)
     return _Request(lasting_name(source), dataset, config, folder, fixes)
@@ -185,10 +197,48 @@ def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings
             "the run ended before it knew its data", where=run.path, remedy="give the command that began it again"
         )
     other_data = data is not None and lasting_name(data) != known["data"]
-    if other_data or recipe is not None or len(settings):
+    # Pictures that moved are found by their content, once that is known; a name never moves.
+    paths = all(Path(str(name)).is_absolute() for name in (known["data"], lasting_name(data or "")))
+    if (other_data and not (paths and "dataset_fingerprint" in known)) or recipe is not None or len(settings):
         raise UsageError(
             "a resumed run keeps its data, recipe and settings", where=run.path, remedy="give only --resume and --out"
         )
+
+
+def _open_again(run: Run, data: str, watcher: Observer) -> Dataset:
+    """Return the data of a run that was begun before, at the place that it names or at a new one.
+
+    Raises:
+        DataError: They cannot be opened there any more.
+    """
+    try:
+        return open_for(run.config, data, watcher)
+    except (DataError, UsageError) as error:
+        if data != run.provenance.get("data") or Path(data).exists() or not Path(data).is_absolute():
+            raise
+        raise DataError(
+            f"the pictures of the run are not there any more: {data}",
+            where=run.path,
+            remedy="name their new place: eyespot train --resume --out RUN DATA, eyespot evaluate RUN --data DATA",
+        ) from error
+
+
+def _device_of(run: Run) -> str:
+    """Return the device that a run was begun on.
+
+    Raises:
+        UsageError: It is not there any more.
+    """
+    device = str(run.provenance.get("device", "auto"))
+    try:
+        plan_compute(device)
+    except UsageError as error:
+        raise UsageError(
+            f"the run was begun on {device}, which is not there ({error.what})",
+            where=run.path,
+            remedy="go on where it is, or name another with --device; the result will then differ in its last digits",
+        ) from error
+    return device
 
 
 def _check_before_packing(request: _Request) -> None:
@@ -215,6 +265,11 @@ def _check_before_packing(request: _Request) -> None:
                     f"{key} is for backbones, {config.model.name} is trained from scratch",
                     remedy="leave it out, or use a backbone: --set model.name=efficientnet_lite0",
                 )
+    elif config.input.channels == 1 and config.model.weights != "random":
+        raise ConfigError(
+            "pretrained weights take RGB pictures, and input.channels is 1",
+            remedy="leave input.channels at auto, which shows grey pictures as RGB, or --set model.weights=random",
+        )
     check_class_names(request.dataset.class_names)
     pictures = Path(request.dataset.origin)
     if pictures.is_dir() and request.folder.is_relative_to(pictures.resolve()):
@@ -249,18 +304,16 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
     counts = ", ".join(f"{splits.count(split):,} {split}" for split in split_names(splits))
     shape = f"{packed.size_px} x {packed.size_px} px, {'grey' if packed.channels == 1 else 'RGB'}"
     watcher.on_message(f"{counts}; {shape}; {plan.device}, {plan.precision} ({plan.reason})")
-    _write_provenance(writer, packed, splits, plan)
+    _write_provenance(request, writer, packed, splits, plan, watcher)
     try:
-        prepared = prepare_training(packed, splits, config, plan)
+        prepared = prepare_training(packed, splits, config, plan, writer=writer, observer=watcher)
         parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
         writer.write_provenance({"parameters": parameters})
         watcher.on_message(f"{config.model.name}: {parameters:,} parameters")
         for note in prepared.notes:
             watcher.on_message(note)
-        watcher.on_message(f"augmentation: {prepared.data.train_transform.describe()}")
         if prepared.pretrained is not None:
-            weights = {"source": prepared.pretrained.source, "sha256": prepared.pretrained.sha256}
-            writer.write_provenance({"pretrained": weights})
+            _keep_weights(prepared.pretrained, writer)
         with prepared.data.train, prepared.data.val or nullcontext():
             trained = train_model(prepared, packed, splits, config, plan=plan, writer=writer, observer=watcher)
             return finish(packed, splits, prepared, trained, plan, writer, watcher)
@@ -306,29 +359,73 @@ def _divide(packed: PackedDataset, config: Config, writer: RunWriter) -> Splits:
     return splits
 
 
-def _write_provenance(writer: RunWriter, packed: PackedDataset, splits: Splits, plan: ComputePlan) -> None:
-    """Write what the result may depend on."""
+def _keep_weights(weights: LoadedWeights, writer: RunWriter) -> None:
+    """Note which weights the backbone began with.
+
+    Raises:
+        CheckpointError: The run was begun with others: what was trained so far would stand on another backbone.
+    """
+    known = Run(writer.path).provenance.get("pretrained", {})
+    if known.get("sha256", weights.sha256) != weights.sha256:
+        raise CheckpointError(
+            f"the run was begun with weights from {known.get('source')}, now those from {weights.source} are found",
+            where=writer.path,
+            remedy="bring the first ones back, or train again",
+        )
+    writer.write_provenance({"pretrained": {"source": weights.source, "sha256": weights.sha256}})
+
+
+def _write_provenance(
+    request: _Request, writer: RunWriter, packed: PackedDataset, splits: Splits, plan: ComputePlan, watcher: Observer
+) -> None:
+    """Write what the result may depend on; of a resumed run that what has changed, too."""
     import torch
 
+    from eyespot.files import write_atomic
+
+    found: dict[str, Any] = {
+        **environment(),
+        "device": plan.device,
+        "precision": plan.precision,
+        "precision_reason": plan.reason,
+        "cpu_features": cpu_features(),
+        "threads": torch.get_num_threads(),
+    }
     known = Run(writer.path).provenance
+    if "dataset_fingerprint" in known:
+        # It is repeated by the command that began it.
+        changed = {key: value for key, value in found.items() if key != "command" and known.get(key) != value}
+        for key in ("device", "precision", "versions", "processor"):
+            if key in changed:
+                watcher.on_message(
+                    f"resumed, but not as it was begun: {key} {_shown(changed[key], known.get(key))}; the result can "
+                    "differ from that of an uninterrupted run"
+                )
+        before = known.get("resumed", [])
+        writer.write_provenance({"resumed": [*before, {"time": now(), **changed}], "data": request.data})
+        return
+    write_atomic(writer.path / TRAINED_ON, splits.seen(packed).astype("<u8").tobytes())
     writer.write_provenance(
         {
-            **environment(),
-            # A resumed run is repeated by the command that began it.
-            **({"command": known["command"]} if "command" in known else {}),
-            "device": plan.device,
-            "precision": plan.precision,
-            "precision_reason": plan.reason,
-            "cpu_features": cpu_features(),
-            "threads": torch.get_num_threads(),
+            **found,
             "dataset": packed.dataset.name,
             "dataset_origin": packed.dataset.origin,
             "dataset_layout": packed.dataset.layout,
             "dataset_fingerprint": packed.fingerprint,
             "split_hash": splits.hash(),
+            "split_digests": splits.digests(packed),
             "packing_seconds": packed.seconds,
         }
     )
+
+
+def _shown(value: Any, before: Any) -> str:
+    """Return `cuda, before cpu`; of a table its entries that differ."""
+    if isinstance(value, Mapping) and isinstance(before, Mapping):
+        return ", ".join(
+            f"{key} {_shown(value[key], before.get(key))}" for key in value if value[key] != before.get(key)
+        )
+    return f"{value}, before {before}"
 
 
 # ------------------------------------------------------------------------------------------------------- other verbs
@@ -432,8 +529,8 @@ def open_to_measure(
         if folder is not None:
             load_predictor(folder, device=device)  # a folder that is neither run nor bundle gets its own error
         raise UsageError("a bundle has no data of its own", where=folder, remedy="name data with --data")
-    prepare_process()
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
+    prepare_process(predictor.plan)
     is_run = folder is not None and (data is None or (folder / "config.toml").exists())
     home = Run.open(folder) if folder is not None and is_run else None
     label_map = None
@@ -441,7 +538,7 @@ def open_to_measure(
         assert home is not None
         packed, splits = _own_data(home, watcher)
     else:
-        packed, splits, label_map = _other_data(data, predictor, name, on_bad_image or "refuse", watcher)
+        packed, splits, label_map = _other_data(data, predictor, home, name, on_bad_image or "refuse", watcher)
     if not splits.count(name):
         known = ", ".join(split_names(splits))
         raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
@@ -459,14 +556,18 @@ def _own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
     known = run.provenance
     if "data" not in known:
         raise RunError("the run does not say its data", where=run.path, remedy="name them with --data")
-    packed = pack_data(open_for(run.config, str(known["data"]), watcher), run.config, watcher)
+    packed = pack_data(_open_again(run, str(known["data"]), watcher), run.config, watcher)
     return packed, Splits.load(run.path / "split.json", packed)
 
 
 def _other_data(
-    data: str | Path, predictor: Predictor, split: SplitName, on_bad_image: str, watcher: Observer
+    data: str | Path, predictor: Predictor, home: Run | None, split: SplitName, on_bad_image: str, watcher: Observer
 ) -> tuple[PackedDataset, Splits, Any]:
-    """Return other data prepared as the model's input asks, and the model's label for each of their labels."""
+    """Return other data prepared as the model's input asks, and the model's label for each of their labels.
+
+    Pictures that the run was trained or selected on are left out, unless the data are published ones, whose test split
+    is what it is. The run's own data, perhaps at another place, are divided as the run divided them.
+    """
     import numpy as np
 
     from eyespot.data.checks import require_usable
@@ -489,21 +590,61 @@ def _other_data(
     )
     for sentence in require_usable(packed.report, dataset, on_bad_image=policy):
         watcher.on_message(f"note: {sentence}")
+    own = home is not None and packed.fingerprint == home.provenance.get("dataset_fingerprint")
+    if home is not None and own and (home.path / "split.json").exists():
+        watcher.on_message(f"note: {data} holds the run's own pictures: they are divided as the run divided them")
+        return packed, Splits.load(home.path / "split.json", packed), label_map
     source = split
     if split not in packed.splits:
         if split != "test" or set(packed.splits) != {"train"}:
             raise DataError(f"no {split} split", where=data, remedy=f"there is {', '.join(packed.splits)}")
         if packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
-            raise DataError(
-                "the model was trained on most of these pictures",
-                where=data,
-                remedy="give others, or leave the data out to measure the test split that was set aside",
-            )
+            raise _trained_on_most(data)
         source = "train"
         watcher.on_message(f"note: {data} has no splits: all of its pictures are measured as test")
     rows = np.arange(len(packed.splits[source]), dtype=np.int64)
+    rows = rows[~_seen(packed.splits[source].hashes, home)]
+    seen = len(packed.splits[source]) - len(rows)
+    if seen and dataset.published:
+        watcher.on_message(f"note: the run was trained or selected on {seen:,} of these pictures")
+        rows = np.arange(len(packed.splits[source]), dtype=np.int64)
+    elif seen:
+        if not len(rows):
+            raise _trained_on_most(data)
+        watcher.on_message(
+            f"note: {seen:,} pictures on which the run was trained or selected are left out; {len(rows):,} are measured"
+        )
     # Training pictures are needed nowhere here: the split to measure is the only one.
     return packed, Splits(packed.fingerprint, {split: {source: rows}}), label_map
+
+
+def _trained_on_most(data: str | Path) -> DataError:
+    return DataError(
+        "the model was trained on most of these pictures",
+        where=data,
+        remedy="give others, or leave the data out to measure the test split that was set aside",
+    )
+
+
+def _seen(hashes: UInt8Array, home: Run | None) -> BoolArray:
+    """Return, bool (N,), which pictures a run was trained or selected on; none where that is not known.
+
+    Args:
+        hashes: uint8 (N, 16), their content hashes.
+        home: The run; None for a bundle without its run.
+    """
+    import numpy as np
+
+    from eyespot.data.splits import short_hashes
+
+    path = None if home is None else home.path / TRAINED_ON
+    if path is None or not path.is_file():
+        return np.zeros(len(hashes), dtype=bool)
+    try:
+        known = np.frombuffer(path.read_bytes(), dtype="<u8")
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read ({error})", where=path, remedy="restore the file, or train again") from error
+    return np.isin(short_hashes(hashes), known)
 
 
 def _count_test_read(run: Run, watcher: Observer) -> None:

@@ -31,17 +31,24 @@ def test_nothing_known_is_nothing_to_say() -> None:
         ),
         ({"skipped": 1}, "bad-files-skipped", "warning", "1 file was left out because nothing could be read from it"),
         (
-            {"leaks": 3},
-            "same-picture-in-two-splits",
+            {"leaks": 1, "leaked": {"test": 3, "val": 0}},
+            "test-pictures-in-train",
             "serious",
-            "3 pictures are in more than one split (allowed by --allow-leak)",
+            "3 test pictures are also in train or val (allowed by --allow-leak): the figures on test are too high.",
         ),
         (
-            {"leaks": 1, "published": True},
-            "same-picture-in-two-splits",
+            {"leaks": 1, "leaked": {"test": 1, "val": 0}, "published": True},
+            "test-pictures-in-train",
             "note",
-            "1 picture is in more than one split, as this data set was published.",
+            "1 test picture is also in train or val, as this data set was published.",
         ),
+        (
+            {"leaks": 2, "leaked": {"test": 0, "val": 2}},
+            "val-pictures-in-train",
+            "warning",
+            "2 val pictures are also in train: the figures on val are too high.",
+        ),
+        ({"leaks": 1}, "same-picture-in-two-splits", "warning", "1 group of equal pictures is in more than one split."),
         (
             {"near_across": {"test": 3, "test_total": 200, "val": 0, "val_total": 50}},
             "near-copies-in-test",
@@ -87,6 +94,15 @@ def test_what_is_in_order_is_not_mentioned() -> None:
     assert found(card) == {}
 
 
+def test_a_copy_in_val_is_no_leak_into_test(split_of: Split) -> None:
+    assert list(found({"leaks": 1, "leaked": {"test": 0, "val": 1}})) == ["val-pictures-in-train"]
+    both = found({"leaks": 2, "leaked": {"test": 3, "val": 1}})
+    assert set(both) == {"test-pictures-in-train", "val-pictures-in-train"}
+    measured = found({"leaks": 1}, {"test": {**split_of(0.9), "also_in_train": 4}})
+    assert measured["test-pictures-in-train"][1].startswith("4 test pictures are also in train or val")
+    assert "same-picture-in-two-splits" not in measured
+
+
 def test_test_reads_and_final_runs_are_said(split_of: Split) -> None:
     metrics = {"test": split_of(0.9), "test_reads": 3}
     cautions = found({}, metrics, final=True)
@@ -106,6 +122,6 @@ def test_chance_is_that_of_guessing_and_of_the_most_frequent_class(metrics_of: S
 
 def test_the_worst_comes_first(split_of: Split) -> None:
     cautions = find_cautions(
-        {"duplicates": 1, "skipped": 1, "leaks": 1}, {"test": split_of(0.9)}, num_classes=10, final=False
+        {"duplicates": 1, "skipped": 1, "leaked": {"test": 1}}, {"test": split_of(0.9)}, num_classes=10, final=False
     )
     assert [caution.severity for caution in cautions] == ["serious", "warning", "note", "note"]

@@ -125,6 +125,128 @@ def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path) -> No
     assert "3 and 2 seeds, not paired" in uneven.group_pairs[0].sentence
 
 
+def level(right: int) -> np.ndarray[Any, Any]:
+    return np.arange(N) < right
+
+
+def test_seeds_that_agree_give_no_interval_and_decide_nothing(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"a{s}", level(800 + s), seed=s) for s in (0, 1)]
+    paths += [write_run(tmp_path / f"b{s}", level(850 + s), seed=s, settings={"training.epochs": 3}) for s in (0, 1)]
+    found = compare_runs(paths)
+    (pair,) = found.group_pairs
+    assert (pair.paired, pair.p_value, pair.p_holm) == (True, 0.5, 0.5)
+    assert math.isnan(pair.difference.low)
+    assert "no difference between fast" in pair.sentence
+    assert "(+5.0 points with every seed, p = 0.50, 2 seeds, paired)" in pair.sentence
+    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))["group_pairs"][0]
+    assert (told["p_holm"], told["difference"]["low"]) == (0.5, None)
+
+
+def test_seeds_that_agree_and_are_not_paired_decide_nothing_where_they_are_few(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"a{s}", level(800), seed=s) for s in range(4)]
+    paths += [write_run(tmp_path / f"b{s}", level(850), seed=s, settings={"training.epochs": 3}) for s in range(4, 8)]
+    (few,) = compare_runs([*paths[:2], *paths[4:6]]).group_pairs
+    assert (few.paired, few.p_value) == (False, 1.0)
+    assert "no difference" in few.sentence
+    found = compare_runs(paths)
+    assert found.group_pairs[0].p_value == pytest.approx(2 / 70)  # exact: one order of eight runs, and its mirror
+    assert "80.0 % with each of 4 seeds, so no spread to go by" in found.groups[0].sentence
+    eyespot.compare(*paths, out=tmp_path / "page.html")
+    assert "nan" not in (tmp_path / "page.html").read_text()
+
+
+def test_pairs_of_groups_are_corrected_for_their_number(tmp_path: Path) -> None:
+    from scipy.stats import ttest_ind, ttest_rel
+
+    levels = {1: (800, 804, 811), 2: (803, 812, 814), 3: (820, 818, 835)}
+    paths = [
+        write_run(tmp_path / f"e{epochs}-{seed}", level(right), seed=seed, settings={"training.epochs": epochs})
+        for epochs, rights in levels.items()
+        for seed, right in enumerate(rights)
+    ]
+    pairs = compare_runs(paths).group_pairs
+    expected = [ttest_rel(levels[i], levels[j]).pvalue for i, j in ((1, 2), (1, 3), (2, 3))]
+    assert [pair.p_value for pair in pairs] == pytest.approx(expected)
+    low, high = pairs[1].difference.low, pairs[1].difference.high
+    assert 0 < low < high  # alone it would be told; as one of three it is not
+    assert pairs[1].p_holm == pytest.approx(3 * min(expected))
+    assert "no difference" in pairs[1].sentence
+    assert "after Holm's correction for 3 pairs" in pairs[1].sentence
+    (uneven,) = compare_runs([*paths[:2], *paths[6:]]).group_pairs
+    assert uneven.p_value == pytest.approx(ttest_ind(levels[1][:2], levels[3], equal_var=False).pvalue)
+
+
+def with_digests(run: Path, **digests: str) -> Path:
+    known = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps({**known, "split_digests": digests}))
+    return run
+
+
+def test_only_the_compared_pictures_have_to_be_the_same(tmp_path: Path) -> None:
+    right = with_digests(write_run(tmp_path / "right", hits(0.8)), train="a", test="t")
+    leaked = with_digests(write_run(tmp_path / "leaked", hits(0.9), fingerprint="f2"), train="b", test="t")
+    found = compare_runs([right, leaked])
+    assert any("Only the test pictures are the same for all runs: leaked had other train" in x for x in found.notes)
+    other = with_digests(write_run(tmp_path / "other", hits(0.9)), train="a", test="u")
+    with pytest.raises(DataError, match="different test pictures, though they have equal names in right and other"):
+        compare_runs([right, other])
+    old = write_run(tmp_path / "old", hits(0.9), fingerprint="f2")
+    with pytest.raises(DataError, match="different data: fingerprint f1 and f2"):
+        compare_runs([right, old])
+    val = with_digests(write_run(tmp_path / "val", hits(0.9), fingerprint="f2", split="val"), train="b", test="t")
+    with pytest.raises(DataError, match="different data: fingerprint f1 and f2"):  # of val nothing is known
+        compare_runs([with_digests(write_run(tmp_path / "val0", hits(0.8), split="val"), test="t"), val])
+
+
+def test_pictures_of_which_nothing_is_known_are_matched_by_name_and_that_is_said(tmp_path: Path) -> None:
+    first, second = write_run(tmp_path / "a", hits(0.8)), write_run(tmp_path / "b", hits(0.9))
+    assert not any("matched by id" in note for note in compare_runs([first, second]).notes)
+    (second / "provenance.json").unlink()
+    note = next(note for note in compare_runs([first, second]).notes if "matched by id and label only" in note)
+    assert note.startswith("b: ")
+    # A run in between that knows nothing does not make two others the same.
+    third = write_run(tmp_path / "c", hits(0.9), fingerprint="f2")
+    with pytest.raises(DataError, match=r"fingerprint f1 and f2.* in a and c"):
+        compare_runs([second, first, third])
+
+
+def test_seeds_with_corrected_labels_are_one_group(tmp_path: Path) -> None:
+    paths = []
+    for seed, sha256 in enumerate(("x", "x", "y")):
+        path = write_run(
+            tmp_path / f"r{seed}", hits(0.8, seed), seed=seed, settings={"data.label_fixes": f"{seed}.csv"}
+        )
+        known = json.loads((path / "provenance.json").read_text())
+        (path / "provenance.json").write_text(json.dumps({**known, "label_fixes": {"sha256": sha256}}))
+        paths.append(path)
+    assert [group.seeds for group in compare_runs(paths).groups] == [(0, 1), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("metrics.json", {"train": {"n": 3}}, "it says nothing of top1 of train"),
+        ("metrics.json", {"test": {"top1": "0.4"}}, "top1 of test is '0.4', not a number"),
+        ("metrics.json", {"test": {"nll_loss": "x"}}, "nll_loss of test is 'x', not a number"),
+        ("metrics.json", {"test": {"ece": [1]}}, r"ece of test is \[1\], not a number"),
+        ("metrics.json", {"train_seconds": "12"}, "train_seconds is '12', not a number"),
+        ("metrics.json", {"test_reads": None}, "test_reads is None, not a number"),
+        ("provenance.json", {"parameters": "many"}, "parameters is 'many', not a number"),
+        ("history.jsonl", {"val/loss": "x"}, "val/loss is 'x', not a number"),
+        ("history.jsonl", {"images_per_second": True}, "images_per_second is True, not a number"),
+    ],
+)
+def test_a_run_folder_with_something_else_than_numbers_is_refused_with_its_file(
+    tmp_path: Path, file: str, change: dict[str, Any], said: str
+) -> None:
+    base, odd = write_run(tmp_path / "base", hits(0.8)), write_run(tmp_path / "odd", hits(0.8))
+    known = json.loads((odd / file).read_text().splitlines()[0])
+    whole = {key: {**known[key], **part} if key == "test" else part for key, part in change.items()}
+    (odd / file).write_text(json.dumps({**known, **whole}) + "\n")
+    with pytest.raises(RunError, match=rf"{said} in .*odd.{file}: restore the file, or train again"):
+        compare_runs([base, odd])
+
+
 def test_what_cannot_be_compared_is_refused_and_named(tmp_path: Path) -> None:
     base = write_run(tmp_path / "base", hits(0.8))
     other = write_run(tmp_path / "data", hits(0.8), fingerprint="f2")
@@ -178,6 +300,16 @@ def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Pa
     assert text.count('class="line c-r0"') >= 2  # val curve, cost
     with pytest.raises(UsageError, match=r"cannot write a comparison as '\.png'"):
         eyespot.compare(*paths, out=tmp_path / "page.png")
+
+
+def test_it_is_said_of_which_pairs_pictures_are_shown(tmp_path: Path) -> None:
+    from eyespot.analysis.comparison_page import Flips, render_comparison
+
+    paths = [write_run(tmp_path / f"r{place}", hits(0.8, place), seed=place) for place in range(3)]
+    found = compare_runs(paths)
+    page = render_comparison(found, flips=[Flips("A", "B", 3, []), Flips("B", "A", 2, []), Flips("A", "C", 3, [])])
+    assert "Shown for A against B, C only." in page
+    assert "Shown for" not in render_comparison(compare_runs(paths[:2]), flips=[Flips("A", "B", 3, [])])
 
 
 def test_pictures_on_which_runs_disagree_are_shown(tmp_path: Path, pictures: Path) -> None:

@@ -56,6 +56,7 @@ NETWORKS = [
     *((name, 32) for name in model_names()),
     (CNN, 64),
     (VIT, 160),
+    ("pit_ti_224", 224),  # stages hand out a map and a class token
     pytest.param(SWIN, 224, marks=pytest.mark.slow),
     pytest.param(MIXER, 224, marks=pytest.mark.slow),
 ]
@@ -183,6 +184,75 @@ def test_tiny_pictures_read_an_earlier_layer() -> None:
     predictor = predictor_of("spot", size_px=8)
     assert heatmaps.cam_layer(predictor.model, torch.zeros(1, 3, 8, 8)) is not None
     assert heat_maps(predictor, pixels_of_noise(2, 8), torch.tensor([0, 1])).any()
+
+
+LAYOUTS = [
+    ("resnet10t", 64),  # a map of an earlier stage
+    ("spot", 32),  # the map that the head reads
+    (VIT, 160),  # tokens behind a class token
+    ("test_mambaout", 160),  # channels last, the map that the head reads
+    ("test_mambaout", 96),  # channels last, of an earlier stage
+    ("pit_ti_224", 224),  # a map beside a class token
+    ("hiera_tiny_224", 224),  # tokens window by window
+    pytest.param("volo_d1_224", 224, marks=pytest.mark.slow),  # stages of maps with channels last, a head of tokens
+    pytest.param("tnt_s_legacy_patch16_224", 224, marks=pytest.mark.slow),  # the inside of patches beside patches
+    pytest.param("twins_svt_small", 224, marks=pytest.mark.slow),  # no list of stages: the last tokens
+    pytest.param("mvitv2_tiny", 224, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "size_px"), LAYOUTS)
+def test_where_the_picture_changes_the_places_change(name: str, size_px: int) -> None:
+    predictor = predictor_of(name, size_px=size_px)
+    layer = heatmaps.cam_layer(predictor.model, torch.zeros(1, 3, size_px, size_px))
+    picture = 0.3 * torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    for down, right in ((0.3, 0.8), (0.7, 0.2)):
+        half = size_px // 12
+        row, column = int(down * size_px), int(right * size_px)
+        other = picture.clone()
+        other[:, :, row - half : row + half, column - half : column + half] += 2
+        maps, _ = heatmaps._cut(predictor.model, torch.cat([picture, other]), layer)
+        places = heatmaps._as_places(maps[-1].detach(), predictor.model, layer)
+        assert places is not None
+        change = (places[1] - places[0]).abs().sum(0)  # (H', W')
+        height, width = change.shape
+        hottest = divmod(int(change.argmax()), width)
+        assert height == width
+        near = max(0.17, 1.1 / height)  # a place, or the reach of a late layer
+        assert abs((hottest[0] + 0.5) / height - down) < near, hottest
+        assert abs((hottest[1] + 0.5) / width - right) < near, hottest
+
+
+class Tokens(nn.Module):
+    """Stands for a backbone of timm; its one stage before the last hands out what no network should."""
+
+    has_tokens, prefix_tokens = True, 1
+
+    def __init__(self, stages: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(*(nn.Flatten() for _ in range(stages)), nn.Linear(48, 4))
+        self.backbone.feature_info = [{"module": str(number), "num_chs": 48} for number in range(stages)]
+
+    def stage_modules(self) -> list[nn.Module]:
+        return list(self.backbone)[:-1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.backbone(images)  # type: ignore[no-any-return]
+
+
+def test_a_network_whose_places_are_not_known_is_refused_with_the_true_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, targets = torch.zeros(1, 3, 4, 4), torch.tensor([0])
+    with pytest.raises(ModelError, match=r"timm does not say which layers.*class token.*--method occlusion"):
+        heatmaps._gradcam(Tokens(0), images, targets, "none")
+    with pytest.raises(ModelError, match="no layer of the network has places"):
+        heatmaps._gradcam(Tokens(2), images, targets, "none")
+
+    def fail(*args: object) -> None:
+        raise AttributeError("'dict' object has no attribute 'detach'")
+
+    monkeypatch.setattr(heatmaps, "_cut", fail)
+    with pytest.raises(ModelError, match=r"cannot be explained by a layer of it \(AttributeError: 'dict'.*occlusion"):
+        heatmaps._gradcam(Tokens(2), images, targets, "none")
 
 
 def test_a_map_without_anything_is_not_checked() -> None:

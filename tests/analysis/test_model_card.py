@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from eyespot.analysis.cautions import DataCard
 from eyespot.analysis.model_card import model_card, plain
 from eyespot.evaluation.bundle import Pretrained, read_info
 from eyespot.opening import data_card, open_data, pack_data
@@ -81,6 +82,19 @@ def test_the_rule_for_unknown_pictures_is_told_with_what_it_does_to_test(trained
     text = model_card(read_info(trained.path / "bundle"), metrics, data_card(packed))
     assert "its score (energy, pixels) is above 3.25, as 5.0 % of 400 genuine val pictures are" in text
     assert "On test 6.0 % [5.0, 7.0] are refused; accuracy on the other 940: 93.0 %." in text
+
+
+def test_what_was_looked_for_is_not_told_as_unchecked(trained: Run) -> None:
+    info = read_info(trained.path / "bundle")
+    card: DataCard = {"leaks": 0}
+    assert "(`eyespot check` looks for near copies)" in model_card(info, trained.metrics, card)
+    card["near_across"] = {"test": 3, "test_total": 200, "val": 0, "val_total": 50, "correlation": 0.94}
+    text = model_card(info, trained.metrics, card)
+    assert "which misses some: 3 of 200 test pictures, 0 of 50 val pictures." in text
+    assert "looks for near copies" not in text
+    card["near_across"] = {**card["near_across"], "too_alike": 1, "test": 0}
+    assert "Near copies: the pictures are too alike to tell them" in model_card(info, trained.metrics, card)
+    assert "compression, when this card was written (`eyespot evaluate RUN --robustness`" in text
 
 
 @pytest.mark.parametrize(

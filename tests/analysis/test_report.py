@@ -98,7 +98,7 @@ def test_the_report_says_everything_with_split_and_n(report: ReportInput) -> Non
         "On test, n = 400: the 3 wrong answers",
         "said dog is cat 99.9 % sure",
         "test/cat/0.jpg",
-        "5 pictures of train after augmentation",
+        "5 pictures of train as the training gets them",
         "Mirrored in every other epoch.",
         "/home/ann/photos",
         "train/cat/1.jpg",

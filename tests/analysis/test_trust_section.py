@@ -16,6 +16,7 @@ def metrics_with_rule() -> dict[str, Any]:
         "refused_ci95": [0.03, 0.12],
         "accepted": 94,
         "accepted_top1": 0.95,
+        "accepted_top1_ci95": [0.88, 0.98],
         "histogram": {"edges": [0.0, 1.0, 2.0], "right": [80, 9], "wrong": [4, 7]},
     }
     test = {**numbers, "ece": 0.0117, "uncalibrated": numbers, "n": 100, "unknown": unknown}
@@ -28,7 +29,7 @@ def test_before_and_after_stand_beside_each_other() -> None:
     assert found is not None
     assert [row[:2] for row in found["rows"]] == [("before", "0.1900"), ("after", "0.0117")]
     assert found["told"].startswith("Logits are divided by 0.533, the temperature at which 400 val pictures")
-    assert "Here 6 are refused, 6.0 % [3.0, 12.0]; accuracy on the other 94: 95.0 %." in found["unknown"]
+    assert "Here 6 are refused, 6.0 % [3.0, 12.0]; accuracy on the other 94: 95.0 % [88.0, 98.0]." in found["unknown"]
     assert "unknown beyond" in found["histogram"]
     assert "before" in found["diagram"]
 

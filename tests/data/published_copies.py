@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.data.cifar import Batch, CifarLayout
-from eyespot.data.dataset import Int64Array, SplitName, UInt8Array
+from eyespot.data.dataset import SplitName
 from eyespot.data.idx import IdxFile
 
 

@@ -24,6 +24,7 @@ import types
 import unicodedata
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -397,6 +398,52 @@ def test_names_that_are_not_unicode_are_refused(tmp_path: Path) -> None:
     raw = "üü".encode()
     bad = buffer.replace(raw, b"\xff\xff\xff\xff")
     refused(write(tmp_path, "a.tar", bytes(bad)), "damaged or cut off")
+
+
+def unmarked_zip(members: list[tuple[bytes, bytes]], *, extra: bytes = b"") -> bytes:
+    """A zip whose names are raw bytes without the flag that says UTF-8."""
+    buffer = io.BytesIO()
+    stand_ins = [bytes([ord("A") + number]) * len(name) for number, (name, _) in enumerate(members)]
+    with zipfile.ZipFile(buffer, "w") as book:
+        for stand_in, (_, content) in zip(stand_ins, members, strict=True):
+            info = zipfile.ZipInfo(stand_in.decode())
+            info.extra = extra
+            book.writestr(info, content)
+    whole = buffer.getvalue()
+    for stand_in, (name, _) in zip(stand_ins, members, strict=True):
+        whole = whole.replace(stand_in, name)
+    return whole
+
+
+def test_zip_names_in_utf8_without_the_flag_are_read_as_utf8(tmp_path: Path) -> None:
+    names = ["Bär/ü 猫.jpg", "a.jpg", "épagneul à poil/1.jpg"]
+    report = extract_archive(
+        write(tmp_path, "a.zip", unmarked_zip([(name.encode(), name.encode()) for name in names])), tmp_path / "out"
+    )
+    assert files_under(tmp_path / "out") == {name: name.encode() for name in names}
+    assert (report.guessed, report.guessed_names) == (0, [])
+
+
+def test_zip_names_in_no_known_encoding_are_cp437_and_noted(tmp_path: Path) -> None:
+    archive = write(
+        tmp_path, "a.zip", unmarked_zip([(b"B\x84r/long.jpg", b"1"), (b"plain", b"2"), (b"\xe9t\xe9", b"3")])
+    )
+    report = extract_archive(archive, tmp_path / "out")
+    assert files_under(tmp_path / "out") == {"Bär/long.jpg": b"1", "plain": b"2", "ΘtΘ": b"3"}
+    assert (report.guessed, report.guessed_names) == (2, ["Bär/long.jpg", "ΘtΘ"])
+    again = extract_archive(archive, tmp_path / "out")
+    assert (again.extracted, again.guessed_names) == (False, report.guessed_names)
+    marked = write(tmp_path, "b.zip", zip_bytes([("ΘtΘ", b"3")]))
+    assert extract_archive(marked, tmp_path / "marked").guessed == 0
+
+
+def test_the_unicode_name_of_a_zip_is_believed_where_python_reads_it(tmp_path: Path) -> None:
+    raw, name = b"caf\x82", "café"
+    field = b"\1" + struct.pack("<L", zlib.crc32(raw)) + name.encode()
+    extra = struct.pack("<HH", 0x7075, len(field)) + field
+    report = extract_archive(write(tmp_path, "a.zip", unmarked_zip([(raw, b"1")], extra=extra)), tmp_path / "out")
+    assert files_under(tmp_path / "out") == {name: b"1"}  # CP437 has the same letter: right either way
+    assert report.guessed <= 1
 
 
 def test_a_surrogate_in_a_name_is_refused(tmp_path: Path) -> None:

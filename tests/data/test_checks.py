@@ -13,6 +13,7 @@ from eyespot.data.checks import (
     ScannedPictures,
     build_report,
     class_counts,
+    count_leaked,
     enforce,
     find_duplicates,
     require_usable,
@@ -170,6 +171,13 @@ def test_a_val_picture_in_train_is_said_and_goes_on() -> None:
     report, dataset = scan([*CLEAN, ("v1", "val", 0, 1)])
     (said,) = enforce(report, dataset, on_bad_image="refuse", allow_leak=False)
     assert said == "1 of the 2 val pictures is also in train: the validation figures are too good."
+
+
+def test_leaked_pictures_are_counted_and_not_their_groups() -> None:
+    report, _ = scan([*CLEAN, ("t1", "test", 0, 1), ("t2", "test", 0, 1), ("t3", "test", 0, 1), ("v1", "val", 1, 2)])
+    assert len(report.leaks) == 2
+    assert count_leaked(report) == {"test": 3, "val": 1}
+    assert count_leaked(scan(CLEAN)[0]) == {"test": 0, "val": 0}
 
 
 def test_copies_within_test_are_no_leak() -> None:

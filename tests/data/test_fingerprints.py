@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyespot.data import fingerprints
-from eyespot.data.fingerprints import correlations, describe, find_candidates, find_near_pairs, group_pairs, thumbnails
+from eyespot.data.fingerprints import (
+    NearPairs,
+    correlations,
+    count_chained,
+    describe,
+    find_candidates,
+    find_near_pairs,
+    group_pairs,
+    thumbnails,
+)
 
 
 def smooth(count: int, *, side: int = 32, seed: int = 0) -> np.ndarray:
@@ -89,6 +98,23 @@ def test_many_pictures_in_one_bucket_are_cut_and_counted(monkeypatch: pytest.Mon
     found = list(find_candidates(vectors))
     assert sum(cut for *_, cut in found) > 0
     assert sum(len(first) for first, *_ in found) < 400 * 399 / 2
+
+
+def pairs_of(first: np.ndarray, second: np.ndarray) -> NearPairs:
+    return NearPairs(first, second, np.ones(len(first), np.float32), np.zeros(len(first), np.bool_), 0, 0)
+
+
+def test_likeness_that_is_handed_on_is_told_from_copies() -> None:
+    chain = np.arange(599)
+    assert count_chained(1000, pairs_of(chain, chain + 1)) == 600
+    assert count_chained(20_000, pairs_of(chain, chain + 1)) == 0
+    assert count_chained(1000, pairs_of(chain[:0], chain[:0])) == 0
+    # 40 pictures in 25 copies each, however few of the pairs were found: a group is a small part of all.
+    copies = np.arange(1000)[np.arange(1000) % 25 > 0]
+    assert count_chained(1000, pairs_of(copies - 1, copies)) == 0
+    # All pairs of 300 pictures: one group, and all of it near.
+    first, second = np.triu_indices(300, 1)
+    assert count_chained(300, pairs_of(first, second)) == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda pair: pair[0] != pair[1]), max_size=30))

@@ -105,6 +105,61 @@ class TestListing:
         assert read(tmp_path / "b", *[f"{name}/1.png" for name in names]).class_names == names
         assert read(tmp_path / "c", "bus/1.png", "test/1.png").class_names == ("bus", "test")
 
+    def test_classes_may_have_the_same_folders_inside(self, tmp_path: Path) -> None:
+        fruit = [f"{name}/{state}/1.png" for name in ("apple", "pear") for state in ("fresh", "rotten")]
+        dataset = read(tmp_path, *fruit)
+        assert dataset.class_names == ("apple", "pear")
+        assert any("below a class folder" in note for note in dataset.notes)
+
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            ("training_set", "test_set"),
+            ("Train_Images", "Test_Images"),
+            ("train_data", "val_data"),
+            ("trainset", "testset"),
+            ("images-train", "images-val"),
+            ("TRAIN IMGS", "validation imgs"),
+            ("seg_train/seg_train", "seg_test/seg_test"),
+            ("training_set/training_set", "test_set"),
+        ],
+    )
+    def test_split_folders_as_data_sets_are_handed_out(self, tmp_path: Path, train: str, test: str) -> None:
+        paths = [f"{split}/{kind}/1.png" for split in (train, test) for kind in ("cat", "dog")]
+        dataset = read(tmp_path, *paths, f"{train}/cat/2.png", "seg_pred/seg_pred/1.png", "readme.png")
+        assert dataset.class_names == ("cat", "dog")
+        measured = "val" if "val" in test else "test"
+        assert {split: len(items) for split, items in dataset.splits.items()} == {"train": 3, measured: 2}
+        assert listed(dataset)[0] == (f"{train}/cat/1.png", "cat")
+        beside = train.partition("/")[0]
+        assert {
+            f"folders beside {beside}/ left out: 'seg_pred'",
+            f"1 file beside {beside}/ left out: 'readme.png'",
+        } <= {*dataset.notes}
+
+    def test_classes_that_begin_like_a_split_stay_classes(self, tmp_path: Path) -> None:
+        names = ("test_tube", "training_shoes", "train", "test_set", "valley", "data_set", "set")
+        assert read(tmp_path / "a", *[f"{name}/1.png" for name in names]).class_names == tuple(sorted(names))
+        assert read(tmp_path / "b", "test_tube/old/1.png", "training_shoes/new/1.png").class_names == (
+            "test_tube",
+            "training_shoes",
+        )
+        assert read(tmp_path / "c", "train/train/1.png", "train/bus/1.png").class_names == ("bus", "train")
+
+    def test_a_plain_split_name_goes_before_a_longer_one(self, tmp_path: Path) -> None:
+        classes = [f"{split}/{kind}/1.png" for split in ("train", "test") for kind in ("cat", "dog")]
+        dataset = read(tmp_path, *classes, "test_images/1.png")
+        assert {split: len(items) for split, items in dataset.splits.items()} == {"train": 2, "test": 2}
+        assert "folders beside train/ left out: 'test_images'" in dataset.notes
+
+    def test_folders_in_classes_may_have_equal_names(self, tmp_path: Path) -> None:
+        one = ("cat/images/1.png", "dog/images/1.png")
+        assert read(tmp_path / "a", *one).class_names == ("cat", "dog")
+        own = ("cat/old/1.png", "cat/young/1.png", "dog/old/1.png", "dog/young/1.png", "dog/2.png")
+        assert read(tmp_path / "b", *own).class_names == ("cat", "dog")
+        other = ("cat/old/1.png", "cat/young/1.png", "dog/old/1.png", "dog/big/1.png")
+        assert read(tmp_path / "c", *other).class_names == ("cat", "dog")
+
     def test_class_names_sort_by_code_point_whatever_the_order_on_disk(self, tmp_path: Path) -> None:
         names = ["zebra", "Zebra2", "ähre", "10", "9", "übel", "_x", "élan"]
         dataset = read(tmp_path, *[f"{name}/1.png" for name in names])
@@ -364,6 +419,21 @@ class TestRefused:
             (("train/cat/1.png", "train/dog/1.png", "test1/1.png"), "splits or classes?"),
             (("train/cat/1.png", "train/dog/1.png", "val/", "valid/"), "two folders for the split val: 'val', 'valid'"),
             (("train/cat/1.png", "train/dog/1.png", "training/cat/1.png"), "two folders for the split train"),
+            (("train_set/cat/1.png", "training_set/cat/1.png"), "two folders for the split train"),
+            (("test_set/cat/1.png", "val_set/dog/1.png"), "test_set/, val_set/ without train/"),
+            (
+                ("cat/train_set/1.png", "cat/test_set/1.png", "dog/train_set/1.png"),
+                "the splits are inside of the class",
+            ),
+            (
+                ("cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"),
+                "the splits are inside of the",
+            ),
+            (
+                ("fold1/cat/1.png", "fold1/dog/1.png", "fold2/cat/1.png", "fold2/dog/1.png", "fold2/emu/1.png"),
+                "'fold1', 'fold2' hold no pictures, but all hold folders named 'cat', 'dog': splits or classes?",
+            ),
+            (("photos/cat/1.png", "photos/dog/1.png", "test/cat/1.png", "test/dog/1.png"), "splits or classes?"),
         ],
         ids=lambda value: "+".join(value) if isinstance(value, tuple) else None,
     )

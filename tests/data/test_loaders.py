@@ -30,6 +30,8 @@ from eyespot.data.splits import Splits, make_splits
 from eyespot.data.stream_workers import StreamWorkers
 from eyespot.errors import BadImageError, DataError, UsageError
 
+from .without_gpu import Traffic, no_gpu
+
 SIZE_PX = 12
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -301,6 +303,38 @@ def test_memory_gives_batches_wherever_torch_has_a_device() -> None:
     (batch,) = loader.batches(0)
     assert {tensor.device.type for tensor in (*batch, loader.labels)} == {device}
     assert np.array_equal(batch.images.permute(0, 2, 3, 1).cpu().numpy(), pixels[batch.indices.cpu().numpy()])
+
+
+@pytest.mark.parametrize("fit", ["crop", "short-side"])
+def test_pixels_that_a_gpu_has_no_room_for_give_the_same_batches(
+    pictures: list[Path], fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = packed_of({"train": pictures}, in_memory=True, fit=fit)
+    expected = list(loader_of(packed).batches(1, first_step=1))
+    monkeypatch.setattr(loaders, "_has_room", lambda num_bytes, device: False)
+    loader = loader_of(packed)
+    for one, other in zip(loader.batches(1, first_step=1), expected, strict=True):
+        assert_equal(one, other)
+
+
+def test_pixels_take_at_most_half_of_what_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 8000))
+    assert loaders._has_room(500, torch.device("cuda:1"))
+    assert not loaders._has_room(501, torch.device("cuda:1"))
+    assert loaders._has_room(10**15, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("free", "copies"), [(10**9, 0), (10, 10)])
+def test_an_epochs_order_goes_to_a_gpu_once(free: int, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    with no_gpu():
+        pixels, labels = np.zeros((60, 4, 4, 3), np.uint8), np.zeros(60, np.int64)
+        loader = MemoryLoader(pixels, labels, BatchPlan(60, 6, shuffle=True), device="cuda")
+        with Traffic() as traffic:
+            batches = list(loader.batches(0))
+        assert {tensor.device.type for batch in batches for tensor in batch} == {"cuda"}
+        assert traffic.waited == 1  # for the order
+        assert traffic.copies == copies  # a batch out of the computer's memory each
 
 
 # ------------------------------------------------------------------------------------------------------- make_loader

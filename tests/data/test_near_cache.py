@@ -91,3 +91,12 @@ def test_a_runs_own_division_decides(copied: Path) -> None:
     # Of val, 0 is like 1 and 2, and 4 is like 3; of test, 30 is like 4, which is not in train.
     facts = near_across(pairs, packed, splits)
     assert facts == {"correlation": 0.94, "val": 2, "val_total": 2, "test": 0, "test_total": 14}
+
+
+def test_pictures_that_are_too_alike_are_not_counted(copied: Path) -> None:
+    packed = packed_of(copied)
+    splits = Splits(packed.fingerprint, {"train": {"train": np.arange(24)}, "test": {"test": np.arange(14)}})
+    chain = np.arange(37)
+    pairs = NearPairs(chain, chain + 1, np.ones(37, np.float32), np.zeros(37, np.bool_), 37, 0)
+    facts = near_across(pairs, packed, splits)
+    assert facts == {"correlation": 0.94, "too_alike": 1, "val": 0, "val_total": 0, "test": 0, "test_total": 14}

@@ -586,6 +586,38 @@ def test_what_is_packed_is_used_whatever_memory_is_free_today(tmp_path: Path, mo
     assert pack_dataset(dataset, fit="pad").splits["train"].pixels is None
 
 
+@pytest.mark.parametrize("limit", [None, 10**6])
+def test_what_is_packed_is_used_however_full_the_disk_is_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    dataset = write_pictures(tmp_path / "data")
+    first = pack_dataset(dataset)
+    monkeypatch.setattr(pack_spec, "_free_disk_bytes", lambda folder: 100)
+    forbid_decoding(monkeypatch)
+    packed = pack_dataset(dataset, memory_limit_bytes=limit)
+    assert packed.seconds == 0
+    assert packed.splits["train"].pixels is not None
+    assert_equal(packed, first)
+    assert pack_dataset(dataset, memory_limit_bytes=10).splits["train"].pixels is None  # the caller's own limit holds
+
+
+def test_what_another_process_packs_meanwhile_is_used_however_full_the_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_pictures(tmp_path / "data")
+    pack_dataset(dataset)
+    monkeypatch.setattr(pack_spec, "_free_disk_bytes", lambda folder: 100)
+    load, asked = pack_cache.CacheEntry.load, []
+
+    def load_late(self: pack_cache.CacheEntry, *, with_pixels: bool) -> PackedDataset | None:
+        asked.append(with_pixels)
+        return load(self, with_pixels=with_pixels) if len(asked) > 2 else None
+
+    monkeypatch.setattr(pack_cache.CacheEntry, "load", load_late)
+    assert pack_dataset(dataset, memory_limit_bytes=10**6).splits["train"].pixels is not None
+    assert asked == [True, False, True]
+
+
 def test_estimates_say_what_they_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_pictures(tmp_path / "data")
     spec = choose_spec(dataset, size_px=64, channels=3, fit="crop", interpolation="bicubic")
@@ -602,6 +634,9 @@ def test_estimates_say_what_they_compare(tmp_path: Path, monkeypatch: pytest.Mon
     assert estimate_pack(dataset, spec).fits
     monkeypatch.setattr(pack_spec, "_free_disk_bytes", lambda folder: 100)
     assert "more than nine tenths of the free space in" in estimate_pack(dataset, spec).reason
+    assert estimate_pack(dataset, spec).allowed  # the disk has room for what it holds already
+    assert estimate_pack(dataset, spec, memory_limit_bytes=10**6).allowed
+    assert not limited.allowed
     ready = arrays()
     ready_spec = choose_spec(ready, size_px="auto", channels="auto", fit="crop", interpolation="bicubic")
     assert estimate_pack(ready, ready_spec, memory_limit_bytes=1).fits  # they are in memory already
@@ -791,6 +826,70 @@ def test_a_killed_worker_is_an_error_that_names_the_picture(
     assert pack_dataset(dataset, workers=2).report.bad == ()
 
 
+@needs_posix
+def test_a_stopped_worker_is_killed_and_named_instead_of_waited_for(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_pool, "STALL_SECONDS", 3.0)
+    started = record_workers(monkeypatch)
+    deadly_workers(monkeypatch, "import signal; os.kill(os.getpid(), signal.SIGSTOP)")
+    outcome: list[BaseException] = []
+
+    def pack() -> None:
+        try:
+            pack_dataset(with_deadly_picture(tmp_path), workers=2)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=pack, daemon=True)
+    thread.start()
+    thread.join(60)
+    for worker in started:  # where it hangs, nothing may be left of it
+        worker.kill()
+    assert outcome, "it hangs"
+    assert "a decoding worker has finished no picture for 3 s while reading test/cat/deadly.png in pets" in str(
+        outcome[0]
+    )
+    assert all(worker.wait(10) for worker in started)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_slow_pictures_are_waited_for_as_long_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_pool, "STALL_SECONDS", 4.0)
+    deadly_workers(monkeypatch, "import time; time.sleep(2)")
+    dataset = with_deadly_picture(tmp_path)
+    (slow,) = (path for path in dataset.splits["test"].paths or () if path.name == "deadly.png")
+    pictures = [slow.with_name(f"{number}") / "deadly.png" for number in range(3)]
+    for path in pictures:
+        path.parent.mkdir()
+        path.write_bytes(slow.read_bytes())
+    job = make_job(tmp_path, 3)
+    segments = [FileSegment(0, pictures, [100] * 3)]  # one chunk of 6 s
+    assert decode_files(job, segments, workers=2, progress=lambda files: None) == {}
+
+
+def test_a_worker_that_stops_between_two_pictures_was_about_to_read_the_next(tmp_path: Path) -> None:
+    job = make_job(tmp_path, 5)
+    worker = decode_pool._Worker.__new__(decode_pool._Worker)
+    worker._job, worker._seen, worker._quiet_seconds = job, (None, 0), 0.0
+    worker._chunk = FileChunk(1, ("a", "b", "c"))
+    records = np.memmap(job.records_path, dtype=RECORD, mode="r+")
+
+    def look(times: float) -> None:
+        for _ in range(int(times)):
+            worker.watch()
+
+    looks = decode_pool.STALL_SECONDS / decode_pool.LOOK_SECONDS
+    look(looks)
+    records["status"][1] = decode_pool.BAD  # a picture was finished: the time begins anew
+    look(looks)
+    with pytest.raises(WorkerDiedError, match="has finished no picture for 60 s") as caught:
+        look(1)
+    assert caught.value.reading == (2,)
+    worker._chunk = None
+    look(3 * looks)  # nobody asks it for anything
+
+
 def test_a_crashed_worker_is_an_error_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deadly_workers(monkeypatch, "raise RuntimeError('no such luck')")
     with pytest.raises(
@@ -846,7 +945,8 @@ def test_ctrl_c_leaves_neither_workers_nor_folders(
     started = record_workers(monkeypatch)
 
     def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):

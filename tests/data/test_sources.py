@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -155,6 +156,10 @@ class TestNamedCifar:
         zip_folder(archive, tmp_path / "made")
         second = open_dataset("cifar10")
         assert len(second.splits["train"]) == len(first.splits["train"]) + 1
+
+    def test_split_folders_under_longer_names_are_found(self, data: Path) -> None:
+        write_folders(data / "cifar10", CIFAR10.class_names, splits=("Train_Images", "Test_Images"))
+        assert set(open_dataset("cifar10").splits) == {"train", "test"}
 
     def test_original_pixels_are_preferred_to_pictures(self, data: Path, small: Callable[..., Any]) -> None:
         write_folders(data / "cifar10-jpeg", CIFAR10.class_names, suffix=".jpg")
@@ -518,6 +523,23 @@ class TestPaths:
             tar.addfile(link)
         notes = open_dataset(archive).notes
         assert any("1 members of the archive left out" in note and "link.png" in note for note in notes)
+
+    def test_names_of_an_archive_in_no_stated_encoding_are_noted(self, data: Path, tmp_path: Path) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as book:
+            for name in ("Krab/1.png", "Wolf/1.png"):
+                book.writestr(name, b"x")
+        (tmp_path / "photos.zip").write_bytes(buffer.getvalue().replace(b"Krab", b"B\x84r\x84"))
+        dataset = open_dataset(tmp_path / "photos.zip")
+        assert dataset.class_names == ("Bärä", "Wolf")
+        expected = "1 names in the archive are in no stated encoding, read as CP437: 'Bärä/1.png'"
+        assert any(expected in note for note in dataset.notes)
+
+    def test_split_folders_of_an_archive_as_they_are_handed_out(self, data: Path, tmp_path: Path) -> None:
+        write_folders(tmp_path / "made", ("left", "right"), splits=("seg_train/seg_train", "seg_test/seg_test"))
+        dataset = open_dataset(zip_folder(tmp_path / "photos.zip", tmp_path / "made"))
+        assert (dataset.layout, dataset.class_names) == ("archive of split folders", ("left", "right"))
+        assert set(dataset.splits) == {"train", "test"}
 
     def test_csv(self, tmp_path: Path) -> None:
         for name in ("a.png", "b.png"):

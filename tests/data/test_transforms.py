@@ -29,6 +29,9 @@ from eyespot.data.transforms import (
     mix_batch,
 )
 from eyespot.errors import ConfigError, DataError, UsageError
+from eyespot.opening import load_recipe
+
+from .without_gpu import Traffic, no_gpu
 
 RGB = InputSpec(16, 3, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 GREY = InputSpec(16, 1, (0.29,), (0.35,))
@@ -56,7 +59,7 @@ def pixels(batch=4, channels=3, height=16, width=16, seed=0):
 
 
 def dice(batch, seed=0):
-    return ops.Dice(batch, gen(seed), torch.device("cpu"))
+    return ops.Dice(batch, gen(seed))
 
 
 def apply(transform, images, *, seed=0, epoch=0, method="__call__"):
@@ -268,6 +271,73 @@ def test_thread_count_does_not_change_the_result():
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
+
+
+# --- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["fast", "dll2018", "gomez2025-vgg", "strong"])
+def test_a_training_batch_goes_to_a_gpu_in_one_copy_that_nobody_waits_for(recipe):
+    config = load_recipe(recipe, {}).augment
+    spec = InputSpec(32, 3, RGB.mean, RGB.std, model_px=48)
+    with no_gpu():
+        images = torch.empty(8, 32, 32, 3, dtype=torch.uint8, device="cuda").permute(0, 3, 1, 2)
+        labels = torch.zeros(8, dtype=torch.int64, device="cuda")
+        for step in range(2):  # constants are copied with the first batch
+            with Traffic() as traffic:
+                transform = build_train_transform(config, spec)
+                shown = transform(images, labels, generator=gen(), epoch=0, indices=labels)
+                mix_batch(shown, F.one_hot(labels, 4).float(), mixup_alpha=0, cutmix_alpha=0, generator=gen())
+            assert shown.device.type == "cuda"
+            assert traffic.copies == (transform.config != AugmentConfig())
+            assert step == 0 or not traffic.waited
+
+
+@pytest.mark.parametrize("place", [1, *range(6, 14)])
+def test_operations_of_a_policy_do_not_wait_for_a_gpu(place):
+    with no_gpu():
+        images = torch.empty(8, 16, 16, 3, dtype=torch.uint8, device="cuda").permute(0, 3, 1, 2)
+        chosen, strengths = torch.full((8,), place, device="cuda"), torch.ones(8, device="cuda")
+        groups = {place: torch.arange(3, device="cuda")}
+        for step in range(2):
+            with Traffic() as traffic:
+                ops.apply_auto_ops(images, chosen, strengths, "reflect", groups=groups)
+            assert step == 0 or not traffic.waited + traffic.copies
+
+
+def test_evaluation_keeps_its_constants_on_a_gpu():
+    with no_gpu():
+        images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device="cuda")
+        transform = EvalTransform(RGB)
+        transform(images)
+        with Traffic() as traffic:
+            transform(images)
+        assert not traffic.waited + traffic.copies
+
+
+def test_what_goes_to_a_gpu_in_one_piece_comes_out_as_it_was():
+    numbers = {
+        "coin": torch.rand(5, generator=gen()) < 0.5,
+        "row": torch.arange(-2, 3),
+        "matrix": torch.rand(5, 2, 3, generator=gen()).transpose(1, 2),
+        "none": torch.zeros(0, dtype=torch.int64),
+        "factor": torch.rand(5, generator=gen()),
+    }
+    found = ops.parted(ops.joined(numbers), numbers)
+    assert found.keys() == numbers.keys()
+    for name, value in numbers.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+
+
+def test_what_is_kept_for_a_device_can_be_trained_with():
+    ops.constant.cache_clear()
+    with torch.inference_mode():
+        assert not ops.constant((1.0, 2.0), torch.device("cpu")).is_inference()
+        EvalTransform(RGB)(pixels())
+    images = EvalTransform(RGB)(pixels()).requires_grad_()
+    images.sum().backward()
+    assert images.grad is not None
 
 
 ACTIVE = {
@@ -782,14 +852,20 @@ def test_strengths_are_those_of_torchvision():
             assert torch.allclose(row.expand(31), expected.expand(31), atol=1e-4), name
 
 
+def auto_augment(images, *, fill, **options):
+    for chosen, strengths in ops.throw_auto_ops(dice(len(images)), (16, 16), **options):
+        images = ops.apply_auto_ops(images, chosen, strengths, fill)
+    return images
+
+
 def test_policies_use_every_operation_and_randaugment_zero_keeps_geometry():
     images = pixels(400)
     options = {"num_ops": 1, "magnitude": 9, "fill": "reflect"}
-    wide = ops.auto_augment(images, dice(400), policy="trivialaugment", **options)
+    wide = auto_augment(images, policy="trivialaugment", **options)
     changed = (wide != images).flatten(1).any(dim=1).float().mean()
     assert 0.7 < float(changed) < 1.0  # identity and strength 0 are among the draws
-    once = ops.auto_augment(images, dice(400), policy="randaugment", **options)
-    twice = ops.auto_augment(images, dice(400), policy="randaugment", **{**options, "num_ops": 3})
+    once = auto_augment(images, policy="randaugment", **options)
+    twice = auto_augment(images, policy="randaugment", **{**options, "num_ops": 3})
     assert (twice != images).flatten(1).any(dim=1).sum() > (once != images).flatten(1).any(dim=1).sum()
 
 

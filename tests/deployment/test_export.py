@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,23 @@ class TestOnnx:
         )
         assert any(done.stdout.startswith(name) for name in NAMES), done.stdout
 
+    def test_the_example_sees_what_predict_sees_of_a_transparent_picture(
+        self, onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from PIL import Image
+
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 4), np.uint8)
+        pixels[5:, :, 3] //= 8
+        Image.fromarray(pixels).save(tmp_path / "transparent.png")
+        predictor = eyespot.load(onnx_file.parent / "bundle", device="cpu")
+        plan = export_module.ComputePlan("cpu", "float32", "a test")
+        own = eyespot.Predictor(predictor.model, predictor.info, plan)
+        over_white = own.predict([tmp_path / "transparent.png"])[0]
+        assert f"{over_white.prob:.1%}" != f"{own.predict([pixels[..., :3]])[0].prob:.1%}"
+        monkeypatch.setattr(sys, "argv", ["classify.py", str(onnx_file), str(tmp_path / "transparent.png")])
+        runpy.run_path(str(Path(__file__).parents[2] / "examples" / "classify.py"))
+        assert capsys.readouterr().out.startswith(f"{over_white.label} {over_white.prob:.1%}")
+
     @pytest.mark.parametrize(("name", "views"), [("spot", "mirror-shift"), ("convnet3", "none")])
     def test_it_says_what_is_unknown(self, name: str, views: str, tmp_path: Path) -> None:
         bundle = write_bundle(tmp_path / "bundle", name, rule=True, views=views)
@@ -244,6 +262,32 @@ class TestRefusals:
         ):
             export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
         assert os.listdir(tmp_path) == ["bundle"]
+
+    @pytest.mark.parametrize("output", [0, 2])
+    def test_a_file_that_answers_nan_is_not_written(
+        self, output: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = write_bundle(tmp_path / "bundle", rule=True)
+        real, calls = export_module._run_onnx, []
+
+        def wrong(session: Any, batch: Any) -> Any:
+            calls.append(batch)
+            answers = list(real(session, batch))
+            if len(calls) == 2:  # neither the first picture nor the last
+                answers[output] = answers[output] * np.nan
+            return tuple(answers)
+
+        monkeypatch.setattr(export_module, "_run_onnx", wrong)
+        with pytest.raises(ModelError, match=r"some answers of the file are NaN or infinite; no file was written in"):
+            export_onnx(bundle, tmp_path / "model.onnx", pictures=few())
+        assert os.listdir(tmp_path) == ["bundle"]
+
+    def test_nor_one_in_8_bits_whose_accuracy_holds(self, tmp_path: Path) -> None:
+        labelled = export_module.Labelled(np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1, np.int64), "val")
+        for differences in ((np.nan, 0.0), (0.0, np.nan), (np.inf, None)):
+            found = export_module.Agreement(2, *differences, (0.9, 0.9), (0.05, 0.05))
+            with pytest.raises(ModelError, match=r"NaN or infinite.*: export it without --int8"):
+                export_module._check(tmp_path / "model.onnx", found, labelled, int8=True)
 
     def test_something_is_there_already(self, tmp_path: Path) -> None:
         bundle = write_bundle(tmp_path / "bundle")

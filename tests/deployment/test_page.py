@@ -14,7 +14,7 @@ from eyespot.deployment.engine import open_engine
 from eyespot.deployment.limits import Limits
 from eyespot.runs import Run
 
-from .test_server import Running, png
+from .test_server import Running, Slow, png, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -30,6 +30,37 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+def test_what_still_waits_is_kept_and_what_was_answered_before_makes_room(browser: Any) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        answer = '{"predictions":[{"top":[{"name":"cat","prob":0.4}]}]}'
+        held: list[Any] = []
+        waits = True
+
+        def reply(route: Any) -> None:
+            if waits:
+                held.append(route)
+            else:
+                route.fulfill(body=answer, content_type="application/json")
+
+        page.route("**/v1/predict*", reply)
+        files = [{"name": f"{n:02}.png", "mimeType": "image/png", "buffer": png(n)} for n in range(40)]
+        page.set_input_files("#files", files)
+        page.wait_for_selector(".answer >> nth=39")
+        waits = False
+        for route in held:
+            reply(route)
+        assert until(lambda: page.locator(".answer.told-all").count() == 40)
+        assert page.inner_text(".answer:last-child figcaption") == "00.png"
+        page.set_input_files("#files", files[:1])
+        assert until(lambda: page.locator(".answer.told-all").count() == 30)
+        assert page.inner_text(".answer:last-child figcaption") == "11.png"
+    finally:
+        server.close()
+
+
 def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, tmp_path: Path) -> None:
     server = Running(open_engine(trained.path, engine="torch"), Limits())
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
@@ -40,7 +71,8 @@ def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, 
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(server.url)
-        page.wait_for_function("document.getElementById('model').textContent.includes('3 classes: cat, dog, eel')")
+        # A condition in JavaScript would be evaluated again by polling, which the page's own policy forbids.
+        page.wait_for_selector("#model:has-text('3 classes: cat, dog, eel')")
         page.set_input_files("#files", [str(good), str(bad)])
         page.wait_for_selector(".answer.bad >> text=text file")
         page.wait_for_selector(".answer:not(.bad):not(.waiting) .bars li >> nth=2")

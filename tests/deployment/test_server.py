@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import http.client
 import io
 import json
 import os
@@ -12,7 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +27,12 @@ import pytest
 from PIL import Image
 
 import eyespot
+from eyespot.deployment import connections
+from eyespot.deployment.bodies import read_body
 from eyespot.deployment.engine import open_engine
 from eyespot.deployment.guard import Door, host_name
 from eyespot.deployment.limits import Limits
+from eyespot.deployment.problems import Problem
 from eyespot.deployment.server import build_app, read_token
 from eyespot.errors import ServerError, UsageError
 from eyespot.runs import Run
@@ -249,6 +257,9 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "host that begins well": (b"GET / HTTP/1.1\r\nhost: localhost.evil.example\r\n\r\n", 421),
     "another site's page": (post(b"x", origin="http://evil.example"), 403),
     "null origin": (post(b"x", origin="null"), 403),
+    "origin that ends in a bracket": (post(b"x", origin="http://["), 403),
+    "origin of no address": (post(b"x", origin="http://[x]"), 403),
+    "origin with half a bracket": (post(b"x", origin="http://a]b"), 403),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "unknown method": (b"HACK / HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
@@ -409,6 +420,120 @@ def test_the_rest_of_a_refused_body_is_not_taken_for_a_request() -> None:
         server.close()
 
 
+@pytest.mark.parametrize(("first", "pause"), [(200_000, 60.0), (200_000, 0.05), (1, 60.0)])
+def test_a_body_that_came_nearly_whole_at_once_may_neither_pause_nor_drip(first: int, pause: float) -> None:
+    limits = Limits(body_seconds=0.3, body_bytes_per_second=1000, whole_body_seconds=0.6)
+    sizes = iter([first])
+
+    async def receive() -> dict[str, Any]:
+        size = next(sizes, 0)
+        if not size:
+            await asyncio.sleep(pause)
+        return {"type": "http.request", "body": bytes(size or 1), "more_body": True}
+
+    started = time.monotonic()
+    with pytest.raises(Problem, match=r"bytes of the body in .* s: send at least 1,000 bytes a second") as caught:
+        asyncio.run(read_body(receive, None, limits, lambda count: None))
+    assert caught.value.status == 408
+    assert time.monotonic() - started < 3
+
+
+class Wordy(Slow):
+    """An engine that has more to say of itself than sockets hold."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"text": "x" * 30_000_000}
+
+
+def open_connections(server: Running) -> list[Any]:
+    return list(server.server.server_state.connections)
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return true()
+
+
+def test_a_client_that_never_takes_its_answer_is_cut_off() -> None:
+    server = Running(Wordy(0), Limits(leave_seconds=0.5))
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(GET.format("/v1/model").encode())
+            assert until(lambda: len(open_connections(server)) == 1)
+            assert until(lambda: not open_connections(server)), "it is still there"
+        with httpx.Client(base_url=server.url) as client:
+            assert len(client.get("/v1/model").content) > 30_000_000  # one that reads gets all of it
+    finally:
+        server.close()
+
+
+def test_a_client_that_never_takes_its_answer_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_LEAVE_AT_STOP_SECONDS", 0.3)
+    server = Running(Wordy(0), Limits())
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(GET.format("/v1/model").encode())
+        assert until(lambda: any(one._cut_timer for one in open_connections(server)))
+        started = time.monotonic()
+        server.close()
+        assert time.monotonic() - started < 10
+        assert not server.thread.is_alive()
+
+
+def test_refusals_that_nobody_takes_do_not_fill_the_memory() -> None:
+    server = Running(Slow(0), Limits())
+    server.app._is_full = lambda: True
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=0.5) as connection:
+            with contextlib.suppress(TimeoutError):
+                for _ in range(400):
+                    connection.sendall(post(b"") * 1000)
+            (one,) = open_connections(server)
+            assert one._cut_timer is not None
+            assert one.transport.get_write_buffer_size() < 1_000_000
+    finally:
+        server.close()
+
+
+def test_a_client_that_sends_all_before_it_reads_gets_its_refusal() -> None:
+    server = Running(Slow(0), Limits())
+    body = bytes(40 * 1024**2)
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("POST", "/v1/predict", body, RAW)
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert json.loads(answer.read())["what"] == "a body of more than 32 MB"
+        connection.close()
+        with pytest.raises(urllib.error.HTTPError, match="413"):  # it asks for the end of the connection
+            urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/predict", body, RAW), timeout=30)
+        pieces = (bytes(1024**2) for _ in range(40))  # chunks: nothing is announced
+        connection.request("POST", "/v1/predict", pieces, RAW, encode_chunked=True)
+        assert connection.getresponse().status == 413
+        connection.close()
+        assert until(lambda: not open_connections(server))
+    finally:
+        server.close()
+
+
+def test_a_refused_body_without_an_end_is_not_read_for_ever() -> None:
+    server = Running(Slow(0), Limits(unread_bytes=1_000_000, leave_seconds=0.5))
+    endless = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(endless)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+            with pytest.raises(ConnectionError):
+                connection.sendall(bytes(50_000_000))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(endless)
+            while connection.recv(65536):  # it ends on its own, though nothing more comes
+                pass
+    finally:
+        server.close()
+
+
 def test_line_breaks_for_ever_are_no_request(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
         connection.sendall(GET.format("/healthz").encode())
@@ -480,6 +605,15 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
         eyespot.serve(tmp_path, token="abc")
 
 
+def test_a_token_that_no_client_can_send_is_refused_and_a_byte_order_mark_is_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf" + TOKEN.encode() + b"\r\n")
+    assert read_token(tmp_path / "marked") == TOKEN
+    for token in (f"{TOKEN}\n{TOKEN}", f"{TOKEN}\tx", "schlüssel mit umlaut", f"\ufeff{TOKEN}"):
+        with pytest.raises(UsageError, match=r"no client can send it: use 16 or more random letters") as caught:
+            eyespot.serve(tmp_path, token=token)
+        assert token not in str(caught.value)
+
+
 def test_a_port_in_use_is_one_clear_line(trained: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -487,6 +621,28 @@ def test_a_port_in_use_is_one_clear_line(trained: Run) -> None:
             eyespot.serve(trained.path, port=port)
     with pytest.raises(ServerError, match="cannot listen"):
         eyespot.serve(trained.path, host="nowhere.invalid")
+    for host in ("my..host", "a" * 64):
+        with pytest.raises(ServerError, match=rf"cannot listen \(no host name\) in {host}:8000: use another --host"):
+            eyespot.serve(trained.path, host=host)
+    for port in (-1, 65536, 70000):
+        with pytest.raises(UsageError, match=f"port {port}: use 1 to 65535, or 0 for a free one"):
+            eyespot.serve(trained.path, port=port)
+
+
+def test_a_log_that_cannot_be_written_changes_no_answer(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(running.app, "_door", Door())
+    monkeypatch.setattr(running.app, "_is_full", lambda: True)
+    for stderr in (closed, Full()):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        monkeypatch.setattr(running.app, "_told", 0.0)
+        assert running.raw(post(png())).startswith(b"HTTP/1.1 503 ")
+        assert running.raw(GET.format("/healthz").encode()).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
@@ -504,9 +660,12 @@ def test_the_command_serves_tells_where_and_ends_on_a_signal(trained: Run) -> No
             except httpx.ConnectError:
                 assert time.monotonic() < deadline
         assert found.status_code == 200
+        noise = {"content-type": "multipart/form-data; boundary=x"}
+        assert httpx.post(f"{line['url']}v1/predict", content=bytes(99), headers=noise).status_code == 400
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
     assert process.returncode == 143
-    logged = json.loads(rest.splitlines()[0])
-    assert (logged["method"], logged["path"], logged["status"]) == ("POST", "/v1/predict", 200)
+    logged = [json.loads(line) for line in rest.splitlines()[:2]]  # nothing between, whatever clients send
+    told = [(line["method"], line["path"], line["status"]) for line in logged]
+    assert told == [("POST", "/v1/predict", 200), ("POST", "/v1/predict", 400)]
     assert "Traceback" not in rest

@@ -131,7 +131,15 @@ class TestRows:
     def test_few_pictures_wide_features_many_classes(self) -> None:
         assert len(rows_to_keep(np.array([0, 0, 1]), 3, 8)) == 3
         assert len(rows_to_keep(np.zeros(5000, np.int64), 2, 2048)) == 512
-        assert len(rows_to_keep(np.arange(5000) % 1000, 1000, 25_088)) == 0
+        assert len(rows_to_keep(np.zeros(0, np.int64), 1000, 512)) == 0
+
+    def test_more_classes_than_room_are_compared_with_some_of_the_data(self) -> None:
+        labels = np.repeat(np.arange(1000), 5)
+        kept = rows_to_keep(labels, 1000, 512)
+        assert (len(kept), kept[0], kept[-1]) == (1600, 0, 4999)
+        assert np.bincount(labels[kept], minlength=1000).min() >= 1
+        assert len(rows_to_keep(labels, 1000, 25_088)) == 83
+        assert rows_to_keep(np.arange(900), 900, 8).tolist() == list(range(900))
 
 
 class TestFile:

@@ -61,6 +61,8 @@ def test_notes_say_what_flatten_costs_against_gap() -> None:
     assert not more
     assert "with flatten 250,890" in head_notes(HeadSpec(), (512, 7, 7), 512, 10)[0]
     assert "flatten" not in head_notes(HeadSpec(), (512, 1, 1), 512, 10)[0]
+    (behind,) = head_notes(HeadSpec("flatten"), (288, 2, 2), 1152, 5, average_width=1024)
+    assert "with gap 5,125" in behind
 
 
 def test_linear_layers_on_top_of_each_other_are_warned_about() -> None:

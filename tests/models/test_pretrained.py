@@ -119,7 +119,7 @@ def test_taps_put_earlier_stages_before_the_last_features() -> None:
 
 
 def test_more_taps_than_stages_are_refused() -> None:
-    with pytest.raises(ModelError, match="stages asked for"):
+    with pytest.raises(ModelError, match=r"taps = 9 \(10 stages asked for, it has 5\) .*: ask for fewer"):
         build(taps=9)
     with pytest.raises(ModelError, match="taps with a flatten head"):
         build(taps=1, pool="flatten")
@@ -220,6 +220,28 @@ def test_depths_rise_from_the_images_to_the_head() -> None:
     assert depths["backbone.layer1.0.conv1.weight"] < depths["backbone.layer4.1.conv2.weight"] < depths["head.0.weight"]
 
 
+# timm has no list of layers for these.
+@pytest.mark.parametrize(
+    ("name", "first", "block", "count"),
+    [
+        ("poolformerv2_s12", "stem.conv.weight", "stages.1.blocks.0", 17),
+        ("caformer_s18", "stem.conv.weight", "stages.2.blocks.8", 23),
+        ("pit_ti_224", "pos_embed", "transformers.1.blocks.5", 18),
+        ("csatv2", "stem_dct.conv_y.weight", "stages.2.9", 26),
+    ],
+)
+def test_depths_follow_the_blocks_where_timm_does_not_say(name: str, first: str, block: str, count: int) -> None:
+    with torch.device("meta"):
+        model = build(name, backbone_facts(name).size_px)
+    assert not hasattr(model.backbone, "group_matcher")
+    depths = model.parameter_depths()
+    assert depths.keys() == {name for name, _ in model.named_parameters()}
+    assert depths[f"backbone.{first}"] == 0
+    (own,) = {depth for name, depth in depths.items() if name.startswith(f"backbone.{block}.")}
+    assert 0 < own < count
+    assert depths["head.0.weight"] == count  # blocks, not hundreds of parameters: the first would have no rate left
+
+
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
@@ -248,6 +270,43 @@ def test_images_that_do_not_pass_name_the_smallest_size() -> None:
         build("inception_v3", 40)
     with pytest.raises(ModelError, match="takes 224x224 px only"):
         build("vit_tiny_patch16_224", 96)
+
+
+# A list of maps, a list of tokens at its own size, one without a head, and one that is no classifier.
+@pytest.mark.parametrize(
+    ("name", "size_px"),
+    [
+        ("efficientvim_m1", 224),
+        ("efficientvim_m1", 96),
+        ("crossvit_9_240", 240),
+        ("mobilenetv5_300m_enc", 768),
+        ("qwen3_vit_416m_enc", 768),
+    ],
+)
+def test_a_network_that_no_size_helps_cannot_be_used(name: str, size_px: int) -> None:
+    with (
+        pytest.raises(ModelError, match=r"it cannot be used under a head .*: use another backbone$"),
+        torch.device("meta"),
+    ):
+        build(name, size_px)
+
+
+def test_a_wrong_size_above_the_smallest_is_not_told_to_grow() -> None:
+    with pytest.raises(ModelError, match=r"images of 225x225 px do not pass through .*: --set input\.size_px=224$"):
+        build("hrnet_w18_small", 225)
+
+
+def test_grey_pictures_and_pretrained_weights_are_one_line() -> None:
+    model = build_model(SMALL, num_classes=5, in_channels=1, size_px=32)
+    assert isinstance(model, PretrainedClassifier)
+    with pytest.raises(ModelError, match=r"pretrained weights take RGB .*: leave input\.channels at auto"):
+        model.load_backbone(backbone_facts(SMALL), "auto")
+
+
+def test_the_note_counts_what_gap_really_gives() -> None:
+    # Behind its pooling this one has a layer of 1024: 5 x (1024 + 1), not 5 x (288 + 1).
+    assert "with gap 5,125" in build(SMALL, 64, pool="flatten").notes()[0]
+    assert "head: gap; 5,125 parameters" in build(SMALL, 64).notes()[0]
 
 
 def test_arguments_are_checked_by_name_and_type() -> None:

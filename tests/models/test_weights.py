@@ -323,6 +323,22 @@ def test_the_digest_is_of_names_types_shapes_and_bytes_in_sorted_order() -> None
 
 
 @pytest.mark.usefixtures("here")
+class OnGpu(Tensor):
+    """A tensor that numpy cannot see before it was copied to the CPU, as those of a GPU are."""
+
+    def cpu(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.as_subclass(Tensor)
+
+    def numpy(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+def test_the_digest_of_weights_on_a_gpu_is_that_on_the_cpu() -> None:
+    weight = torch.arange(6.0).view(2, 3)
+    there = {"a": weight.as_subclass(OnGpu), "b": torch.nn.Parameter(weight.clone())}
+    assert tensors_sha256(there) == tensors_sha256({"a": weight, "b": weight})
+
+
 def test_the_same_weights_have_the_same_digest_from_every_kind_of_file(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors")
     save_file({f"module.{name}": TENSORS[name] for name in SHAPES}, tmp_path / "b.safetensors")
@@ -1323,6 +1339,9 @@ def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No package, nothing in the hub's cache."""
     monkeypatch.setattr(module, "_is_installed", lambda package: False)
     monkeypatch.setattr(module, "_cached", lambda hub_id, filename: None)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     return monkeypatch
 
 
@@ -1351,6 +1370,52 @@ def test_a_hub_that_answers_is_at_hand_and_one_that_does_not_is_not(nothing_at_h
     for endpoint in (f"http://127.0.0.1:{port}", "http://127.0.0.1:port", "nonsense"):
         nothing_at_hand.setattr(constants, "ENDPOINT", endpoint)
         assert not module.are_at_hand("resnet50", HUB_ID)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "environment", "stop"),
+    [
+        ("https://hub.example", {}, ("hub.example", 443)),
+        ("https://hub.example", {"HTTPS_PROXY": "http://proxy.example:3128"}, ("proxy.example", 3128)),
+        ("https://hub.example", {"https_proxy": "proxy.example"}, ("proxy.example", 80)),
+        ("https://hub.example", {"ALL_PROXY": "socks5://me:word@proxy.example"}, ("proxy.example", 1080)),
+        ("https://hub.example", {"HTTP_PROXY": "http://proxy.example:3128"}, ("hub.example", 443)),
+        ("http://hub.example:81", {"HTTP_PROXY": "https://proxy.example"}, ("proxy.example", 443)),
+        ("https://hub.example", {"HTTPS_PROXY": "http://proxy.example", "NO_PROXY": ".example"}, ("hub.example", 443)),
+        (
+            "https://hub.example:8",
+            {"HTTPS_PROXY": "http://proxy.example", "NO_PROXY": "hub.example:8"},
+            ("hub.example", 8),
+        ),
+    ],
+)
+def test_whether_the_hub_answers_is_asked_on_the_way_that_a_download_takes(
+    nothing_at_hand: pytest.MonkeyPatch, endpoint: str, environment: dict[str, str], stop: tuple[str, int]
+) -> None:
+    from huggingface_hub import constants
+
+    for name, value in environment.items():
+        nothing_at_hand.setenv(name, value)
+    nothing_at_hand.setattr(constants, "HF_HUB_OFFLINE", False)
+    nothing_at_hand.setattr(constants, "ENDPOINT", endpoint)
+    asked: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], timeout: float) -> contextlib.nullcontext[None]:
+        asked.append(address)
+        return contextlib.nullcontext()
+
+    nothing_at_hand.setattr(socket, "create_connection", connect)
+    assert module.are_at_hand("resnet50", HUB_ID)
+    assert asked == [stop]
+
+
+def test_a_proxy_that_is_no_address_is_no_way(nothing_at_hand: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    nothing_at_hand.setattr(constants, "HF_HUB_OFFLINE", False)
+    nothing_at_hand.setattr(constants, "ENDPOINT", "https://hub.example")
+    nothing_at_hand.setenv("HTTPS_PROXY", "http://proxy.example:port")
+    assert not module.are_at_hand("resnet50", HUB_ID)
 
 
 def test_the_sources_of_weights_are_told_in_words(nothing_at_hand: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,18 @@ def test_an_ablation_from_end_to_end(in_process: list[str], pictures: Path, tmp_
         eyespot.ablate("small", pictures, without=["flip"], settings=SETTINGS, out=out)
 
 
+def test_an_ablation_with_corrected_labels_is_reported_and_goes_on(
+    in_process: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("id,split,given,suggested,score,decision\ncat/000.png,train,cat,dog,1.0,accept\n")
+    settings = {**SETTINGS, "data.label_fixes": str(fixes)}
+    found = eyespot.ablate("small", pictures, without=["flip"], seeds=2, settings=settings, out=tmp_path / "ab").found
+    assert found.effects[0].seeds == (0, 1)
+    eyespot.ablate(out=tmp_path / "ab", resume=True)
+    assert len(in_process) == 4
+
+
 def test_the_command_prints_table_and_json(
     in_process: list[str], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,19 +1,34 @@
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eyespot.config import load_config
 from eyespot.errors import ConfigError, RunError, RunLockedError, UsageError
 from eyespot.locks import file_lock
-from eyespot.runs import Run
+from eyespot.runs import LABEL_FIXES, Run, with_label_fixes
 from eyespot.studies import estimate, runner
-from eyespot.studies.runner import Limits, Point, point_config, read_journal, run_points, select_points, with_seeds
+from eyespot.studies.estimate import estimate_seconds
+from eyespot.studies.runner import (
+    Limits,
+    Point,
+    point_config,
+    read_journal,
+    read_outcomes,
+    read_points,
+    run_points,
+    select_points,
+    with_seeds,
+)
 
 from ..conftest import TINY
 
@@ -50,7 +65,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, trained: Run) -> list[list[str]]:
         shutil.copytree(trained.path, path, dirs_exist_ok=True)
         point = next(p for p in _points(trained) if path.name.startswith(p.name))
         seed = int(path.name.rpartition("seed")[2])
-        config = point_config(Point(point.name, point.recipe, point.data, point.settings, seed), Limits())
+        minutes = [float(word.partition("=")[2]) for word in words if word.startswith("training.minutes=")]
+        limits = Limits(minutes=minutes[0] if minutes else None)
+        config = point_config(Point(point.name, point.recipe, point.data, point.settings, seed), limits)
         (path / "config.toml").write_text(config.to_toml())
         return 0
 
@@ -119,6 +136,139 @@ def test_what_cannot_be_run_is_listed_with_its_reason(calls: list[list[str]], tr
     outcomes = run_points([point, _points(trained)[0]], tmp_path, only=["base"], observer=Listener())
     assert (outcomes[0].state, outcomes[0].reason) == ("not run", "its weights cannot be had")
     assert outcomes[1].state == "finished"
+
+
+def test_a_run_with_another_backbone_stays_where_the_own_one_cannot_be_had(
+    calls: list[list[str]], trained: Run, tmp_path: Path
+) -> None:
+    base = _points(trained)[0]
+    run_points([replace(base, title="base, spot in place of vgg16")], tmp_path, observer=Listener())
+    without = replace(base, title="base", not_run="no weights of vgg16")
+    (outcome,) = run_points([without], tmp_path, observer=Listener())
+    assert outcome.state == "finished"
+    assert read_outcomes([without], tmp_path)[0].state == "finished"
+    assert [row["title"] for row in read_points(tmp_path)] == ["base, spot in place of vgg16"]
+
+
+def test_points_that_are_not_chosen_keep_their_runs_whatever_their_limits(
+    calls: list[list[str]], trained: Run, tmp_path: Path
+) -> None:
+    base, _, other = _points(trained)
+    run_points([base, other], tmp_path, only=["base"], observer=Listener())
+    outcomes = run_points([base, other], tmp_path, limits=Limits(minutes=9), only=["other"], observer=Listener())
+    assert [outcome.state for outcome in outcomes] == ["finished", "finished"]
+    assert [row["limits"]["minutes"] for row in read_points(tmp_path)] == [None, 9]
+    noted = (tmp_path / "points.json").read_text()
+    with pytest.raises(RunError, match=r"training.minutes is 0.0 there and 8.0 here"):
+        run_points([base, other], tmp_path, limits=Limits(minutes=8), only=["base"], observer=Listener())
+    assert (tmp_path / "points.json").read_text() == noted
+
+
+def test_fewer_seeds_forget_no_run(calls: list[list[str]], trained: Run, tmp_path: Path) -> None:
+    base = _points(trained)[:1]
+    run_points(with_seeds(base, 3), tmp_path, observer=Listener())
+    run_points(base, tmp_path, observer=Listener())
+    assert [row["id"] for row in read_points(tmp_path)] == ["base-seed0", "base-seed1", "base-seed2"]
+    (tmp_path / "points.json").write_text("{")
+    run_points(base, tmp_path, observer=Listener())
+    assert [row["id"] for row in read_points(tmp_path)] == ["base-seed0"]
+
+
+def test_corrected_labels_are_the_same_where_their_content_is(tmp_path: Path) -> None:
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("id,suggested,decision\n")
+    point = Point("base", "digits", "digits", {"data.label_fixes": str(fixes)})
+    config = point_config(point, Limits())
+    folder = tmp_path / "out" / "runs" / point.id
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(with_label_fixes(config, folder / LABEL_FIXES).to_toml())
+    kept = {"file": str(fixes.resolve()), "sha256": hashlib.sha256(fixes.read_bytes()).hexdigest()}
+    (folder / "provenance.json").write_text(json.dumps({"data": "digits", "finished": "now", "label_fixes": kept}))
+    assert read_outcomes([point], tmp_path / "out")[0].state == "finished"
+    copy = shutil.copy(fixes, tmp_path / "copy.csv")
+    moved = replace(point, settings={"data.label_fixes": str(copy)})
+    assert read_outcomes([moved], tmp_path / "out")[0].state == "finished"
+    with pytest.raises(RunError, match=r"data.label_fixes is .*fixes.csv there and not set here"):
+        read_outcomes([replace(point, settings={})], tmp_path / "out")
+    fixes.unlink()
+    assert read_outcomes([point], tmp_path / "out")[0].state == "finished"
+    fixes.write_text("id,suggested,decision\nother,cat,accept\n")
+    with pytest.raises(RunError, match=r"with another content"):
+        read_outcomes([point], tmp_path / "out")
+
+
+def test_a_run_with_other_mistakes_is_not_taken(tmp_path: Path) -> None:
+    point = Point("a", "gomez2025-vgg", "cifar10")
+    folder = tmp_path / "runs" / point.id
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(point_config(point, Limits()).to_toml())
+    with pytest.raises(RunError, match=r"mistakes are \[\] there and \['augmented-val'\] here"):
+        read_outcomes([replace(point, settings={"mistakes": ["augmented-val"]})], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.args": {"pool": "flatten"}},
+        {"model.args": {}},
+        {"model.args": {"pool": "flatten"}, "model.args.hidden": [512]},
+        {"schedule": {"name": "step", "step_epochs": [2, 3]}},
+        {"name": 'a "name" = {x}', "training.size_schedule": [[0.0, 16], [0.5, 32]], "optimizer.eps": 1e-7},
+    ],
+)
+def test_the_process_of_a_point_has_the_settings_that_its_runner_checks(settings: dict[str, Any]) -> None:
+    before = copy.deepcopy(settings)
+    if "training.size_schedule" in settings:
+        settings = {**settings, "model.mode": "full"}
+    point = Point("a", "culp2021-vgg16", "cifar10", settings)
+    words = runner._train_words(point, Limits(), Path("out"))
+    given = [word for place, word in enumerate(words) if words[place - 1] == "--set"]
+    assert load_config(point.recipe, given) == point_config(point, Limits())
+    assert {key: settings[key] for key in before} == before
+
+
+def test_why_a_training_ended_is_what_it_said_this_time(
+    calls: list[list[str]], trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = _points(trained)[1]
+    run_points([point], tmp_path, observer=Listener())
+
+    def crash(words: Sequence[str], log: Path, *_: Any) -> int:
+        with log.open("a") as file:
+            file.write("Traceback (most recent call last):\nRuntimeError: boom\n")
+        return 1
+
+    monkeypatch.setattr(runner, "_train", crash)
+    (outcome,) = run_points([point], tmp_path, observer=Listener())
+    assert outcome.reason.startswith("the training was ended with exit code 1; ")
+
+
+def test_no_memory_for_the_estimate_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(data: str, *_: Any) -> tuple[float, float]:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory" if data == "large" else "a mistake of ours")
+
+    monkeypatch.setattr(estimate, "_measure", measure)
+    config, listener = point_config(Point("a", "digits", "digits"), Limits()), Listener()
+    assert estimate_seconds([("large", config)], device="cpu", observer=listener) == (0.0, 1)  # type: ignore[arg-type]
+    assert listener.messages == ["no estimate for digits on large: no memory left at batch size 64"]
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        estimate_seconds([("small", config)], device="cpu", observer=listener)  # type: ignore[arg-type]
+
+
+def test_wrong_data_and_arguments_are_found_before_anything_is_begun(
+    calls: list[list[str]], trained: Run, tmp_path: Path
+) -> None:
+    base, other = _points(trained)[0], _points(trained)[2]
+    wrong = replace(other, settings={"model.args.width": [1]})
+    with pytest.raises(UsageError, match=r"Unknown argument 'width' of model 'spot'.*in point other-seed0"):
+        run_points([base, wrong], tmp_path / "out", observer=Listener())
+    with pytest.raises(UsageError, match="nosuchdir"):
+        run_points([base, replace(other, data=str(tmp_path / "nosuchdir"))], tmp_path / "out", observer=Listener())
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+    run_points([base], tmp_path / "out", observer=Listener())
+    gone = [base, replace(other, data=str(tmp_path / "nosuchdir"))]
+    assert run_points(gone, tmp_path / "out", only=["base"], observer=Listener())[0].state == "finished"
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from eyespot.errors import ConfigError, EyespotError, RunError, UsageError
 from eyespot.mistakes import MISTAKES
 from eyespot.opening import load_recipe
+from eyespot.runs import Run
 from eyespot.studies import estimate, runner
 from eyespot.studies import study as studies
-from eyespot.studies.figures import _layers, read_rows, write_study_report
-from eyespot.studies.runner import run_points
-from eyespot.studies.schema import RIGHT, Study, load_study, study_names
+from eyespot.studies.figures import (
+    Row,
+    _answers,
+    _layers,
+    _table_row,
+    check_layer_tables,
+    read_rows,
+    write_study_report,
+)
+from eyespot.studies.runner import run_points, with_seeds
+from eyespot.studies.schema import RIGHT, PrintedTable, Study, load_study, study_names
 from eyespot.studies.study import run_study, study_points, variants
 from eyespot.studies.tables import describe_claim, describe_outcomes, describe_study
 from eyespot.terminal import Terminal
@@ -136,6 +148,20 @@ lines = [{ name = "one", points = ["leak-right"] }]
         ('recipe = "small"', 'recipe = "smal"', "unknown recipe 'smal'. Did you mean 'small'?"),
         ('points = ["leak", "leak-right"]', 'points = ["leek"]', "no point 'leek' to draw. Did you mean 'leak'?"),
         ('["train-on-test"]', '["train-on-tset"]', "points.1.mistakes.1: Input should be 'train-on-test'"),
+        ('"training.epochs"', '"training.epoch"', "point 'leak': unknown key training.epoch. Did you mean 'train"),
+        (
+            '"training.epochs" = 2',
+            '"training" = 2',
+            "point 'leak': --set training.batch_size: 'training' is a value, not a section in",
+        ),
+        (
+            'recipe = "gomez2025-vgg16-frozen-b"',
+            'recipe = "none.toml"',
+            "point 'vgg': cannot read recipe (No such file",
+        ),
+        ('mistakes = ["train-on-test"]', "as_published = { x = 1 }", "point 'leak' has as_published and no mistakes"),
+        ('name = "small-study"', 'name = "../../x"', "name is '../../x': use at most 61 letters, digits, '-', '_' and"),
+        ('id = "vgg"', 'id = "VGG"', "points.2.id is 'VGG': use at most 61 lower-case letters, digits, '-', '_' and"),
         ("name =", "name", "not valid TOML"),
     ],
 )
@@ -146,6 +172,91 @@ def test_what_is_wrong_with_a_study_is_one_line(tmp_path: Path, before: str, aft
         load_study(path)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ('model = "spot"', 'model = "spott"', "Unknown model 'spott'. Did you mean 'spot'?"),
+        ("widths =", "width =", "Unknown argument 'width' of model 'spot'. Did you mean 'widths'?"),
+        ('ours = "head', 'ours = "heap', "spot has no layer 'heap'. Did you mean 'head'?"),
+        ("rows =", 'frozen = ["x"]\nrows =', "spot has no layer 'x' in layer table"),
+    ],
+)
+def test_layer_tables_of_nothing_are_found_before_anything_is_run(
+    tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
+    table = '[[layer_tables]]\ntitle = "T"\nmodel = "spot"\nargs = { widths = [4, 6, 8] }\n'
+    table += 'rows = [{ name = "head", ours = "head" }]\n'
+    path = tmp_path / "s.toml"
+    path.write_text(SMALL + table, encoding="utf-8")
+    check_layer_tables(load_study(path))
+    path.write_text(SMALL + table.replace(before, after), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        run_study(path, out=tmp_path / "out")
+    assert sentence in str(caught.value)
+    assert "in layer table 'T'" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_tables_have_their_layers_and_say_what_is_trained(name: str) -> None:
+    study = load_study(name)
+    check_layer_tables(study)
+    told = {table.model: _layers(table)["warnings"][0] for table in study.layer_tables if table.model != "vgg16"}
+    expected = {
+        "vgg16-mini": "Trained: 1,184,426 of 1,186,346 numbers: bn 64 of 128, ",
+        "resnet50": "Trained: 40,898,506 of 49,696,522 numbers: resnet50 without top 14,964,736 of 23,561,152, ",
+    }
+    for model, sentence in expected.items():
+        assert told.get(model, sentence).startswith(sentence)
+
+
+def test_what_a_table_freezes_is_not_trained() -> None:
+    rows = [{"name": "first", "ours": "features.conv1"}, {"name": "last", "ours": "classifier"}]
+    table = PrintedTable.model_validate({"title": "T", "model": "convnet3", "frozen": ["features"], "rows": rows})
+    (trained,) = _layers(table)["warnings"]
+    assert trained == "Trained: 164,730 of 257,978 numbers: first 0 of 896, and all of the other rows."
+
+
+def test_points_of_equal_settings_are_named_twins() -> None:
+    for name in NAMES:
+        points = {point.id: point for point in load_study(name).points}
+        alike: dict[str, list[str]] = {}
+        for id_, point in points.items():
+            config = load_recipe(point.recipe, point.settings).model_dump(mode="json")
+            settings = {**config, "name": "", "description": "", "training": {**config["training"], "seed": 0}}
+            alike.setdefault(json.dumps(settings, sort_keys=True), []).append(id_)
+        for first, *others in alike.values():
+            for id_ in others:
+                twin = re.search(r"Twin of ([\w-]+)", points[id_].note)
+                # A twin may come before the experiment that it repeats in another place.
+                assert (twin and twin[1] in (first, *others)) or f"Twin of {id_}:" in points[first].note, (name, id_)
+
+
+def test_a_point_has_the_seed_that_it_names() -> None:
+    points = {point.name: point for point in study_points(load_study("culp2021"), with_weights=False)}
+    assert (points["exp14"].seed, points["exp15"].seed) == (0, 1)
+    assert [point.id for point in with_seeds([points["exp05"]], 2)] == ["exp05-seed1", "exp05-seed2"]
+    changed = study_points(load_study("dll2018"), with_weights=False, changes=["training.seed=7"])
+    assert {point.seed for point in changed} == {7}
+
+
+def test_what_culp2021_claims_stands_where_it_was_measured() -> None:
+    points = {point.id: point for point in load_study("culp2021").points}
+    assert [claim.top1 for claim in points["exp18-vgg16"].claims] == [0.77]
+    assert points["exp18"].claims == []
+
+
+def test_a_study_from_a_file_says_the_command_that_runs_it() -> None:
+    study = load_study("dll2018")
+    assert describe_study(study).endswith("eyespot study run dll2018 --only epochs100")
+    assert describe_study(study, "my study.toml").endswith("eyespot study run 'my study.toml' --only epochs100")
+
+
+def test_wrong_changes_of_all_points_name_the_first() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key training.epoch.* in point epochs100"):
+        study_points(load_study("dll2018"), with_weights=False, changes=["training.epoch=3"])
 
 
 def test_unknown_studies_and_points_are_offered_the_nearest(tmp_path: Path) -> None:
@@ -226,3 +337,72 @@ def test_seeds_are_summed_up_and_a_quick_look_is_said(tmp_path: Path) -> None:
     assert re.match(r"[\d.]+ %, sd [\d.]+ over 2 seeds, on test \(n = 6\)", row.figure("test"))
     page = write_study_report(study, tmp_path).read_text(encoding="utf-8")
     assert "epochs times 0.5, so not the published settings" in re.sub("\u00a0", " ", page)
+
+
+@pytest.fixture
+def folder_of_runs(trained: Run, tmp_path: Path) -> Callable[..., list[Row]]:
+    """Return what makes a folder of finished runs of one point, each with settings of its own, and reads its rows."""
+
+    def make(*settings: dict[str, Any], title: str = "a", recipe: str = "small") -> list[Row]:
+        asked = []
+        for seed, changes in enumerate(settings):
+            path = tmp_path / "runs" / f"a-seed{seed}"
+            shutil.copytree(trained.path, path)
+            config = load_recipe(recipe, {**TINY, "model.args": {}, "training.seed": seed, **changes})
+            (path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+            limits = {"minutes": config.training.minutes or None, "epochs_scale": 1.0}
+            asked.append({"id": path.name, "title": title, "limits": limits})
+        (tmp_path / "points.json").write_text(json.dumps({"limits": {}, "points": asked}), encoding="utf-8")
+        points = [{"id": "a", "title": "a", "recipe": recipe}]
+        return read_rows(Study.model_validate({"name": "s", "title": "t", "points": points}), tmp_path)
+
+    return make
+
+
+def test_a_backbone_that_stands_in_is_said_whatever_was_asked_for_last(
+    folder_of_runs: Callable[..., list[Row]],
+) -> None:
+    stand_in = {"model.name": "efficientnet_lite0"}
+    (row,) = folder_of_runs(stand_in, stand_in, title="frozen VGG16", recipe="gomez2025-vgg16-frozen-b")
+    assert row.title == "frozen VGG16, efficientnet_lite0 in place of vgg16"
+
+
+def test_a_stand_in_of_one_seed_alone_is_said_of_that_seed(folder_of_runs: Callable[..., list[Row]]) -> None:
+    (row,) = folder_of_runs({}, {"model.name": "convnet3"}, title="a, convnet3 tried")
+    assert row.title == "a, convnet3 tried, convnet3 in place of spot (seed 1)"
+
+
+def test_the_limit_of_each_run_is_said(folder_of_runs: Callable[..., list[Row]], tmp_path: Path) -> None:
+    (row,) = folder_of_runs({"training.minutes": 5}, {"training.minutes": 10})
+    assert row.held == ("at most 5 minutes of training (seed 0)", "at most 10 minutes of training (seed 1)")
+    study = Study.model_validate({"name": "s", "title": "t", "points": [{"id": "a", "title": "a", "recipe": "small"}]})
+    page = write_study_report(study, tmp_path).read_text(encoding="utf-8")
+    assert "At most 5 minutes of training (seed 0)." in re.sub("\u00a0", " ", page)
+
+
+def test_a_limit_that_differs_between_points_stands_in_each_row(
+    folder_of_runs: Callable[..., list[Row]], trained: Run
+) -> None:
+    (row,) = folder_of_runs({"training.minutes": 5})
+    assert _table_row(row, row.held)["note"] == "At most 5 minutes of training."
+    assert _table_row(row, ())["note"] == ""
+
+
+def test_a_picture_and_a_run_that_fail_are_no_answer(
+    folder_of_runs: Callable[..., list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eyespot.data import decoding
+
+    (row,) = folder_of_runs({})
+    own = draw_pictures(tmp_path / "own", ("one",), 1, size=40) / "one"
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow raises above twice as many
+    assert _answers({"a": row}, own) == {
+        "pictures": [("000.png", "")],
+        "lines": [(1, "a", ["no answer: is over 89 Mpx"])],
+        "own": True,
+    }
+    monkeypatch.undo()
+    (row.runs[0].path / "bundle" / "weights.safetensors").write_bytes(b"nothing")
+    ((_, _, (said,)),) = _answers({"a": row}, own)["lines"]
+    assert said.startswith("no answer: ")

@@ -112,6 +112,18 @@ def test_three_processes_that_die_in_a_row_end_a_sweep(journal: Journal) -> None
         chooser.on_end(number, None, crashed=True)
     assert isinstance(chooser.failure, TrainingError)
     assert "out of memory" in journal.trials[1].reason
+    # A resumed sweep keeps its settings, so that a smaller batch is for another one.
+    assert chooser.failure.remedy.endswith("or begin another sweep with a smaller training.batch_size")
+
+
+def test_processes_that_die_beside_each_other_are_gone_on_with_one_at_a_time(journal: Journal) -> None:
+    journal.plan = replace(journal.plan, at_once=2)
+    chooser = make(journal)
+    for number in (1, 2, 3):
+        chooser.next()
+        chooser.on_end(number, None, crashed=True)
+    assert chooser.failure is not None
+    assert chooser.failure.remedy.endswith("eyespot sweep --resume --at-once 1")
 
 
 def test_after_the_time_limit_nothing_begins_and_nothing_counts_as_stopped(journal: Journal) -> None:

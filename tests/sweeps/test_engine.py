@@ -11,20 +11,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import eyespot
 from eyespot import cli
 from eyespot.errors import Interrupted, MissingExtraError, UsageError
 from eyespot.runs import Run
 from eyespot.sweeps import engine
-from eyespot.sweeps.journal import Journal, Plan
+from eyespot.sweeps import sweep as sweeps
+from eyespot.sweeps.journal import Journal, Plan, Trial
 from eyespot.sweeps.space import Space
+from eyespot.sweeps.sweep import QuietObserver, SweepOptions, _extended
 
 from ..conftest import TINY
+from .conftest import finished
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 SPACE = "[optimizer]\nlr = { low = 0.01, high = 0.3, log = true }\n[augment]\ntranslate_px = { low = 0, high = 2 }\n"
@@ -206,6 +211,8 @@ def test_every_trial_gets_a_ninth_of_its_epochs() -> None:
         ("small digits --space SPACE --metric val/acc", r"unknown metric 'val/acc'"),
         ("small digits --space SPACE --trials 0", "trials is 0"),
         ("small digits --space SPACE --minutes -1", "minutes is -1"),
+        ("small digits --space SPACE --minutes inf", "minutes is inf: give 0 or more, 0 for no limit"),
+        ("small digits --space SPACE --minutes nan", "minutes is nan: give 0 or more, 0 for no limit"),
         ("small digits --space SPACE --set data.final=true", r"data\.final leaves no val"),
         ("small digits --space SPACE --set data.val_fraction=0", "no val split to choose on"),
         ("small digits --space SPACE --cluster nowhere", "is no HOST:PORT"),
@@ -239,3 +246,75 @@ def test_a_finished_or_foreign_sweep_is_not_run_again(
     words = ["small", "digits", "--space", str(space), "--out", str(journal.folder)]
     assert cli._run(["sweep", *words]) == 1
     assert "already holds a sweep in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--metric val/loss", "a resumed sweep keeps its metric, val/top1; asked for val/loss"),
+        ("--epochs 3", "a resumed sweep keeps its epochs, 9; asked for 3"),
+        ("--seed 1", "a resumed sweep keeps its seed, 0; asked for 1"),
+        ("--trials 0", "trials is 0: give 1 or more"),
+        ("--minutes -3", "minutes is -3"),
+        ("--minutes nan", "minutes is nan"),
+        ("--at-once 0", "at_once is 0"),
+        ("--device gpu", "unknown device 'gpu'"),
+    ],
+)
+def test_what_a_resumed_sweep_cannot_do_is_said(
+    journal: Journal, words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._run(["sweep", "--resume", "--out", str(journal.folder), *words.split()]) == 2
+    assert re.search(said, capsys.readouterr().err.splitlines()[-1])
+    assert Journal.open(journal.folder).plan == journal.plan
+
+
+def test_a_resumed_sweep_goes_on_where_and_as_it_is_asked_to(journal: Journal) -> None:
+    same = SweepOptions(metric="val/top1", epochs=9, seed=0)
+    assert _extended(Journal.open(journal.folder), same).plan == journal.plan
+    other = _extended(Journal.open(journal.folder), SweepOptions(at_once=2, device="cpu", trials=20, minutes=3)).plan
+    assert (other.at_once, other.device, other.trials, other.minutes) == (2, "cpu", 20, 3)
+    journal.plan = replace(other)
+    assert _extended(journal, SweepOptions(at_once=1)).plan.at_once == 1
+
+
+@pytest.fixture
+def ended(journal: Journal, trained: Run, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """Return a sweep that ended with trial 1 of 1, whose figures on test cost nothing."""
+    pytest.importorskip("optuna")
+    journal.plan = replace(journal.plan, trials=1)
+    settings = {"optimizer.lr": 0.1, "augment.translate_px": 1, "training.label_smoothing": 0.1}
+    for number in (1, 2):
+        shutil.copytree(trained.path, journal.folder / "trials" / f"{number:04d}")
+    monkeypatch.setattr(sweeps, "_test_once", lambda run, device: dict(run.metrics["test"]))
+    journal.begin()
+    journal.write(finished(Trial(1, settings), 0.8))
+    sweeps._run(journal, QuietObserver(quiet=True))
+    return journal
+
+
+def test_a_sweep_that_is_told_is_not_told_again(ended: Journal) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in ended.folder.iterdir() if path.is_file()}
+    found = eyespot.sweep(out=ended.folder, resume=True)
+    assert found.result["winner"] == 1
+    after = {path.name: path.stat().st_mtime_ns for path in ended.folder.iterdir() if path.is_file()}
+    assert {name: after[name] for name in before} == before
+
+
+def test_an_extended_sweep_that_is_killed_before_it_tests_its_winner_tests_it_when_resumed(ended: Journal) -> None:
+    journal = _extended(Journal.open(ended.folder), SweepOptions(trials=2))
+    journal.begin()
+    journal.write_plan()
+    settings = {**journal.trials[1].settings, "optimizer.lr": 0.2}
+    journal.write(finished(Trial(2, settings), 0.95))
+    found = eyespot.sweep(out=ended.folder, resume=True)
+    assert (found.result["winner"], found.result["test_reads"]) == (2, 2)
+    assert "lr = 0.2" in (ended.folder / "best.toml").read_text()
+    assert "Trial 2 was the best of 2" in re.sub("\u00a0", " ", (ended.folder / "report.html").read_text())
+
+
+@pytest.mark.parametrize("missing", ["report.html", "best.toml"])
+def test_a_sweep_that_is_killed_before_its_report_writes_it_when_resumed(ended: Journal, missing: str) -> None:
+    (ended.folder / missing).unlink()
+    assert eyespot.sweep(out=ended.folder, resume=True).result["test_reads"] == 1
+    assert (ended.folder / missing).exists()

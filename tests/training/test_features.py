@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from eyespot.data.splits import make_splits
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.device import ComputePlan
 from eyespot.errors import DataError, Interrupted, ModelError
+from eyespot.locks import file_lock
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.registry import build_model
 from eyespot.training import features
@@ -127,6 +130,17 @@ def test_other_pictures_encode_again(packed: PackedDataset) -> None:
     assert Job(replace(packed, fingerprint="e" * 32)).run(1).encoded == 60
 
 
+@pytest.mark.parametrize("package", ["torch", "timm", "pillow"])
+def test_another_version_encodes_again(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    Job(packed).run(1)
+    if package == "timm":
+        known = features.metadata.version
+        monkeypatch.setattr(features.metadata, "version", lambda name: "9" if name == "timm" else known(name))
+    else:
+        monkeypatch.setattr(features.torch if package == "torch" else features.PIL, "__version__", "99.0")
+    assert Job(packed).run(1).encoded == 60
+
+
 def test_augmented_views_differ_and_do_not_depend_on_the_seed_of_the_training(packed: PackedDataset) -> None:
     settings = {"augment": {"augment__translate_px": 3}}
     arrays = Job(packed, **settings).run(4).arrays["train"]
@@ -153,6 +167,45 @@ def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bits(
         assert np.array_equal(array, expected)
 
 
+def test_a_stop_is_heard_before_each_forward_pass(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_CHUNK", 48)
+    job = Job(packed)
+    with pytest.raises(Interrupted):
+        job.run(stop_after=8)
+    assert job.told == [(0, 120), (0, 120), (8, 120)]
+
+
+def test_a_stop_is_heard_while_another_process_encodes(packed: PackedDataset) -> None:
+    job = Job(packed)
+    Job(packed).run(1)
+    lock = next(iter(cache_folder("features").glob("*.lock")))
+    messages: list[str] = []
+    looks = 0
+
+    def stop() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise Interrupted(15)
+
+    with file_lock(lock), pytest.raises(Interrupted):
+        job.encoder.encode(["train"], 1, progress=lambda *_: None, should_stop=stop, message=messages.append)
+    assert messages == ["waiting for another process that encodes the same pictures"]
+
+
+def test_what_another_process_encoded_meanwhile_is_taken(packed: PackedDataset) -> None:
+    Job(packed).run(1)
+    lock = next(iter(cache_folder("features").glob("*.lock")))
+    messages: list[str] = []
+    with ExitStack() as held:
+        held.enter_context(file_lock(lock))
+        store = Job(packed).encoder.encode(
+            ["train"], 1, progress=lambda *_: None, should_stop=held.close, message=messages.append
+        )
+    assert store.encoded == 0
+    assert len(messages) == 1
+
+
 def shards() -> list[Path]:
     return sorted(cache_folder("features").glob("*/train-*.bin"))
 
@@ -167,6 +220,20 @@ def test_a_flipped_bit_in_the_cache_is_found_and_encoded_again(packed: PackedDat
     store = Job(packed).run(1)
     assert store.encoded == 60 - place // 16 * 16
     assert np.array_equal(store.arrays["train"][0], array)
+
+
+def test_rows_that_are_encoded_again_do_not_count_twice(packed: PackedDataset) -> None:
+    Job(packed).run(1)
+    (path,) = shards()
+    index = path.with_suffix(".json")
+    index.write_text(json.dumps({**json.loads(index.read_text()), "seconds": 600.0}))
+    assert Job(packed).encoder.seconds_kept(["train"], 1) == 600
+    damaged = bytearray(path.read_bytes())
+    damaged[40 * len(damaged) // 60] ^= 1
+    path.write_bytes(damaged)
+    store = Job(packed).run(1)
+    assert store.encoded == 28
+    assert 320 < store.view_seconds["train"][0] < 500, "32 of 60 rows have their old time"
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove rows", "garbage index", "remove index"])
@@ -207,6 +274,31 @@ def test_a_full_disk_is_known_before_anything_is_encoded(
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(DataError, match="GB are free"):
         Job(packed).run(1)
+
+
+def test_what_lies_on_the_disk_already_needs_no_more_room(
+    packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(packed)
+    size = job.encoder.size_bytes(["train"], 2)
+
+    def leave(free: float) -> None:
+        monkeypatch.setattr(features.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free})())
+
+    leave(1.05 * size)
+    assert not job.encoder.fits(["train"], 2), "a tenth is to spare"
+    job.encoder.check_space(["train"], 2)
+    leave(0.7 * size)
+    assert not job.encoder.fits(["train"], 2)
+    with pytest.raises(DataError, match=r"GB of features are still to be stored, .* are free in .*--resume"):
+        job.encoder.check_space(["train"], 2)
+    Job(packed).run(1)
+    assert job.encoder.fits(["train"], 2), "the second view alone is missing"
+    leave(10**12)
+    Job(packed).run(2)
+    leave(1)
+    assert job.encoder.fits(["train"], 2)
+    job.encoder.check_space(["train"], 2)
 
 
 def test_a_backbone_that_answers_nan_is_refused(packed: PackedDataset) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
 from eyespot.runs import Run
 from eyespot.training import fit as fit_module
+from eyespot.training.checkpoint import read_checkpoint
 
 from .conftest import Watcher, prepare, run_fit, tiny_config, tiny_packed, weights, without_times
 
@@ -364,14 +367,76 @@ def test_progressive_sizes_cost_what_their_areas_say(tmp_path: Path) -> None:
     assert loop._relative_cost() == pytest.approx((0.25 * 0.5 + 1 * 0.5) / 0.25)
     loop.config = tiny_config()
     assert loop._relative_cost() == 1
+    # Packed at 8 px, resized to 16 for a backbone: a quarter of the steps' areas, not all of them.
+    spec = replace(prepared.data.eval_transform.spec, model_px=16)
+    loop.config = tiny_config(training__size_schedule=[[0.0, 8], [0.5, 16]], model__name="spot")
+    loop.data = replace(prepared.data, eval_transform=replace(prepared.data.eval_transform, spec=spec))
+    assert loop._relative_cost() == pytest.approx((0.25 * 0.5 + 1 * 0.5) / 0.25)
 
 
 def test_resuming_with_other_data_or_another_model_is_refused(tmp_path: Path) -> None:
     run_fit(tmp_path, tiny_config())
     with pytest.raises(CheckpointError, match="steps an epoch"):
         run_fit(tmp_path, tiny_config(), resume=True, packed=tiny_packed(300))
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="another run"):
         run_fit(tmp_path, tiny_config(model__name="resnet18-small", model__args={"width": 4}), resume=True)
+
+
+@pytest.mark.parametrize("change", [{"training__seed": 7}, {"optimizer__lr": 0.5}, {"training__epochs": 9}])
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    run_fit(tmp_path / "other", tiny_config(**change))
+    run_fit(tmp_path / "run", tiny_config())
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    for path in (tmp_path / "other" / "checkpoints").iterdir():
+        path.rename(tmp_path / "run" / "checkpoints" / path.name)
+    with pytest.raises(CheckpointError, match="another run"):
+        run_fit(tmp_path / "run", tiny_config(), resume=True)
+
+
+def test_a_checkpoint_of_another_split_is_refused(tmp_path: Path) -> None:
+    run_fit(tmp_path, tiny_config())
+    (tmp_path / "split.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"split\.json were changed"):
+        run_fit(tmp_path, tiny_config(), resume=True)
+
+
+@pytest.mark.parametrize("damage", ["removed", "flipped"])
+def test_lost_weights_of_the_best_epoch_are_said_and_the_last_ones_taken(tmp_path: Path, damage: str) -> None:
+    # Epoch 1 is the best: the rate is too high for the others.
+    config = tiny_config(training__restore_best=True, optimizer__lr=0.3, training__epochs=4)
+    first = run_fit(tmp_path, config)
+    assert first.state.best_epoch < 4
+    path = tmp_path / "checkpoints" / f"best-{first.state.best_epoch:06d}.ckpt"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "flipped":
+        path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    watcher = Watcher()
+    second = run_fit(tmp_path, config, watcher=watcher, resume=True)
+    assert second.state.best_epoch == 4
+    assert any("are lost" in text and "those of the last one, 4," in text for text in watcher.messages)
+    last = read_checkpoint(sorted((tmp_path / "checkpoints").glob("step-*.ckpt"))[-1])
+    assert same(weights(second), {name: last.tensors[f"model/{name}"] for name in weights(second)})
+
+
+def test_exploded_weights_are_not_called_the_last_good_checkpoint(tmp_path: Path) -> None:
+    # One step an epoch and no val: the checkpoint of step 1 holds what the first step has spoilt.
+    config = tiny_config(
+        optimizer__name="sgd", optimizer__lr=1e12, data__final=True, training__batch_size=120, training__epochs=9
+    )
+    with pytest.raises(DivergedError) as caught:
+        run_fit(tmp_path, config)
+    found = re.search(r"step (\d+) ", str(caught.value))
+    assert found
+    named = re.search(r"step-(\d+)\.ckpt", str(caught.value))
+    assert named is None or int(named[1]) < int(found[1]) - 1
+
+
+def test_nan_on_val_names_step_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_module._Loop, "_evaluate", lambda loop, loader: (float("nan"), 0.1))
+    with pytest.raises(DivergedError, match=r"loss on val is NaN or infinite at learning rate .* step 6 .*the start"):
+        run_fit(tmp_path, tiny_config())
 
 
 def test_a_last_batch_of_one_picture_is_left_out_for_batch_norm(tmp_path: Path) -> None:

@@ -1,19 +1,28 @@
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import eyespot
+from eyespot.data import packing
 from eyespot.data.dataset import PackedDataset
 from eyespot.data.splits import make_splits
 from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan
-from eyespot.training.prepare import prepare_training, read_positions
+from eyespot.errors import Interrupted, RunError
+from eyespot.files import write_json
+from eyespot.runs import Run, RunWriter
+from eyespot.training import prepare as module
+from eyespot.training.prepare import Prepared, prepare_training, read_positions
 
-from .conftest import prepare, tiny_config, tiny_packed
+from .conftest import Watcher, prepare, tiny_config, tiny_packed, without_times
 
 
 def with_pixels(packed: PackedDataset, change: Any) -> PackedDataset:
@@ -103,3 +112,120 @@ def test_pictures_are_read_by_their_position_in_a_split() -> None:
     found = read_positions(packed, splits, "val", np.array([3, 0]))
     assert np.array_equal(found, packed.splits["train"].pixels[rows[[3, 0]]])  # type: ignore[index]
     assert read_positions(packed, splits, "val", np.array([], dtype=np.int64)).shape == (0, 8, 8, 1)
+
+
+# ------------------------------------------------------------------------------------------------ measured once a run
+
+
+SPOT = {"model__name": "spot", "model__args": {"widths": [4, 4, 4]}}
+
+
+class Counts(Watcher):
+    """Remembers what was counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, list[tuple[int, int | None]]] = {}
+
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+        self.counts.setdefault(label, []).append((done, total))
+
+
+def streamed(packed: PackedDataset, folder: Path) -> PackedDataset:
+    """Return the same pictures as files that are decoded when they are needed."""
+    split = packed.splits["train"]
+    assert split.pixels is not None
+    folder.mkdir()
+    paths = [folder / f"{row:05}.png" for row in range(len(split))]
+    for path, pixels in zip(paths, split.pixels, strict=True):
+        Image.fromarray(pixels).save(path)
+    return replace(packed, splits={"train": replace(split, pixels=None, paths=paths)})
+
+
+def prepare_in(folder: Path, packed: PackedDataset, watcher: Watcher | None = None, **changes: Any) -> Prepared:
+    """Prepare in a run folder, which may hold a run already."""
+    config = tiny_config(**SPOT, **changes)
+    splits = make_splits(packed, val_fraction=0.2, test_fraction=0.0, stratify=True, seed=0, final=False)
+    with RunWriter(folder, config, resume=True) as writer:
+        plan = ComputePlan("cpu", "float32", "test")
+        return prepare_training(packed, splits, config, plan, writer=writer, observer=watcher)
+
+
+def test_a_run_that_streamed_keeps_its_statistics_when_it_goes_on_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_STREAM_SAMPLE", 10)
+    packed = tiny_packed(channels=3)
+    watcher = Counts()
+    first = prepare_in(tmp_path / "run", streamed(packed, tmp_path / "files"), watcher)
+    assert watcher.counts["measuring colours"] == [(10, 10)]
+    assert watcher.counts["whitening"][0] == (16, 96)
+    assert watcher.counts["whitening"][-1] == (96, 96)
+    assert first.spec.mean != prepare(tiny_config(**SPOT), packed).spec.mean, "the sample says something else"
+    again = prepare_in(tmp_path / "run", packed)
+    assert again.spec == first.spec
+    for one, two in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_nothing_is_measured_on_pictures_where_a_checkpoint_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, folder = tiny_packed(channels=3), tmp_path / "run"
+    first = prepare_in(folder, packed)
+    (folder / "checkpoints" / "step-000000001.ckpt").write_bytes(b"whatever")
+    monkeypatch.setattr(module, "latest_checkpoint", lambda folder: (object(), []))
+    monkeypatch.setattr(module, "read_pixels", lambda *arguments: pytest.fail("a picture is read"))
+    assert prepare_in(folder, packed).spec == first.spec
+    monkeypatch.undo()
+    # A range test that is repeated comes before the checkpoint: it needs the weights as they were.
+    monkeypatch.setattr(module, "latest_checkpoint", lambda folder: (object(), []))
+    again = prepare_in(folder, packed, optimizer__lr="auto")
+    assert torch.equal(again.model.state_dict()["whiten.weight"], first.model.state_dict()["whiten.weight"])
+
+
+@pytest.mark.parametrize("damage", [3, {"size_px": 8}, {"colour": "red"}])
+def test_a_damaged_input_spec_is_named(tmp_path: Path, damage: object) -> None:
+    packed, folder = tiny_packed(channels=3), tmp_path / "run"
+    prepare_in(folder, packed)
+    known = Run(folder).provenance
+    write_json(folder / "provenance.json", {**known, "input": damage})
+    with pytest.raises(RunError, match=r"no input spec under 'input' .*provenance\.json: restore the file"):
+        prepare_in(folder, packed)
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_run_ends_the_same_whether_its_lives_stream_or_not(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bool
+) -> None:
+    monkeypatch.setattr(module, "_STREAM_SAMPLE", 10)
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    known = packing.estimate_pack
+
+    def train(name: str, *, fits: bool, **arguments: Any) -> Run:
+        with monkeypatch.context() as patched:
+            patched.setattr(packing, "estimate_pack", lambda *a, **k: replace(known(*a, **k), fits=fits))
+            return eyespot.train(out=tmp_path / name, device="cpu", **arguments)
+
+    def stop(number: int) -> None:
+        if number == 3 and checkpoint:
+            signal.raise_signal(signal.SIGINT)
+        elif number == 3:
+            raise OSError("the power is gone")
+
+    settings = {
+        "model.args": {"widths": [4, 4, 4]},
+        "training.epochs": 2,
+        "training.batch_size": 16,
+        "training.precision": "float32",
+        "data.workers": 1,
+    }
+    asked = {"data": pictures, "recipe": "small", "settings": {"model.name": "spot", **settings}}
+    whole = train("whole", fits=False, **asked)
+    with pytest.raises(Interrupted if checkpoint else OSError):
+        train("run", fits=False, **asked, observer=Watcher(stop))
+    resumed = train("run", fits=True, resume=True)
+    assert without_times(resumed.history) == without_times(whole.history)
+    assert (resumed.path / "bundle" / "weights.safetensors").read_bytes() == (
+        whole.path / "bundle" / "weights.safetensors"
+    ).read_bytes()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -140,6 +140,7 @@ def test_weights_are_scikit_learns_sample_weights() -> None:
     weighted=st.booleans(),
     seed=st.integers(0, 1000),
 )
+@example(n=5, d=7, k=5, views=2, l2=1e-3, smoothing=0.5, weighted=True, seed=7)  # its last gains drown in float32
 def test_torchs_own_loss_has_no_slope_at_the_solution(
     n: int, d: int, k: int, views: int, l2: float, smoothing: float, weighted: bool, seed: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from eyespot.config import Config
 from eyespot.data.dataset import PackedDataset
 from eyespot.data.splits import Splits, make_splits
 from eyespot.device import ComputePlan
-from eyespot.errors import ConfigError, Interrupted
+from eyespot.errors import CheckpointError, ConfigError, DataError, Interrupted
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.registry import model_entry
-from eyespot.runs import RunWriter
+from eyespot.runs import Run, RunWriter
+from eyespot.training import transfer
 from eyespot.training.optim import build_optimizer
 from eyespot.training.prepare import Prepared, frozen_mode, prepare_training
 from eyespot.training.transfer import Trained, train_model
@@ -158,6 +160,54 @@ def test_features_of_the_frozen_part_that_do_not_fit_are_computed_in_every_step(
     assert parts == {"4", "5"}
 
 
+REST = {**LINEAR, "model__mode": "last-block"}
+
+
+def interrupt(folder: Path, config: Config, *, step: int = 3) -> None:
+    """Train until a step, and press Ctrl-C."""
+
+    def stop(number: int) -> None:
+        if number == step:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(folder, config, watcher=Watcher(stop))
+
+
+@pytest.mark.parametrize("way", ["stored", "computed"])
+def test_a_resumed_run_keeps_its_way_with_the_frozen_part_whatever_the_disk_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    def say(fits: bool) -> None:
+        monkeypatch.setattr("eyespot.training.features.Encoder.fits", lambda self, sources, views: fits)
+
+    config = tiny_config(**REST, training__epochs=2, optimizer__lr=1e-3)
+    say(way == "stored")
+    whole, _, _ = run(tmp_path / "whole", config)
+    interrupt(tmp_path / "run", config)
+    assert Run(tmp_path / "run").provenance["frozen_part"] == way
+    say(way == "computed")
+    resumed, _, watcher = run(tmp_path / "run", config, resume=True)
+    assert any(message.startswith("the frozen part is computed") for message in watcher.messages) == (way == "computed")
+    for one, two in zip(weights(whole.result).values(), weights(resumed.result).values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_resumed_run_says_what_keeps_it_from_its_stored_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(**REST, training__epochs=1)
+    interrupt(tmp_path / "run", config)
+    shutil.rmtree(tmp_path / "cache")
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+        with pytest.raises(DataError, match=r"features are still to be stored.*free some space"):
+            run(tmp_path / "run", config, resume=True)
+    monkeypatch.setattr(transfer, "cut_at_first_trained", lambda model, images: None)
+    with pytest.raises(CheckpointError, match=r"cannot be cut here.*versions of torch and timm"):
+        run(tmp_path / "run", config, resume=True)
+
+
 def test_freeze_until_wins_over_the_mode(tmp_path: Path) -> None:
     config = tiny_config(**LINEAR, model__freeze_until="blocks.5", training__epochs=1)
     trained, _, _ = run(tmp_path / "run", config)
@@ -187,10 +237,54 @@ def test_a_time_limit_counts_what_came_before_fine_tuning(tmp_path: Path) -> Non
     assert trained.store is not None
 
 
+def test_a_resumed_run_has_the_same_minutes_left_for_fine_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    real = transfer._fine_tune
+
+    def fine_tune(before: Any, prepared: Any, splits: Any, config: Config, **others: Any) -> Trained:
+        limits.append(config.training.minutes)
+        return real(before, prepared, splits, config, **others)
+
+    monkeypatch.setattr(transfer, "_fine_tune", fine_tune)
+    config = tiny_config(**{**LINEAR, "model__mode": "auto"}, training__minutes=5, training__epochs=1)
+    interrupt(tmp_path / "run", config, step=2)
+    resumed, _, _ = run(tmp_path / "run", config, resume=True)
+    assert resumed.head["encode_seconds"] > 0
+    assert len(limits) == 2
+    assert limits[0] == limits[1] < 5
+    another, _, _ = run(tmp_path / "another", config)
+    assert limits[2] == pytest.approx(5 - another.head["solve_seconds"] / 60), "its features were in the cache"
+
+
+def test_encoding_before_a_kill_counts_towards_the_time_limit(tmp_path: Path) -> None:
+    class Stopped(Watcher):
+        def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+            if label == "encoding" and done == 90:  # the first view of two
+                signal.raise_signal(signal.SIGTERM)
+
+    config = tiny_config(**{**LINEAR, "model__mode": "auto"}, training__minutes=5, training__epochs=1)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config, watcher=Stopped())
+    resumed, _, _ = run(tmp_path / "run", config, resume=True)
+    used = resumed.head["encode_seconds"] + resumed.head["solve_seconds"]
+    assert Run(tmp_path / "run").provenance["finetune_minutes"] == pytest.approx(5 - used / 60)
+
+
 def test_with_a_time_limit_auto_fine_tunes() -> None:
     assert frozen_mode(tiny_config(model__mode="auto")) == "features"
     assert frozen_mode(tiny_config(model__mode="auto", training__minutes=1)) == "finetune"
     assert frozen_mode(tiny_config(model__mode="last-block", training__minutes=1)) == "last-block"
+
+
+def test_a_time_limit_does_not_thaw_the_backbone(tmp_path: Path) -> None:
+    config = tiny_config(
+        **{**LINEAR, "model__mode": "full"}, training__freeze_epochs=1, training__epochs=1, training__minutes=5
+    )
+    before = fresh_backbone(config)
+    trained, _, _ = run(tmp_path, config)
+    assert not moved(before, backbone_of(trained))
 
 
 def test_the_backbone_thaws_after_its_frozen_epochs_also_when_resumed(tmp_path: Path) -> None:
@@ -310,8 +404,51 @@ def test_preprocessing_belongs_to_the_weights() -> None:
     [
         ({"features__solver": "closed", "model__args": {"hidden": [8]}}, "linear heads"),
         ({"model__mode": "features", "training__size_schedule": [[0.0, 8]]}, "stored features"),
+        ({"model__mode": "last-block", "training__size_schedule": [[0.0, 8]]}, "model.mode = 'last-block'"),
+        ({"model__mode": "features", "training__cutmix_alpha": 1.0}, "training.cutmix_alpha .* stored features"),
+        ({"model__mode": "last-block", "training__cutmix_alpha": 1.0}, "training.cutmix_alpha .* stored features"),
+        ({"model__mode": "features", "training__freeze_epochs": 1}, "training.freeze_epochs .* 'full' or 'finetune'"),
+        ({"model__mode": "auto", "training__freeze_epochs": 1}, "training.freeze_epochs .*model.mode = 'auto'"),
+        ({"model__mode": "last-block", "training__freeze_epochs": 1}, "training.freeze_epochs .* leave it out"),
+        ({"model__freeze_until": "layer4", "training__freeze_epochs": 1}, "set model.freeze_until = ''"),
+        ({"model__freeze_until": "layer4", "training__size_schedule": [[0.0, 8]]}, "set model.freeze_until = ''"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_config(**changes)
+
+
+@pytest.mark.parametrize("setting", [{"cutmix_alpha": 1.0}, {"freeze_epochs": 0.5}, {"size_schedule": [[0.0, 16]]}])
+@pytest.mark.parametrize("mode", [{"model__mode": "finetune"}, {"model__mode": "auto", "training__minutes": 5}])
+def test_fine_tuning_sees_pictures(tmp_path: Path, mode: dict[str, Any], setting: dict[str, Any]) -> None:
+    settings = {f"training__{key}": value for key, value in setting.items()}
+    _, _, watcher = run(tmp_path / "run", tiny_config(**{**LINEAR, **mode}, **settings, training__epochs=1))
+    assert watcher.rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "views", "said"),
+    [
+        ({}, 2, "as they are and mirrored left-right; their features are computed once"),
+        ({"features__views": 1}, 1, "as they are; their features are computed once"),
+        ({"features__views": 3}, 3, "as they are, mirrored left-right, and in 1 augmented view ("),
+        (
+            {"model__mode": "last-block", "training__epochs": 1},
+            2,
+            "as they are and mirrored left-right; their features are computed once",
+        ),
+        ({"model__mode": "full", "training__epochs": 1}, 0, "rotated"),
+    ],
+)
+def test_what_the_training_saw_is_said_as_it_was(
+    tmp_path: Path, changes: dict[str, Any], views: int, said: str
+) -> None:
+    watcher = Watcher()
+    config = tiny_config(**{**LINEAR, "augment__rotate_degrees": 10.0, **changes})
+    trained, _, _ = run(tmp_path, config, watcher=watcher)
+    assert trained.stored_views == views
+    told = [text for text in watcher.messages if text.startswith("training pictures: ")]
+    assert len(told) == 1
+    assert said in told[0]
+    assert ("rotated" in told[0]) == (views in (0, 3))

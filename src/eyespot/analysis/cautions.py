@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from eyespot.analysis import words
-from eyespot.analysis.verdict import Finding, Severity, headline_split, sort_findings
+from eyespot.analysis.verdict import Finding, headline_split, sort_findings
 
 # From three to one on, accuracy rewards naming the frequent class, and the rare one is learned visibly worse.
 IMBALANCE_RATIO = 3.0
@@ -32,6 +32,7 @@ class DataCard(TypedDict, total=False):
         skipped: How many of them the run went on without.
         duplicates: Groups of equal pictures; `duplicate_examples` some of them, each a list of sample ids.
         leaks: Groups that are in more than one split; `leak_examples` likewise.
+        leaked: Pictures of `test` that are in train or val, too, and of `val` that are in train, by `count_leaked`.
         conflicts: Groups of equal pictures with different labels.
         sizes: (width_px, height_px, how many pictures), the most frequent first.
         modes: Pillow mode -> how many pictures.
@@ -41,7 +42,8 @@ class DataCard(TypedDict, total=False):
         packed_bytes: Size of the packed pixels; 0 where the files are streamed.
         fit, interpolation: How a picture became that shape.
         near: What `eyespot check` found of near copies; `checking` names its keys.
-        near_across: How many of them a run's own division put on both sides, where `eyespot check` has looked.
+        near_across: How many of them a run's own division put on both sides, where `eyespot check` has looked;
+            `near_cache` names its keys.
         drift: Its comparison of train with test.
         preparation: What is done to every picture before the model, in words.
     """
@@ -58,6 +60,7 @@ class DataCard(TypedDict, total=False):
     duplicate_examples: Sequence[Sequence[str]]
     leaks: int
     leak_examples: Sequence[Sequence[str]]
+    leaked: Mapping[str, int]
     conflicts: int
     sizes: Sequence[tuple[int, int, int]]
     modes: Mapping[str, int]
@@ -86,6 +89,7 @@ def find_cautions(
     """
     found = [
         *_about_pictures(data_card),
+        *_about_leaks(data_card, metrics),
         *_about_copies(data_card),
         *_about_balance(data_card),
         *_about_measuring(metrics, num_classes, final),
@@ -114,17 +118,31 @@ def _about_pictures(card: DataCard) -> list[Finding]:
     return found
 
 
+def _about_leaks(card: DataCard, metrics: Mapping[str, Any]) -> list[Finding]:
+    """Say which measured pictures are among those that were trained on, pixel for pixel."""
+    found = []
+    published = bool(card.get("published"))
+    leaked = card.get("leaked", {})
+    test = leaked.get("test", (metrics.get("test") or {}).get("also_in_train", 0))
+    val = leaked.get("val", 0)
+    if test:
+        text = f"{words.plural(test, 'test picture is', 'test pictures are')} also in train or val"
+        allowed = " (allowed by --allow-leak): the figures on test are too high."
+        text += ", as this data set was published." if published else allowed
+        found.append(Finding("test-pictures-in-train", "note" if published else "serious", text))
+    if val:
+        text = f"{words.plural(val, 'val picture is', 'val pictures are')} also in train"
+        text += ", as this data set was published." if published else ": the figures on val are too high."
+        found.append(Finding("val-pictures-in-train", "note" if published else "warning", text))
+    if (groups := card.get("leaks", 0)) and not (test or val):
+        text = f"{words.plural(groups, 'group of equal pictures is', 'groups of equal pictures are')} in more than one"
+        found.append(Finding("same-picture-in-two-splits", "note" if published else "warning", f"{text} split."))
+    return found
+
+
 def _about_copies(card: DataCard) -> list[Finding]:
     """Say which pictures are there more than once."""
     found = []
-    if leaks := card.get("leaks", 0):
-        text = f"{words.plural(leaks, 'picture is', 'pictures are')} in more than one split"
-        if card.get("published"):
-            text += ", as this data set was published."
-        else:
-            text += " (allowed by --allow-leak): the figures are too high."
-        severity: Severity = "note" if card.get("published") else "serious"
-        found.append(Finding("same-picture-in-two-splits", severity, text))
     across = card.get("near_across", {})
     for split in ("test", "val"):
         if near := across.get(split, 0):

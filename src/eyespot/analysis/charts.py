@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
-import numpy.typing as npt
 
 from eyespot.analysis import words
 from eyespot.analysis.pages import png_data_uri
+from eyespot.arrays import Float64Array, Int64Array
 
 # User units of the drawing. At this width text of 12 units is 10 px high on a phone and 15 px in a half column.
 _WIDTH = 370.0
@@ -42,8 +42,8 @@ class Series:
 
     name: str
     css: str
-    x: Sequence[float] | npt.NDArray[np.float64]
-    y: Sequence[float] | npt.NDArray[np.float64]
+    x: Sequence[float] | Float64Array
+    y: Sequence[float] | Float64Array
     points: bool = False
 
 
@@ -250,7 +250,7 @@ def scatter_chart(
     return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
 
 
-def _usable(one: Series, log_y: bool) -> npt.NDArray[np.float64]:
+def _usable(one: Series, log_y: bool) -> Float64Array:
     """Return float64 (E, 2), x and y, with nan where there is nothing to draw."""
     points = np.stack([np.asarray(one.x, dtype=np.float64), np.asarray(one.y, dtype=np.float64)], axis=1)
     points[~np.isfinite(points[:, 1]), 1] = np.nan
@@ -259,7 +259,7 @@ def _usable(one: Series, log_y: bool) -> npt.NDArray[np.float64]:
     return points
 
 
-def _say_line(name: str, points: npt.NDArray[np.float64], write_y: Callable[[float], str]) -> str:
+def _say_line(name: str, points: Float64Array, write_y: Callable[[float], str]) -> str:
     known = points[np.isfinite(points[:, 1])]
     return f"{name} from {write_y(known[0, 1])} to {write_y(known[-1, 1])}"
 
@@ -278,7 +278,7 @@ class _Frame:
     right: float = _WIDTH - _MARGIN_RIGHT
 
     @classmethod
-    def around(cls, points: npt.NDArray[np.float64], height: float, *, log_x: bool, log_y: bool) -> _Frame:
+    def around(cls, points: Float64Array, height: float, *, log_x: bool, log_y: bool) -> _Frame:
         """Return a frame with a little air above and below the points."""
         low, high = float(points[:, 1].min()), float(points[:, 1].max())
         if log_y:
@@ -348,7 +348,7 @@ def _mark(frame: _Frame, x_value: float, label: str) -> str:
     )
 
 
-def _polyline(frame: _Frame, css: str, points: npt.NDArray[np.float64]) -> str:
+def _polyline(frame: _Frame, css: str, points: Float64Array) -> str:
     """Return a line with gaps where y is nan; a point without neighbours becomes a dot."""
     path, dots, pen_down = [], [], False
     finite = np.isfinite(points[:, 1])
@@ -365,7 +365,7 @@ def _polyline(frame: _Frame, css: str, points: npt.NDArray[np.float64]) -> str:
     return f'<path class="line c-{css}" d="{"".join(path)}"/>{"".join(dots)}'
 
 
-def _scatter(frame: _Frame, css: str, points: npt.NDArray[np.float64]) -> str:
+def _scatter(frame: _Frame, css: str, points: Float64Array) -> str:
     """Return light points: one path of lines without a length, whose round ends are all there is of them."""
     known = points[np.isfinite(points[:, 1])]
     path = "".join(f"M{frame.x(float(x)):.1f} {frame.y(float(y)):.1f}h0" for x, y in known)
@@ -488,7 +488,7 @@ def cost_chart(
     return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
 
 
-def confusion_cells(confusion: npt.NDArray[np.int64]) -> list[list[Cell]]:
+def confusion_cells(confusion: Int64Array) -> list[list[Cell]]:
     """Return the cells of a confusion table with their shades.
 
     The diagonal is shaded by its share of the row; mistakes by their share relative to the largest mistake, with a
@@ -505,8 +505,8 @@ def confusion_cells(confusion: npt.NDArray[np.int64]) -> list[list[Cell]]:
 
 
 def _shares_and_shades(
-    confusion: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    confusion: Int64Array,
+) -> tuple[Float64Array, Float64Array]:
     """Return both as float64 (K, K) in [0, 1]."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     wrong = shares * (1 - np.eye(len(confusion)))
@@ -515,7 +515,7 @@ def _shares_and_shades(
     return shares, shades
 
 
-def heat_map(confusion: npt.NDArray[np.int64], class_names: Sequence[str]) -> str:
+def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
     """Return a confusion matrix of many classes as SVG: one picture for the cells, text for the names.
 
     Args:

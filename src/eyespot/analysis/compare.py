@@ -16,18 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from eyespot.analysis import words
+from eyespot.arrays import BoolArray, Int64Array
 from eyespot.errors import DataError, EyespotError, RunError, UsageError
 from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
 from eyespot.evaluation.metrics import wilson_interval
-from eyespot.evaluation.statistics import MeanInterval, holm, mcnemar_exact, mean_interval, paired_bootstrap
+from eyespot.evaluation.statistics import (
+    MeanInterval,
+    holm,
+    mcnemar_exact,
+    mean_interval,
+    mean_p_value,
+    paired_bootstrap,
+)
 from eyespot.runs import BUNDLE, Run
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SIGNIFICANT = 0.05
 _RETRAIN = "compare runs of the same data and the same split_seed"
+_EQUAL = 1e-12  # accuracies are counts over n: what is smaller is rounding
+_CURVES = ("epoch", "train/loss", "train/top1", "val/loss", "val/top1", "images_per_second")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +86,8 @@ class ComparedRun:
     points_per_minute: float | None
     device: str
     history: Sequence[Mapping[str, Any]]
-    preds: npt.NDArray[np.int64]
-    right: npt.NDArray[np.bool_]
+    preds: Int64Array
+    right: BoolArray
 
 
 @dataclass(frozen=True)
@@ -110,12 +119,19 @@ class SeedGroup:
 
 @dataclass(frozen=True)
 class GroupPair:
-    """Two groups of runs: the difference of their means over seeds, second minus first, and its 95 % interval."""
+    """Two groups of runs: the difference of their means over seeds, second minus first, and its 95 % interval.
+
+    The interval is nan where all seeds agree, which leaves no spread to go by. `p_value` is that of the t test, or of
+    an exact test where there is no spread; `p_holm` is corrected for the number of pairs of groups, and decides
+    `sentence`.
+    """
 
     first: int
     second: int
     paired: bool
     difference: MeanInterval
+    p_value: float
+    p_holm: float
     sentence: str
 
 
@@ -137,7 +153,7 @@ class Comparison:
 
     split: str
     ids: Sequence[str]
-    labels: npt.NDArray[np.int64]
+    labels: Int64Array
     class_names: Sequence[str]
     runs: tuple[ComparedRun, ...]
     pairs: tuple[RunPair, ...]
@@ -197,7 +213,7 @@ def compare_runs(paths: Sequence[str | Path], *, split: str | None = None) -> Co
     Raises:
         UsageError: Fewer than two runs, one of them twice, or a split that is not compared.
         RunError: A folder is no run, not finished, or damaged.
-        DataError: The runs were measured on different pictures.
+        DataError: The runs were measured on different pictures. Train and val may be others.
     """
     runs = [Run.open(path) for path in paths]
     if len(runs) < 2:
@@ -254,10 +270,9 @@ def _common_split(runs: Sequence[Run], found: Sequence[Mapping[Any, Any]], asked
     )
 
 
-def _match(runs: Sequence[Run], parts: Sequence[SplitPredictions], split: str) -> list[npt.NDArray[np.int64]]:
+def _match(runs: Sequence[Run], parts: Sequence[SplitPredictions], split: str) -> list[Int64Array]:
     """Return for each run the order int64 (n,) that puts its pictures into that of the first run."""
     base = parts[0]
-    fingerprint = runs[0].provenance.get("dataset_fingerprint")
     orders = []
     for run, part in zip(runs, parts, strict=True):
         where = f"{runs[0].path.name} and {run.path.name}"
@@ -265,22 +280,44 @@ def _match(runs: Sequence[Run], parts: Sequence[SplitPredictions], split: str) -
             order = np.arange(len(base.ids), dtype=np.int64)
         else:
             order = _order_by_id(base.ids, part.ids, split, where)
-        other = run.provenance.get("dataset_fingerprint")
-        if fingerprint and other and other != fingerprint:
-            raise DataError(
-                f"different data: fingerprint {fingerprint} and {other}, though the {split} pictures have equal names",
-                where=where,
-                remedy=_RETRAIN,
-            )
         differing = int((part.labels[order] != base.labels).sum())
         if differing:
             what = f"{words.plural(differing, split + ' picture')} with different labels"
             raise DataError(what, where=where, remedy=_RETRAIN)
         orders.append(order)
+    for (one, known), (two, other) in itertools.combinations([(run, run.provenance) for run in runs], 2):
+        what = _other_content(known, other, split)
+        if what:
+            raise DataError(what, where=f"{one.path.name} and {two.path.name}", remedy=_RETRAIN)
     return orders
 
 
-def _order_by_id(base: Sequence[str], ids: Sequence[str], split: str, where: str) -> npt.NDArray[np.int64]:
+def _other_content(one: Mapping[str, Any], two: Mapping[str, Any], split: str) -> str:
+    """Return how pictures of equal names differ between two runs; empty where they do not, or nobody knows.
+
+    Args:
+        one: Provenance of a run.
+        two: Provenance of another.
+        split: The compared split. Only its pictures have to be the same: its own digest decides where both runs have
+            it, else the fingerprint of all data does, in which train and val are too.
+    """
+    digests = _digest(one, split), _digest(two, split)
+    if all(digests):
+        return "" if digests[0] == digests[1] else f"different {split} pictures, though they have equal names"
+    fingerprints = one.get("dataset_fingerprint"), two.get("dataset_fingerprint")
+    if not all(fingerprints) or fingerprints[0] == fingerprints[1]:
+        return ""
+    told = " and ".join(map(str, fingerprints))
+    return f"different data: fingerprint {told}, though the {split} pictures have equal names"
+
+
+def _digest(provenance: Mapping[str, Any], split: str) -> str:
+    """Return the digest over content and labels of a split's pictures; empty where a run does not tell."""
+    found = provenance.get("split_digests")
+    return str(found.get(split) or "") if isinstance(found, dict) else ""
+
+
+def _order_by_id(base: Sequence[str], ids: Sequence[str], split: str, where: str) -> Int64Array:
     place = {one: index for index, one in enumerate(ids)}
     missing, added = sorted(set(base) - set(ids)), sorted(set(ids) - set(base))
     if missing or added:
@@ -305,22 +342,45 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def _class_names(run: Run, split: str) -> list[str]:
     """Return the class names in label order, as metrics.json lists them."""
-    return [str(name) for name in run.metrics.get(split, {}).get("per_class", {})]
+    classes = run.metrics.get(split, {}).get("per_class")
+    return [str(name) for name in classes] if isinstance(classes, dict) else []
+
+
+def _number(values: Mapping[str, Any], key: str, path: Path, of: str = "", *, needed: bool = False) -> float | None:
+    """Return a number that a run wrote down, None where it did not.
+
+    Args:
+        values: What a file says.
+        key: Of the number.
+        path: The file.
+        of: The split that it is said of.
+        needed: Refuse a file without it.
+
+    Raises:
+        RunError: It is something else, or is needed and missing.
+    """
+    value = values.get(key)
+    if value is None and not needed:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        name = f"{key} of {of}" if of else key
+        what = f"{name} is {value!r}, not a number" if key in values else f"it says nothing of {name}"
+        raise RunError(what, where=path, remedy="restore the file, or train again")
+    return value
 
 
 def _letter(place: int) -> str:
     return _LETTERS[place] if place < len(_LETTERS) else f"{_LETTERS[place % 26]}{place // 26}"
 
 
-def _compared(
-    run: Run, part: SplitPredictions, order: npt.NDArray[np.int64], split: str, name: str, place: int
-) -> ComparedRun:
+def _compared(run: Run, part: SplitPredictions, order: Int64Array, split: str, name: str, place: int) -> ComparedRun:
     preds = part.logits[order].argmax(axis=1).astype(np.int64)
     right = preds == part.labels[order]
     n, hits = len(right), int(right.sum())
-    metrics, history = run.metrics, run.history
+    metrics, history, known = run.metrics, run.history, run.provenance
+    path = run.path / "metrics.json"
     figures = metrics.get(split) or {}
-    recorded = figures.get("top1")
+    recorded = _number(figures, "top1", path, split)
     if recorded is not None and abs(recorded * n - hits) > 0.5:
         raise RunError(
             f"metrics.json says {words.percent(recorded)} on {split}, predictions.npz {words.percent(hits / n)}",
@@ -328,12 +388,18 @@ def _compared(
             remedy="restore the files, or train again",
         )
     low, high = wilson_interval(hits, n)
-    tops = {one: metrics[one]["top1"] for one in ("train", "val", "test") if metrics.get(one)}
-    seconds = metrics.get("train_seconds")
+    tops = {
+        one: _number(metrics[one], "top1", path, one, needed=True) or 0.0
+        for one in ("train", "val", "test")
+        if metrics.get(one)
+    }
+    seconds = _number(metrics, "train_seconds", path)
     minutes = seconds / 60 if seconds else None
+    for row in history:
+        for key in _CURVES:
+            _number(row, key, run.path / "history.jsonl")
     rates = [row["images_per_second"] for row in history if row.get("images_per_second")]
     parameters, gflop = _size(run)
-    known = run.provenance
     return ComparedRun(
         letter=_letter(place),
         name=name,
@@ -343,8 +409,8 @@ def _compared(
         top1=hits / n,
         low=low,
         high=high,
-        nll_loss=figures.get("nll_loss"),
-        ece=figures.get("ece"),
+        nll_loss=_number(figures, "nll_loss", path, split),
+        ece=_number(figures, "ece", path, split),
         split_top1=tops,
         gap=tops["train"] - hits / n if "train" in tops else None,
         minutes=minutes,
@@ -368,7 +434,8 @@ def _size(run: Run) -> tuple[int | None, float | None]:
         model, info = load_bundle(run.path / BUNDLE)
         table = layer_table(model, in_channels=info.input.channels, size_px=info.input.input_px)
     except EyespotError:
-        return run.provenance.get("parameters"), None
+        count = _number(run.provenance, "parameters", run.path / "provenance.json")
+        return None if count is None else int(count), None
     return table.count.parameters, 2 * table.macs / 1e9
 
 
@@ -435,6 +502,8 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
     for place, run in enumerate(runs):
         settings = run.config.model_dump(mode="json")
         settings["training"].pop("seed")
+        if settings["data"]["label_fixes"]:  # each run has a copy of its own: it is the content that counts
+            settings["data"]["label_fixes"] = run.provenance.get("label_fixes")
         members.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(run.config.training.seed, place)
     recipes = [runs[next(iter(seeds.values()))].config.name for seeds in members.values()]
     groups = []
@@ -444,7 +513,7 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
         name = compared[places[0]].name if len(places) == 1 else recipe
         if alone and len(places) > 1:
             name = f"{recipe} ({', '.join(compared[place].letter for place in places)})"
-        found = mean_interval([compared[place].top1 for place in places])
+        found = _only_with_spread(mean_interval([compared[place].top1 for place in places]))
         groups.append(SeedGroup(name, places, tuple(seeds), found, _say_group(name, found, compared[places[0]].n)))
     return tuple(groups)
 
@@ -454,6 +523,8 @@ def _say_group(name: str, found: MeanInterval, n: int) -> str:
     drawn = f"which {words.whole(n)} pictures were drawn gives every one of them a standard error of {noise:.2f} points"
     if found.n == 1:
         return f"{name}: one seed, so nothing is known about the spread over seeds."
+    if math.isnan(found.low):
+        return f"{name}: {words.percent(found.mean)} with each of {found.n} seeds, so no spread to go by; {drawn}."
     interval = words.interval((max(0.0, found.low), min(1.0, found.high)))
     return (
         f"{name}: {words.percent(found.mean)} over {found.n} seeds, standard deviation {100 * found.std:.2f} points,"
@@ -461,8 +532,13 @@ def _say_group(name: str, found: MeanInterval, n: int) -> str:
     )
 
 
+def _only_with_spread(found: MeanInterval) -> MeanInterval:
+    """Return a mean without its interval where all values are equal: two equal seeds do not make a figure certain."""
+    return found._replace(low=math.nan, high=math.nan) if found.std < _EQUAL else found
+
+
 def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tuple[GroupPair, ...]:
-    pairs = []
+    measured = []
     for i, j in itertools.combinations(range(len(groups)), 2):
         first, second = groups[i], groups[j]
         if first.top1.n < 2 or second.top1.n < 2:
@@ -471,15 +547,25 @@ def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tu
         shared = sorted(set(of[0]) & set(of[1]))
         paired = len(shared) == len(of[0]) == len(of[1])
         if paired:
-            found = mean_interval([of[1][seed] - of[0][seed] for seed in shared])
+            differences = [of[1][seed] - of[0][seed] for seed in shared]
+            found, p = mean_interval(differences), mean_p_value(differences)
         else:
-            found = _welch(list(of[0].values()), list(of[1].values()))
-        pairs.append(GroupPair(i, j, paired, found, _say_groups(first, second, found, paired)))
-    return tuple(pairs)
+            found, p = _welch(list(of[0].values()), list(of[1].values()))
+        measured.append((i, j, paired, _only_with_spread(found), p))
+    corrected = holm([p for *_, p in measured]).tolist()
+    return tuple(
+        GroupPair(
+            i, j, paired, found, p, p_holm, _say_groups(groups[i], groups[j], found, paired, p_holm, len(measured))
+        )
+        for (i, j, paired, found, p), p_holm in zip(measured, corrected, strict=True)
+    )
 
 
-def _welch(first: Sequence[float], second: Sequence[float]) -> MeanInterval:
-    """Return the interval of a difference of two means over unequal seeds.
+def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[MeanInterval, float]:
+    """Return the interval of a difference of two means over unequal seeds, and its two-sided p-value.
+
+    Where each group's values are equal there is no spread to go by: then the exact permutation test, which cannot tell
+    anything from a few seeds, and says 1 then.
 
     Source:
         Welch 1947, Biometrika 34; `n` is the smaller count, `std` the standard error times sqrt(n).
@@ -488,18 +574,25 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> MeanInterval:
 
     parts = [float(np.var(group, ddof=1)) / len(group) for group in (first, second)]
     mean, variance = float(np.mean(second) - np.mean(first)), sum(parts)
-    count, half = min(len(first), len(second)), 0.0
-    if variance:
-        # Not ttest_ind, which warns of equal values.
-        spread = sum(part**2 / (len(group) - 1) for part, group in zip(parts, (first, second), strict=True))
-        half = float(student.ppf(0.975, variance**2 / spread)) * math.sqrt(variance)
-    return MeanInterval(count, mean, math.sqrt(variance * count), mean - half, mean + half)
+    count = min(len(first), len(second))
+    if math.sqrt(variance) < _EQUAL:
+        p = 2 / math.comb(len(first) + len(second), len(first))
+        return MeanInterval(count, mean, 0.0, mean, mean), p if abs(mean) > _EQUAL and p < _SIGNIFICANT else 1.0
+    # Not ttest_ind, which warns of equal values.
+    spread = sum(part**2 / (len(group) - 1) for part, group in zip(parts, (first, second), strict=True))
+    freedom, error = variance**2 / spread, math.sqrt(variance)
+    half = float(student.ppf(0.975, freedom)) * error
+    p = 2 * float(student.sf(abs(mean) / error, freedom))
+    return MeanInterval(count, mean, error * math.sqrt(count), mean - half, mean + half), p
 
 
-def _say_groups(first: SeedGroup, second: SeedGroup, found: MeanInterval, paired: bool) -> str:
+def _say_groups(first: SeedGroup, second: SeedGroup, found: MeanInterval, paired: bool, p: float, pairs: int) -> str:
+    """Return the plain sentence of two groups."""
     how = f"{found.n} seeds, paired" if paired else f"{first.top1.n} and {second.top1.n} seeds, not paired"
-    measured = f"{signed_points(found.mean)} {signed_interval((found.low, found.high))}, {how}"
-    if found.low <= 0 <= found.high:
+    interval = "with every seed" if math.isnan(found.low) else signed_interval((found.low, found.high))
+    corrected = f" after Holm's correction for {pairs} pairs" if pairs > 1 else ""
+    measured = f"{signed_points(found.mean)} {interval}, {say_p(p)}{corrected}, {how}"
+    if p >= _SIGNIFICANT:
         return f"Over seeds, no difference between {first.name} and {second.name} can be told ({measured})."
     better, worse = (second, first) if found.mean > 0 else (first, second)
     return f"Over seeds, {better.name} is better than {worse.name} ({second.name} minus {first.name}: {measured})."
@@ -529,17 +622,44 @@ def _notes(
     if len(counted) < len(compared):
         left = ", ".join(run.name for place, run in enumerate(compared) if place not in counted)
         notes.append(f"Runs with settings and seed of an earlier one are no further seed, and are not counted: {left}.")
+    notes += _data_notes(runs, compared, split)
     views = {str((run.metrics.get(split) or {}).get("views")) for run in runs}
     if len(views) > 1:
         notes.append(f"The runs were measured with different test-time views: {', '.join(sorted(views))}.")
     if len({run.device for run in compared}) > 1:
         notes.append("The runs were trained on different machines or precisions: their minutes are no fair comparison.")
-    reads = [run.metrics.get("test_reads", 0) for run in runs]
-    if split == "test" and max(reads) > 1:
+    reads = [
+        _number({"test_reads": 0, **run.metrics}, "test_reads", run.path / "metrics.json", needed=True) for run in runs
+    ]
+    most = max(count or 0 for count in reads)
+    if split == "test" and most > 1:
         notes.append(
-            f"The test split of a run was read up to {max(reads)} times: the more often one looks and chooses, the more"
+            f"The test split of a run was read up to {most} times: the more often one looks and chooses, the more"
             " it flatters."
         )
     if split == "test" and len(compared) > 2:
         notes.append("The best of several runs on the same test pictures flatters itself: choose on val, report test.")
     return tuple(notes)
+
+
+def _data_notes(runs: Sequence[Run], compared: Sequence[ComparedRun], split: str) -> list[str]:
+    """Return what is not the same, or not known to be, about the data of the runs."""
+    known, notes = [run.provenance for run in runs], []
+    fingerprints = [one.get("dataset_fingerprint") for one in known]
+    other = [one.name for one, found in zip(compared, fingerprints, strict=True) if found != fingerprints[0] and found]
+    if other and fingerprints[0]:
+        notes.append(
+            f"Only the {split} pictures are the same for all runs: {', '.join(other)} had other train or val pictures"
+            f" than {compared[0].name}."
+        )
+    loose = [
+        one.name
+        for one, found in zip(compared, known, strict=True)
+        if not found.get("dataset_fingerprint") and not _digest(found, split)
+    ]
+    if loose:
+        notes.append(
+            f"{', '.join(loose)}: the run folder does not tell which pictures these were, so they were matched by id"
+            " and label only."
+        )
+    return notes

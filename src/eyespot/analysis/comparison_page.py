@@ -17,7 +17,7 @@ from markupsafe import Markup
 from eyespot.analysis import charts, words
 from eyespot.analysis.compare import ComparedRun, Comparison, say_p, signed_interval, signed_points
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import UInt8Array
 from eyespot.errors import UsageError
 
 _COLOURS = 6
@@ -76,7 +76,7 @@ def write_comparison(found: Comparison, path: Path, *, flips: Sequence[Flips] = 
         found: What is compared.
         path: The file.
         flips: Pictures on which runs disagree.
-        no_flips: Why there are none, in a sentence.
+        no_flips: Why there are none, in a sentence; else it is said which pairs they are of.
 
     Raises:
         RunError: The file cannot be written.
@@ -103,7 +103,7 @@ def render_comparison(found: Comparison, *, flips: Sequence[Flips] = (), no_flip
         "curves_left_out": max(0, len(runs) - _MOST_CURVES),
         "costs": [(name, Markup(svg)) for name, svg in _costs(runs) if svg],
         "flips": [_show_flips(one) for one in flips],
-        "no_flips": no_flips,
+        "no_flips": no_flips or _say_shown(runs, flips),
         "notes": found.notes,
     }
     return render_page("comparison.html.j2", context)
@@ -178,7 +178,9 @@ def _group_row(found: Comparison, place: int) -> dict[str, str]:
         "n": str(group.top1.n),
         "mean": words.percent(group.top1.mean),
         "std": words.MISSING if one else f"{100 * group.top1.std:.2f}",
-        "interval": words.MISSING if one else words.interval((max(0.0, group.top1.low), min(1.0, group.top1.high))),
+        "interval": words.MISSING
+        if math.isnan(group.top1.low)
+        else words.interval((max(0.0, group.top1.low), min(1.0, group.top1.high))),
         "noise": f"{100 * noise:.2f}",
     }
 
@@ -264,6 +266,14 @@ def _costs(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
             (title, charts.cost_chart(spots, title=f"Accuracy over {label}", x_label=label, write_y=_write_percent))
         )
     return drawn
+
+
+def _say_shown(runs: Sequence[ComparedRun], flips: Sequence[Flips]) -> str:
+    """Return which pairs the pictures are of, where those are not all; the table of pairs counts the others."""
+    rivals = [run.letter for run in runs[1:] if any(run.letter in (one.right, one.wrong) for one in flips)]
+    if not rivals or len(runs) == 2:
+        return ""
+    return f"Shown for {runs[0].letter} against {', '.join(rivals)} only. Counted for every pair in the table above."
 
 
 def _show_flips(flips: Flips) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ import torch.nn.functional as F
 
 from eyespot.analysis.heatmaps import MapCheck, Method, check_maps, heat_maps
 from eyespot.analysis.overlays import lay_over, shown_picture
-from eyespot.data.dataset import UInt8Array
-from eyespot.errors import BadImageError
-from eyespot.evaluation.predictor import Float32Array, Picture, Prediction, Predictor, decode_any
+from eyespot.arrays import Float32Array, UInt8Array
+from eyespot.data.resizing import RowFormat
+from eyespot.errors import BadImageError, UsageError
+from eyespot.evaluation.predictor import Picture, Prediction, Predictor, decode_any
+from eyespot.evaluation.views import Views
 
 _BATCH = 16
 _CLASSES = 5  # named for each picture
@@ -63,9 +65,23 @@ class Explanation:
     neighbours: tuple[Neighbour, ...] = ()
 
     def overlay(self, method: str) -> UInt8Array:
-        """Return the picture with the map of a method over it, uint8 (H, W, 3)."""
-        assert self.shown is not None
+        """Return the picture with the map of a method over it, uint8 (H, W, 3).
+
+        Raises:
+            UsageError: There is no such map.
+        """
+        if self.shown is None or method not in self.heat:
+            raise UsageError(
+                f"no {method} map of {self.prediction.source} is kept",
+                remedy="explain fewer pictures at once, with this method",
+            )
         return lay_over(self.shown, self.heat[method], self.box)
+
+    def without_arrays(self) -> Explanation:
+        """Return the same without pixels and maps, which take about a megabyte a picture."""
+        none = np.zeros((0, 0, 3), np.uint8)
+        neighbours = tuple(replace(one, pixels=none) for one in self.neighbours)
+        return replace(self, shown=None, heat={}, neighbours=neighbours)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values: the prediction's, the class explained, checks and neighbours; no pixels."""
@@ -133,6 +149,7 @@ def explain_pictures(
     neighbours: int = 0,
     draws: int = 8,
     seed: int = 0,
+    views: Views | None = None,
 ) -> list[Explanation]:
     """Return an explanation for each picture, in their order; a bad picture has its reason in `prediction.error`.
 
@@ -145,22 +162,26 @@ def explain_pictures(
         neighbours: How many of them.
         draws: Random places in the check of each map.
         seed: Of those places.
+        views: Test-time views of the answer, which is what the maps and their check explain; None takes the model's
+            own.
 
     Raises:
         MissingExtraError: captum is not installed, for the methods other than `gradcam`.
         ModelError: The network has no layer with places in it.
         UsageError: Something that is no picture.
     """
+    asked = _Asked(methods, target, train, neighbours, draws, seed, views)
+    form = predictor.info.input.row_format
     found: list[Explanation] = []
-    waiting: list[tuple[str, UInt8Array]] = []
+    waiting: list[_Waiting] = []
 
     def flush() -> None:
-        found.extend(_explained(predictor, waiting, methods, target, train, neighbours, draws, seed))
+        found.extend(_explained(predictor, waiting, asked))
         waiting.clear()
 
     for name, picture in pictures:
         try:
-            waiting.append((name, decode_any(picture, predictor.info.input)))
+            waiting.append(_Waiting.of(name, decode_any(picture, predictor.info.input), form))
         except BadImageError as error:
             flush()
             found.append(Explanation(Prediction(name, (), error.what)))
@@ -170,45 +191,68 @@ def explain_pictures(
     return found
 
 
-def _explained(
-    predictor: Predictor,
-    decoded: Sequence[tuple[str, UInt8Array]],
-    methods: Sequence[Method],
-    target: int | None,
-    train: TrainFeatures | None,
-    neighbours: int,
-    draws: int,
-    seed: int,
-) -> list[Explanation]:
-    """Return the explanations of one batch of decoded pictures uint8 (H, W, C)."""
-    if not decoded:
-        return []
-    form = predictor.info.input.row_format
-    squares = [form.square(pixels) for _, pixels in decoded]
-    pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # (B, C, S, S)
-    answers = predictor.predict_pixels(squares, top_k=_CLASSES)
-    places = {name: place for place, name in enumerate(predictor.class_names)}
-    chosen = torch.tensor([places[answer.label or ""] if target is None else target for answer in answers])
-    heat = {method: heat_maps(predictor, pixels, chosen, method=method) for method in methods}
-    checks = {
-        method: check_maps(predictor, pixels, chosen, maps, draws=draws, seed=seed) for method, maps in heat.items()
-    }
-    near: list[tuple[Neighbour, ...]] = [()] * len(decoded)
-    if train is not None and neighbours:
-        near = train.nearest(features_of(predictor, pixels), neighbours)
-    found = []
-    for number, ((name, full), answer) in enumerate(zip(decoded, answers, strict=True)):
-        height, width = full.shape[:2]
+@dataclass(frozen=True)
+class _Asked:
+    """What `explain_pictures` was asked for; its arguments."""
+
+    methods: Sequence[Method]
+    target: int | None
+    train: TrainFeatures | None
+    neighbours: int
+    draws: int
+    seed: int
+    views: Views | None
+
+
+class _Waiting(NamedTuple):
+    """What is needed of a decoded picture; at its own size it may have hundreds of megabytes.
+
+    Attributes:
+        name: As it was given.
+        square: uint8 (S, S, C), as the model gets it.
+        shown: uint8 (H, W, 3), at the size of a page.
+        box: As in `Explanation`.
+    """
+
+    name: str
+    square: UInt8Array
+    shown: UInt8Array
+    box: tuple[float, float, float, float]
+
+    @classmethod
+    def of(cls, name: str, pixels: UInt8Array, form: RowFormat) -> _Waiting:
+        height, width = pixels.shape[:2]
         left, top, right, bottom = form.seen_box(width, height)
-        found.append(
-            Explanation(
-                prediction=replace(answer, source=name),
-                target=predictor.class_names[int(chosen[number])],
-                shown=shown_picture(full),
-                box=(left / width, top / height, right / width, bottom / height),
-                heat={method: maps[number] for method, maps in heat.items()},
-                checks={method: listed[number] for method, listed in checks.items()},
-                neighbours=near[number],
-            )
+        box = (left / width, top / height, right / width, bottom / height)
+        return cls(name, form.square(pixels).copy(), shown_picture(pixels), box)
+
+
+def _explained(predictor: Predictor, waiting: Sequence[_Waiting], asked: _Asked) -> list[Explanation]:
+    """Return the explanations of one batch."""
+    if not waiting:
+        return []
+    squares = [one.square for one in waiting]
+    pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # (B, C, S, S)
+    answers = predictor.predict_pixels(squares, top_k=_CLASSES, views=asked.views)
+    places = {name: place for place, name in enumerate(predictor.class_names)}
+    chosen = torch.tensor([places[answer.label or ""] if asked.target is None else asked.target for answer in answers])
+    heat = {method: heat_maps(predictor, pixels, chosen, method=method, views=asked.views) for method in asked.methods}
+    checks = {
+        method: check_maps(predictor, pixels, chosen, maps, draws=asked.draws, seed=asked.seed, views=asked.views)
+        for method, maps in heat.items()
+    }
+    near: list[tuple[Neighbour, ...]] = [()] * len(waiting)
+    if asked.train is not None and asked.neighbours:
+        near = asked.train.nearest(features_of(predictor, pixels), asked.neighbours)
+    return [
+        Explanation(
+            prediction=replace(answer, source=one.name),
+            target=predictor.class_names[int(chosen[number])],
+            shown=one.shown,
+            box=one.box,
+            heat={method: maps[number] for method, maps in heat.items()},
+            checks={method: listed[number] for method, listed in checks.items()},
+            neighbours=near[number],
         )
-    return found
+        for number, (one, answer) in enumerate(zip(waiting, answers, strict=True))
+    ]

@@ -15,7 +15,7 @@ from eyespot.analysis.explain import Explanation
 from eyespot.analysis.heatmaps import MapCheck, summarise_checks
 from eyespot.analysis.overlays import shown_picture
 from eyespot.analysis.pages import data_uri, render_page, to_picture, write_page
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import UInt8Array
 
 MOST_PICTURES = 1000  # on one page, about 20 MB
 _MOST_FAILURES = 1000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eyespot.analysis.pages import png_data_uri, render_page, to_picture, write_page
-from eyespot.data.dataset import Int64Array, UInt8Array
+from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.errors import UsageError
 from eyespot.files import write_atomic
 

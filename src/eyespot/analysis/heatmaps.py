@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eyespot.errors import MissingExtraError, ModelError, UsageError, did_you_mean
-from eyespot.evaluation.predictor import Float32Array, Predictor
+from eyespot.arrays import Float32Array
+from eyespot.device import is_memory_error
+from eyespot.errors import EyespotError, MissingExtraError, ModelError, UsageError, did_you_mean
+from eyespot.evaluation.predictor import Predictor
 from eyespot.evaluation.views import Views, view_logits
 
 Method: TypeAlias = Literal["gradcam", "integrated-gradients", "occlusion"]
@@ -34,6 +36,21 @@ _IG_STEPS = 32
 _IG_BATCH = 64  # steps times pictures in one pass
 _OCCLUDED_SHARE, _OCCLUDER_STEP = 6, 2  # the covering square has a sixth of the side and moves by half of itself
 _EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of a network whose output Grad-CAM may read, and how the places lie in it.
+
+    Attributes:
+        module: What to listen to.
+        channels: C' of its output, which tells a map (B, C', H', W') from one (B, H', W', C'); 0 where nobody says it.
+        block: Its number where the network's tokens lie in an order of its own, which changes from block to block.
+    """
+
+    module: nn.Module
+    channels: int = 0
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,8 @@ def heat_maps(
 
     Raises:
         MissingExtraError: captum is not installed, for the methods other than `gradcam`.
-        ModelError: The network has no layer with places in it (Grad-CAM), such as at very small sizes.
+        ModelError: The network has no layer with places in it (Grad-CAM), such as at very small sizes, or one that
+            hands out its places in an unknown way.
     """
     views = predictor.info.views if views is None else views
     shown: Views = "none" if views == "none" else "mirror"
@@ -132,9 +150,25 @@ def _gradcam(model: nn.Module, images: Tensor, targets: Tensor, views: Views) ->
     Source:
         Selvaraju et al. 2017, arXiv:1610.02391. Changed: where the head reads several maps (taps), their parts are
         added on the finest grid; where the last map has less than five places a side, an earlier layer is read, with
-        the weights by place of LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943): docs/decisions/010.
+        the weights by place of LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943).
     """
-    layer = cam_layer(model, images[:1])
+    try:
+        return _gradcam_of_layer(model, images, targets, views, cam_layer(model, images[:1]))
+    except EyespotError:
+        raise
+    except Exception as error:  # any of a thousand networks of timm may hand out something else between its layers
+        if is_memory_error(error):
+            raise
+        told = str(error).partition("\n")[0][:120]
+        raise ModelError(
+            f"this network cannot be explained by a layer of it ({type(error).__name__}: {told})",
+            where="Grad-CAM",
+            remedy="use --method occlusion",
+        ) from error
+
+
+def _gradcam_of_layer(model: nn.Module, images: Tensor, targets: Tensor, views: Views, layer: Layer | None) -> Tensor:
+    """Return float32 (B, 1, H', W'), read from a layer; None: from the maps that the head reads."""
     by_place = layer is not None and not getattr(model, "has_tokens", False)
     seen: list[list[Tensor]] = []
 
@@ -153,7 +187,10 @@ def _gradcam(model: nn.Module, images: Tensor, targets: Tensor, views: Views) ->
             gradient = next(gradients)
             if gradient is None:
                 continue
-            part = _weighted(_as_places(leaf, model), _as_places(gradient, model), by_place=by_place)
+            found, slope = (_as_places(tensor, model, layer) for tensor in (leaf, gradient))
+            if found is None or slope is None:
+                raise _no_places()
+            part = _weighted(found, slope, by_place=by_place)
             part = part.flip(3) if number % 2 else part  # the mirrored view, laid back
             total = part if total is None else _add_finest(total, part)
     if total is None:
@@ -178,8 +215,8 @@ def _add_finest(first: Tensor, second: Tensor) -> Tensor:
     )
 
 
-def cam_layer(model: nn.Module, images: Tensor) -> nn.Module | None:
-    """Return the layer whose output Grad-CAM reads; None for the map that the head reads.
+def cam_layer(model: nn.Module, images: Tensor) -> Layer | None:
+    """Return the layer whose output Grad-CAM reads; None for the maps that the head reads.
 
     The deepest one with five places a side or more, because the deepest know most about classes; where a network has
     none on pictures of this size, the one with most places. Vision transformers hand their answer to the class token in
@@ -190,26 +227,23 @@ def cam_layer(model: nn.Module, images: Tensor) -> nn.Module | None:
         images: float32 (B, C, H, W), normalised.
 
     Raises:
-        ModelError: No layer has more than one place.
+        ModelError: No layer has more than one place, or none is known.
     """
-    if getattr(model, "has_tokens", False):
-        blocks = _layers(model)
-        if len(blocks) < 2:
-            raise _no_places()
-        return blocks[-2]
     candidates = _layers(model)
+    if getattr(model, "has_tokens", False):
+        return _token_layer(model, candidates)
     sizes: dict[int, int] = {}
 
     def record(number: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            sizes[number] = _side(output)
+            sizes[number] = _side(output, model, candidates[number])
 
         return hook
 
-    handles = [layer.register_forward_hook(record(number)) for number, layer in enumerate(candidates)]
+    handles = [layer.module.register_forward_hook(record(number)) for number, layer in enumerate(candidates)]
     try:
         with torch.no_grad():
-            last = max(map(_side, _head_maps(model, images)))
+            last = max(_side(found, model, None) for found in _head_maps(model, images))
     finally:
         for handle in handles:
             handle.remove()
@@ -224,6 +258,19 @@ def cam_layer(model: nn.Module, images: Tensor) -> nn.Module | None:
     return None if last == most else candidates[max(number for number, side in sizes.items() if side == most)]
 
 
+def _token_layer(model: Any, blocks: Sequence[Layer]) -> Layer | None:
+    """Return the last block but one; None, the last tokens, where timm keeps no list but all of them are averaged."""
+    if len(blocks) >= 2:
+        return blocks[-2]
+    if not model.prefix_tokens:
+        return None
+    raise ModelError(
+        "timm does not say which layers of this network hold its places, and its answer comes from a class token",
+        where="Grad-CAM",
+        remedy="use --method occlusion",
+    )
+
+
 def _no_places() -> ModelError:
     return ModelError(
         "no layer of the network has places that could be hot or cold",
@@ -232,11 +279,17 @@ def _no_places() -> ModelError:
     )
 
 
-def _layers(model: Any) -> list[nn.Module]:
+def _layers(model: Any) -> list[Layer]:
     """Return the modules that everything passes through, in order: stages, or the parts of a plain chain."""
     if hasattr(model, "stage_modules"):
-        stages: list[nn.Module] = model.stage_modules()
-        return stages
+        info: Any = getattr(model.backbone, "feature_info", [])
+        channels = {str(one["module"]): int(one["num_chs"]) for one in (info if isinstance(info, list) else info.info)}
+        names = {module: name for name, module in model.backbone.named_modules()}
+        return [
+            Layer(module, channels[names[module]], int(number) if number.isdigit() else 0)
+            for module in model.stage_modules()
+            for number in [names[module].rpartition(".")[2]]
+        ]
 
     def parts(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
@@ -245,12 +298,30 @@ def _layers(model: Any) -> list[nn.Module]:
             else:
                 yield child
 
-    return list(parts(model))
+    return [Layer(module) for module in parts(model)]
 
 
-def _side(output: Any) -> int:
-    """Return the shorter side of a map (B, C, H, W); 0 for anything else."""
-    return min(output.shape[2:]) if isinstance(output, Tensor) and output.ndim == 4 else 0
+def _side(output: Any, model: nn.Module, layer: Layer | None) -> int:
+    """Return the shorter side of the map in what a layer hands out; 0 where there is none."""
+    tensor = _with_places(output, layer)
+    found = None if tensor is None else _as_places(tensor, model, layer)
+    return 0 if found is None else min(found.shape[2:])
+
+
+def _with_places(output: Any, layer: Layer | None) -> Tensor | None:
+    """Return the part of a layer's output that may hold places.
+
+    Some stages hand out several tensors: a map and a class token (pit), patches and what is inside of them (tnt), maps
+    of several sizes (hrnet). Of several the one with the stage's own number of channels is meant; none of hrnet's is: a
+    part of the answer would be shown as if it were all of it.
+    """
+    if isinstance(output, Tensor):
+        return output
+    parts = [one for one in output if isinstance(one, Tensor)] if isinstance(output, (tuple, list)) else []
+    parts = [one for one in parts if one.ndim >= 3]
+    if len(parts) > 1 and layer is not None and layer.channels:
+        parts = [one for one in parts if layer.channels in (one.shape[1], one.shape[-1])]
+    return parts[0] if parts else None
 
 
 def _head_maps(model: Any, images: Tensor) -> list[Tensor]:
@@ -261,7 +332,7 @@ def _head_maps(model: Any, images: Tensor) -> list[Tensor]:
     return [model.forward_features(images)]
 
 
-def _cut(model: Any, images: Tensor, layer: nn.Module | None) -> tuple[list[Tensor], Tensor]:
+def _cut(model: Any, images: Tensor, layer: Layer | None) -> tuple[list[Tensor], Tensor]:
     """Return what a layer (None: the head) reads, as leaves of a graph, and the logits (B, K) that follow from it.
 
     What comes before the cut keeps no graph: memory and time of a backward pass are those of the part behind it.
@@ -277,11 +348,18 @@ def _cut(model: Any, images: Tensor, layer: nn.Module | None) -> tuple[list[Tens
         return leaves, logits
     kept: list[Tensor] = []
 
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())
-        return kept[-1].clone()
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        tensor = _with_places(output, layer)
+        if tensor is None:
+            raise _no_places()
+        kept.append(tensor.detach().requires_grad_())
+        copy = kept[-1].clone()
+        if tensor is output:
+            return copy
+        parts = [copy if one is tensor else one for one in output]
+        return tuple(parts) if isinstance(output, tuple) else parts
 
-    handle = layer.register_forward_hook(hook)
+    handle = layer.module.register_forward_hook(hook)
     try:
         logits = model(images)
     finally:
@@ -289,19 +367,43 @@ def _cut(model: Any, images: Tensor, layer: nn.Module | None) -> tuple[list[Tens
     return kept, logits
 
 
-def _as_places(tensor: Tensor, model: nn.Module) -> Tensor:
-    """Return a map (B, C, H', W'); of tokens (B, L, C), those of the places as a square."""
-    if tensor.ndim == 4:
+def _as_places(tensor: Tensor, model: Any, layer: Layer | None) -> Tensor | None:
+    """Return the map (B, C, H', W') in the output of a layer (None: in what the head reads); None where it has none.
+
+    Args:
+        tensor: A map (B, C, H', W') or (B, H', W', C), or tokens (B, L, C); of the head, tokens as a column
+            (B, C, L, 1).
+        model: Knows how many tokens come before those of the places, and in which order these lie.
+        layer: Where the tensor comes from.
+    """
+    has_tokens = getattr(model, "has_tokens", False)
+    if layer is None and has_tokens and tensor.ndim == 4 and tensor.shape[3] == 1:
+        tensor = tensor.squeeze(3).transpose(1, 2)
+    backbone = getattr(model, "backbone", None)
+    if tensor.ndim == 3:
+        roll_back: Any = getattr(backbone, "reroll", None)
+        if layer is not None and roll_back is not None:  # hiera's tokens lie window by window
+            rolled: Tensor = roll_back(tensor.contiguous(), layer.block)  # (B, H', W', C)
+            return rolled.permute(0, 3, 1, 2)
+        return _square(tensor, int(getattr(model, "prefix_tokens", 0)))
+    if tensor.ndim != 4:
+        return None
+    if layer is None:
         return tensor
-    if tensor.ndim != 3:
-        raise _no_places()
-    length = tensor.shape[1]
-    side = math.isqrt(length - int(getattr(model, "prefix_tokens", 0)))
-    if side * side + int(getattr(model, "prefix_tokens", 0)) != length:
-        side = math.isqrt(length)  # some backbones add their class token after the last stage but one
-    if side < 2:
-        raise _no_places()
-    return tensor[:, length - side * side :].transpose(1, 2).reshape(len(tensor), -1, side, side)
+    first, last = tensor.shape[1] == layer.channels, tensor.shape[3] == layer.channels
+    # Where the stage's number of channels does not decide, the network's own word does.
+    is_last = last if first != last else str(getattr(backbone, "output_fmt", "NCHW")) == "NHWC"
+    return tensor.permute(0, 3, 1, 2) if is_last else tensor
+
+
+def _square(tokens: Tensor, prefix: int) -> Tensor | None:
+    """Return the tokens (B, L, C) of the places as a map (B, C, H', W'); None where they make no square."""
+    length = tokens.shape[1]
+    for before in (prefix, 0):  # some backbones add their class token after the last stage but one
+        side = math.isqrt(max(length - before, 0))
+        if side > 1 and side * side == length - before:
+            return tokens[:, before:].transpose(1, 2).reshape(len(tokens), -1, side, side)
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------ through captum

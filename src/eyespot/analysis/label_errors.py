@@ -16,13 +16,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from eyespot.data.dataset import Int64Array
+from eyespot.arrays import Float32Array, Float64Array, FloatArray, Int64Array
 from eyespot.seeds import derive_seed
-
-FloatArray = npt.NDArray[np.floating]
-Float64Array = npt.NDArray[np.float64]
 
 # What is believed of a class before its pictures are seen: of 10 labels 9 are right. It fades with their number.
 _PRIOR_PICTURES = 10.0
@@ -44,7 +40,7 @@ class LabelNoise:
 
     transition: Float64Array
     temperature: float
-    posterior: npt.NDArray[np.float32]
+    posterior: Float32Array
 
 
 @dataclass(frozen=True)

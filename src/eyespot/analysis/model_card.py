@@ -185,21 +185,41 @@ def _checked(data: DataCard) -> list[str]:
         f"- Equal pixels: {words.plural(int(data.get('duplicates', 0)), 'group')} of equal pictures, "
         f"{words.whole(int(data.get('leaks', 0)))} of them in more than one split, "
         f"{words.whole(int(data.get('conflicts', 0)))} with different labels.\n"
+        f"{_near_copies(data.get('near_across'))}"
         f"- Size: {words.plural(int(data.get('enlarged', 0)), 'picture')} had to be enlarged."
     ]
 
 
+def _near_copies(across: Mapping[str, Any] | None) -> str:
+    """Return the line about near copies, if somebody has looked for them."""
+    if across is None:
+        return ""
+    if across.get("too_alike"):
+        return "- Near copies: the pictures are too alike to tell them from likeness.\n"
+    told = [
+        f"{words.whole(across[split])} of {words.plural(across[f'{split}_total'], f'{split} picture')}"
+        for split in ("test", "val")
+        if across.get(f"{split}_total")
+    ]
+    counted = ", ".join(told)
+    return (
+        f"- Near copies of a train picture that `eyespot check` found, which misses some: {counted}.\n" if told else ""
+    )
+
+
 def _not_checked(metrics: Mapping[str, Any], data: DataCard, num_classes: int, *, final: bool) -> list[str]:
+    near = _near_copies(data.get("near_across"))
     lines = [
-        "Whether pictures that differ in some pixels are of the same thing, person or moment "
-        "(`eyespot check` looks for near copies).",
+        "Whether pictures that differ in some pixels are of the same thing, person or moment"
+        + (", beyond the near copies that were looked for." if near else " (`eyespot check` looks for near copies)."),
         "Whether the labels are right (`eyespot check --labels` looks for wrong ones).",
         "How much another seed would move the figures.",
         "Whether the pictures may be used: their licence and the rights of who is on them.",
         "Other cameras, places and times than those of the data.",
+        # The card is written when the training ends, before anybody can have measured them.
+        "Noise, blur, weather and compression, when this card was written (`eyespot evaluate RUN --robustness` "
+        "measures them for the run's report).",
     ]
-    if "robustness" not in metrics:
-        lines.append("Noise, blur, weather and compression (`eyespot evaluate RUN --robustness` measures them).")
     cautions = [
         plain(found.text, 600)
         for found in find_cautions(data, metrics, num_classes=num_classes, final=final)

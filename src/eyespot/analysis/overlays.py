@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from eyespot.data.dataset import UInt8Array
-from eyespot.evaluation.predictor import Float32Array
+from eyespot.arrays import Float32Array, UInt8Array
 
 _SHOWN_PX = 240  # longest side of a picture on a page
 _ENLARGED_PX = 160  # about this for small pictures, by a whole factor so that their pixels stay squares

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from eyespot.arrays import UInt8Array
 from eyespot.files import write_atomic
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -24,13 +24,13 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _UNIT = re.compile(r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)")
 
 
-def to_picture(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+def to_picture(pixels: UInt8Array) -> Image.Image:
     """Return a picture of uint8 (H, W, C) with C 1, 3 or 4 (RGBA)."""
     mode = _MODES[pixels.shape[2]]
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if mode == "L" else pixels))
 
 
-def png_data_uri(pixels: npt.NDArray[np.uint8], max_side_px: int = 0) -> str:
+def png_data_uri(pixels: UInt8Array, max_side_px: int = 0) -> str:
     """Return a picture as a `data:` URI that a page can hold.
 
     Args:

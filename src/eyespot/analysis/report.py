@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
@@ -31,7 +30,8 @@ from eyespot.analysis.verdict import (
     sort_findings,
 )
 from eyespot.analysis.why import Why, panel
-from eyespot.data.dataset import SPLIT_NAMES, Int64Array, UInt8Array
+from eyespot.arrays import Float32Array, Int64Array, UInt8Array
+from eyespot.data.dataset import SPLIT_NAMES
 from eyespot.evaluation.metrics import softmax
 
 # A confusion table of more classes cannot be read at one glance, nor fit on paper: a heat map and the worst pairs can.
@@ -105,7 +105,7 @@ class ReportInput:
     why: Why = field(default_factory=Why)
 
 
-def most_confident_mistakes(logits: npt.NDArray[np.float32], labels: Int64Array, count: int) -> Int64Array:
+def most_confident_mistakes(logits: Float32Array, labels: Int64Array, count: int) -> Int64Array:
     """Return the indices int64 of wrongly named pictures, the surest first.
 
     Args:
@@ -120,7 +120,7 @@ def most_confident_mistakes(logits: npt.NDArray[np.float32], labels: Int64Array,
 
 
 def collect_mistakes(
-    logits: npt.NDArray[np.float32],
+    logits: Float32Array,
     labels: Int64Array,
     ids: Sequence[str],
     class_names: Sequence[str],

@@ -80,8 +80,7 @@ def _unknown(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
     if found:
         told += (
             f" Here {words.whole(found['refused'])} are refused, {words.percent(found['refused_fraction'])} "
-            f"{words.interval(found['refused_ci95'])}; accuracy on the other {words.whole(found['accepted'])}: "
-            f"{words.percent(found['accepted_top1'])}."
+            f"{words.interval(found['refused_ci95'])}{words.accuracy_on_the_rest(found)}."
         )
     return f"{told} Pictures that resemble a class without being of it are often not recognised."
 

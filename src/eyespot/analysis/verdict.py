@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from eyespot.analysis import words
+from eyespot.arrays import Float64Array, Int64Array
 from eyespot.mistakes import MISTAKES
 
 Severity: TypeAlias = Literal["note", "warning", "serious"]
-FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 _SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
 
@@ -157,17 +156,21 @@ def describe_top1(metrics_split: Mapping[str, Any], split: str) -> str:
 
     Args:
         metrics_split: One split of `metrics.json`: `top1` and both ends of `top1_ci95` in [0, 1], `n`, and where
-            they are recorded the name of the test-time `views`; `flaw` stands before everything else.
+            they are recorded the name of the test-time `views`; `flaw` stands before everything else, and how many
+            pictures are `also_in_train` at the end.
         split: Its name.
     """
     views = describe_views(metrics_split.get("views"))
     bounds = words.interval(metrics_split["top1_ci95"])
     count = f"n = {words.whole(metrics_split['n'])}"
     flaw = f"{metrics_split['flaw']}: " if metrics_split.get("flaw") else ""
-    return f"{flaw}{words.percent(metrics_split['top1'])} {bounds} on {split} ({count}{', ' if views else ''}{views})"
+    leaked = metrics_split.get("also_in_train", 0)
+    shared = f"; {words.whole(leaked)} of them {'is' if leaked == 1 else 'are'} also in train or val" if leaked else ""
+    accuracy = f"{words.percent(metrics_split['top1'])} {bounds}"
+    return f"{flaw}{accuracy} on {split} ({count}{', ' if views else ''}{views}{shared})"
 
 
-def confused_pairs(confusion: Sequence[Sequence[int]] | npt.NDArray[np.int64], count: int) -> list[ConfusedPair]:
+def confused_pairs(confusion: Sequence[Sequence[int]] | Int64Array, count: int) -> list[ConfusedPair]:
     """Return the pairs of classes that are taken for each other most often, both directions together.
 
     Args:
@@ -243,7 +246,7 @@ class _Run:
         self.val_loss = self._curve("val/loss")
         self.val_top1 = self._curve("val/top1")
 
-    def _curve(self, key: str) -> FloatArray:
+    def _curve(self, key: str) -> Float64Array:
         return np.array([np.nan if row.get(key) is None else row[key] for row in self.rows], dtype=np.float64)
 
     def split(self, name: str) -> Mapping[str, Any] | None:
@@ -337,7 +340,7 @@ def _one_answer(run: _Run) -> Finding | None:
     return Finding("no-better-than-one-answer", "warning", text)
 
 
-def _counts(figures: Mapping[str, Any], axis: int) -> npt.NDArray[np.int64]:
+def _counts(figures: Mapping[str, Any], axis: int) -> Int64Array:
     """Return int64 (K,) how often each class was given (axis 0) or true (axis 1); (1,) zero where it is not known."""
     confusion = figures.get("confusion")
     return np.zeros(1, dtype=np.int64) if confusion is None else np.asarray(confusion, dtype=np.int64).sum(axis=axis)

@@ -1,4 +1,4 @@
-"""The report's panel "why": heat maps of the surest mistakes, and of one right answer of each class.
+"""The report's panel "why": heat maps of the surest mistakes, and of one right answer of each of some classes.
 
 Before this: the logits of the measured split. After this: `report`. It costs seconds, and is left out with a reason
 where it would cost more than a few per cent of the run.
@@ -18,10 +18,10 @@ from eyespot.analysis import words
 from eyespot.analysis.gallery import describe_check
 from eyespot.analysis.heatmaps import check_maps, heat_maps, summarise_checks
 from eyespot.analysis.overlays import lay_over, shown_picture
-from eyespot.data.dataset import Int64Array, UInt8Array
+from eyespot.arrays import Float32Array, Int64Array, UInt8Array
 from eyespot.errors import EyespotError
 from eyespot.evaluation.metrics import softmax
-from eyespot.evaluation.predictor import Float32Array, Predictor
+from eyespot.evaluation.predictor import Predictor
 
 _MISTAKES, _MOST_RIGHT = 8, 20
 _DRAWS = 4
@@ -55,12 +55,14 @@ class Why:
 
     Attributes:
         mistakes: The surest wrong answers, the surest first.
-        right: The surest right answer of each class.
+        right: The surest right answer of each class, of at most 20 classes.
+        num_classes: K.
         note: The check in one sentence, or why there is no panel.
     """
 
     mistakes: tuple[WhyPicture, ...] = ()
     right: tuple[WhyPicture, ...] = ()
+    num_classes: int = 0
     note: str = ""
 
 
@@ -74,12 +76,13 @@ def collect_why(
 ) -> Why:
     """Return the panel for a measured split.
 
-    A network that Grad-CAM cannot explain, or a panel that fails, must not stop a run from being finished: the reason
-    is said in the note.
+    A network that Grad-CAM cannot explain, or a panel that fails in any way, must not stop a run from being finished:
+    the reason is said in the note.
 
     Args:
         predictor: The trained model.
-        logits: float32 (N, K).
+        logits: float32 (N, K), calibrated (divided by the predictor's temperature): the probability shown with an
+            answer is then the one that `predict` says, and that the check of its map begins with.
         labels: int64 (N,).
         read_pixels: Takes indices int64 (M,) and returns their pixels uint8 (M, S, S, C).
         train_seconds: What the run took, to say what is too much.
@@ -95,10 +98,10 @@ def collect_why(
     places = np.array([*wrong.tolist(), *right], dtype=np.int64)
     if not len(places):
         return Why()
-    pixels = read_pixels(places)
     targets = preds[places]
     limit = max(_ALWAYS_SECONDS, _MOST_SHARE * train_seconds)
     try:
+        pixels = read_pixels(places)
         found: list[WhyPicture] = []
         checks = []
         started = time.perf_counter()
@@ -118,10 +121,17 @@ def collect_why(
             if seconds > limit and len(found) < len(places):
                 told = f"it took {words.duration(seconds)} for {words.plural(len(found), 'picture')}"
                 return Why(note=f"Not drawn: {told}, more than a few per cent of the training.")
-    except (EyespotError, RuntimeError, MemoryError) as error:
-        reason = error.what if isinstance(error, EyespotError) else str(error).partition("\n")[0][:160]
+    except Exception as error:  # whatever it is, hours of training are behind it and the report is still to be written
+        reason = error.what if isinstance(error, EyespotError) else _described(error)
         return Why(note=f"Not drawn: {reason}.")
-    return Why(tuple(found[: len(wrong)]), tuple(found[len(wrong) :]), summarise_checks(checks))
+    right_ones = tuple(found[len(wrong) :])
+    return Why(tuple(found[: len(wrong)]), right_ones, len(predictor.class_names), summarise_checks(checks))
+
+
+def _described(error: Exception) -> str:
+    """Return what failed in one line."""
+    told = str(error).partition("\n")[0][:160].rstrip(".")
+    return f"it failed ({type(error).__name__}{': ' if told else ''}{told})"
 
 
 def panel(why: Why, uri: Callable[[UInt8Array], str]) -> dict[str, object] | None:
@@ -142,11 +152,6 @@ def panel(why: Why, uri: Callable[[UInt8Array], str]) -> dict[str, object] | Non
             for one in pictures
         ]
 
-    return {
-        "groups": [
-            (title, shown(pictures))
-            for title, pictures in (("The surest mistakes", why.mistakes), ("A right answer of each class", why.right))
-            if pictures
-        ],
-        "note": why.note,
-    }
+    of = "each class" if len(why.right) == why.num_classes else f"{len(why.right)} of {why.num_classes:,} classes"
+    groups = (("The surest mistakes", why.mistakes), (f"A right answer of {of}", why.right))
+    return {"groups": [(title, shown(pictures)) for title, pictures in groups if pictures], "note": why.note}

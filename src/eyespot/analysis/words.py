@@ -6,6 +6,7 @@ Before this: metrics as fractions, seconds and bytes. After this: `verdict`, `ca
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -106,3 +107,11 @@ def moment(iso: str) -> str:
     except ValueError:
         return iso
     return time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if time.tzinfo else iso
+
+
+def accuracy_on_the_rest(unknown: Mapping[str, Any]) -> str:
+    """Return `; accuracy on the other 9,500: 92.0 % [91.4, 92.5]` of the figures on unknown pictures; "" of none."""
+    if not unknown["accepted"]:
+        return ""
+    accuracy = f"{percent(unknown['accepted_top1'])} {interval(unknown['accepted_top1_ci95'])}"
+    return f"; accuracy on the other {whole(unknown['accepted'])}: {accuracy}"

@@ -60,7 +60,7 @@ def show(name: StudyArgument, json: JsonOption = False) -> None:
     if json:
         print_json(study.model_dump(mode="json"))
     else:
-        print(describe_study(study))
+        print(describe_study(study, name))
 
 
 @study_app.command()

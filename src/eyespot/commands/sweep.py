@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eyespot.commands.options import DeviceOption, JsonOption, OptionalDataArgument, SetOption
+from eyespot.commands.options import JsonOption, OptionalDataArgument, SetOption
 
 if TYPE_CHECKING:
     from eyespot.sweeps.screen import SweepTerminal
@@ -26,8 +26,14 @@ def sweep(
     minutes: Annotated[float | None, typer.Option(help="Wall clock for all trials together.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="E", help="Epochs of a trial; those of the recipe.")] = None,
     set_: SetOption = None,
-    metric: Annotated[str, typer.Option(metavar="val/top1|val/loss", help="What the winner is best at.")] = "val/top1",
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the choice of settings, not of the trainings.")] = 0,
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="val/top1|val/loss", help="What the winner is best at; val/top1 when left out."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Seed of the choice of settings, not of the trainings; 0 when left out."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The sweep's folder; runs/sweep-RECIPE-DATA-TIME.")
     ] = None,
@@ -35,12 +41,15 @@ def sweep(
         bool, typer.Option("--resume", help="Go on with the sweep in --out, or the newest one; --trials N extends it.")
     ] = False,
     at_once: Annotated[
-        int, typer.Option("--at-once", metavar="K", help="Trials at a time on a machine without a GPU.")
-    ] = 1,
+        int | None,
+        typer.Option("--at-once", metavar="K", help="Trials at a time on a machine without a GPU; 1 when left out."),
+    ] = None,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="HOST:PORT of a Ray cluster that shares DIR, or auto.")
     ] = None,
-    device: DeviceOption = "auto",
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; auto when left out.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Search settings: many trials judged on val, the winner tested once.

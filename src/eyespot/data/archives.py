@@ -108,6 +108,8 @@ class ExtractReport:
         hidden: Members left out because a part of their path is hidden or a system's litter (`.DS_Store`, `__MACOSX`).
         special: Members left out because they are links, devices or the like.
         special_names: The first hundred of those, as `NAME (symbolic link)`.
+        guessed: Members of a zip whose name is neither ASCII nor UTF-8, with no word on what else: read as CP437.
+        guessed_names: The first hundred of those, as they were read.
     """
 
     target: Path
@@ -117,6 +119,8 @@ class ExtractReport:
     hidden: int = 0
     special: int = 0
     special_names: list[str] = field(default_factory=list)
+    guessed: int = 0
+    guessed_names: list[str] = field(default_factory=list)
 
 
 def extract_archive(
@@ -332,6 +336,7 @@ def _inflated(file: IO[bytes], new_decompressor: Callable[[], Any]) -> Iterator[
             yield piece
 
 
+_ZIP_UTF8 = 0x800
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -355,8 +360,7 @@ def _extract_zip(archive: Path, tree: _Tree, on_read: Callable[[int], None]) -> 
         read = 0
         for info in book.infolist():
             tree.count_member()
-            # zipfile cuts a name at NUL, and on Windows turns backslashes: the unsafe original is what counts.
-            name = info.orig_filename if re.search(r"[\\\0]", info.orig_filename) else info.filename
+            name = _zip_name(info, tree)
             type_bits = stat.S_IFMT(info.external_attr >> 16)
             if type_bits == stat.S_IFLNK:
                 tree.leave_out(name, "symbolic link")
@@ -373,6 +377,24 @@ def _extract_zip(archive: Path, tree: _Tree, on_read: Callable[[int], None]) -> 
                     tree.add_file(name, pieces)
             read += info.compress_size
             on_read(min(read, tree.archive_bytes))
+
+
+def _zip_name(info: zipfile.ZipInfo, tree: _Tree) -> str:
+    """Return a member's name; one that may be wrong is noted.
+
+    Without the flag for UTF-8 a name is CP437 by the standard, and that is how zipfile reads it. But macOS and many
+    scripts write UTF-8 without the flag, and old Windows whatever its language had.
+    """
+    # zipfile cuts a name at NUL, and on Windows turns backslashes: the unsafe original is what counts.
+    name = info.orig_filename if re.search(r"[\\\0]", info.orig_filename) else info.filename
+    # Another name than the original comes from the extra field for Unicode, which Python reads from 3.12 on.
+    if name.isascii() or info.flag_bits & _ZIP_UTF8 or name != info.orig_filename:
+        return name
+    try:
+        return name.encode("cp437").decode()
+    except UnicodeDecodeError:
+        tree.note_guess(name)
+        return name
 
 
 def _zip_content(book: zipfile.ZipFile, info: zipfile.ZipInfo, tree: _Tree) -> Generator[bytes, None, None]:
@@ -459,6 +481,12 @@ class _Tree:
         self.report.special += 1
         if len(self.report.special_names) < _SKIPPED_NAMES_KEPT:
             self.report.special_names.append(f"{name[:200]} ({kind})")
+
+    def note_guess(self, name: str) -> None:
+        """Note a name that may have been read in the wrong encoding."""
+        self.report.guessed += 1
+        if len(self.report.guessed_names) < _SKIPPED_NAMES_KEPT:
+            self.report.guessed_names.append(name[:200])
 
     def add_folder(self, name: str) -> None:
         """Make a folder, and those above it."""

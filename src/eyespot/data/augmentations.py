@@ -5,12 +5,17 @@ Before this: `transforms` draws the strengths. After this: `transforms` puts the
 "Pixels" are uint8 0..255, or float32 in the same 0..255 range once an operation had to interpolate: never values
 that were normalised. No operation changes its input in place. Nothing here knows a random generator other than the
 one that it is handed inside `Dice`.
+
+Nothing here waits for a GPU (counted on tensors without a device, not measured): a batch's random numbers go there in
+one piece (`moved`), and constants once (`constant`).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -46,27 +51,25 @@ _SIGNED_OPS = frozenset(AUTO_OPS[1:10])
 class Dice:
     """The random numbers of one batch, all from one generator.
 
-    They are drawn where the generator lives and then moved: with a generator on the CPU a GPU sees the same numbers.
+    They are drawn and reckoned with where the generator lives, and `moved` brings them to the images: with a generator
+    on the CPU a GPU sees the same numbers.
 
     Attributes:
         count: B, how many numbers each throw gives.
         generator: The only source of chance.
-        device: Where the images are.
     """
 
     count: int
     generator: torch.Generator
-    device: torch.device
 
     def uniform(self, low: float, high: float) -> Tensor:
         """Return float32 (B,), even between `low` and `high`."""
         drawn = torch.rand(self.count, generator=self.generator, device=self.generator.device)
-        return drawn.mul_(high - low).add_(low).to(self.device)
+        return drawn.mul_(high - low).add_(low)
 
     def integers(self, low: int, high: int) -> Tensor:
         """Return int64 (B,), each of `low`..`high` (both included) equally often."""
-        drawn = torch.randint(low, high + 1, (self.count,), generator=self.generator, device=self.generator.device)
-        return drawn.to(self.device)
+        return torch.randint(low, high + 1, (self.count,), generator=self.generator, device=self.generator.device)
 
     def chance(self, probability: float) -> Tensor:
         """Return bool (B,), True with `probability`."""
@@ -91,7 +94,7 @@ class Dice:
             picture, whose box is then the whole picture.
         """
         height, width = size
-        tries = Dice(self.count * 10, self.generator, self.device)
+        tries = Dice(self.count * 10, self.generator)
         areas = tries.uniform(*area).view(-1, 10) * (height * width)
         ratios = tries.uniform(math.log(ratio[0]), math.log(ratio[1])).view(-1, 10).exp()
         tall = (areas / ratios).sqrt().round().long()  # (B, 10)
@@ -99,12 +102,57 @@ class Dice:
         fits = (tall >= 1) & (tall <= height) & (wide >= 1) & (wide <= width)
         first = fits.int().argmax(dim=1, keepdim=True)
         found = fits.any(dim=1)
-        tall = tall.gather(1, first).squeeze(1).where(found, torch.tensor(height, device=self.device))
-        wide = wide.gather(1, first).squeeze(1).where(found, torch.tensor(width, device=self.device))
+        tall = tall.gather(1, first).squeeze(1).where(found, height)
+        wide = wide.gather(1, first).squeeze(1).where(found, width)
         # u < 1, but float32 u * n can round up to n: the minimum keeps the box inside.
         top = (self.uniform(0.0, 1.0) * (height - tall + 1)).long().minimum(height - tall)
         left = (self.uniform(0.0, 1.0) * (width - wide + 1)).long().minimum(width - wide)
         return torch.stack((top, left, tall, wide), dim=1), found
+
+
+def moved(numbers: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return the random numbers of a batch where its images are.
+
+    To a GPU they go in one copy out of pinned memory, which nobody waits for: one for each of them, out of ordinary
+    memory, would each wait until the GPU has done all that it was asked before.
+
+    Args:
+        numbers: By name, of any types and shapes.
+        device: Of the images.
+    """
+    at_home = all(value.device.type == "cpu" for value in numbers.values())
+    if device.type != "cuda" or not at_home or not numbers:
+        return {name: value.to(device) for name, value in numbers.items()}
+    return parted(joined(numbers, pinned=True).to(device, non_blocking=True), numbers)
+
+
+def joined(numbers: Mapping[str, Tensor], *, pinned: bool = False) -> Tensor:
+    """Return the bytes of all tensors in one, uint8 (n,), for `parted`; `pinned` where a GPU can fetch it itself."""
+    pieces = [numbers[name].contiguous().view(-1).view(torch.uint8) for name in _largest_first(numbers)]
+    whole = torch.empty(sum(map(len, pieces)), dtype=torch.uint8, pin_memory=pinned)
+    return torch.cat(pieces, out=whole)
+
+
+def parted(whole: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that `joined` put into one, as views of it, with the types and shapes of `like`."""
+    found, start = {}, 0
+    for name in _largest_first(like):
+        end = start + like[name].numel() * like[name].element_size()
+        found[name] = whole[start:end].view(like[name].dtype).view(like[name].shape)
+        start = end
+    return found
+
+
+def _largest_first(numbers: Mapping[str, Tensor]) -> list[str]:
+    """Return the names, those of the widest types first: each view then begins at a multiple of its type's width."""
+    return sorted(numbers, key=lambda name: -numbers[name].element_size())
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers on a device, float32 (n,), copied there the first time; not to be changed in place."""
+    with torch.inference_mode(False):  # kept for training, too
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -222,7 +270,7 @@ def erase(images: Tensor, boxes: Tensor, color: tuple[float, ...]) -> Tensor:
     cols = torch.arange(width, device=images.device).repeat_interleave(channels)
     covered_rows = (rows >= top) & (rows < top + tall)  # (B, H)
     covered_cols = (cols >= left) & (cols < left + wide)  # (B, W*C)
-    paint = torch.tensor(color, device=images.device)
+    paint = constant(color, images.device)
     paint = (paint if images.is_floating_point() else paint.round()).to(images.dtype).repeat(width)
     covered = covered_rows[:, :, None] & covered_cols[:, None, :]
     return from_rows(torch.where(covered, paint, as_rows(images)), channels)
@@ -306,7 +354,7 @@ def luminance(pixels: Tensor) -> Tensor:
     """Return float32 (B, 1, H, W): the grey value of float32 RGB pixels (ITU-R 601), or the grey pixels themselves."""
     if pixels.shape[1] == 1:
         return pixels
-    weights = torch.tensor((0.299, 0.587, 0.114), device=pixels.device).view(1, 3, 1, 1)
+    weights = constant((0.299, 0.587, 0.114), pixels.device).view(1, 3, 1, 1)
     return (pixels * weights).sum(dim=1, keepdim=True)
 
 
@@ -367,7 +415,7 @@ def adjust_hue(pixels: Tensor, turns: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sixths = sixths + 6 * turns.view(-1, 1, 1)
-    offsets = torch.tensor((5.0, 3.0, 1.0), device=pixels.device).view(1, 3, 1, 1)
+    offsets = constant((5.0, 3.0, 1.0), pixels.device).view(1, 3, 1, 1)
     k = (offsets + sixths[:, None]).remainder(6)
     return value[:, None] - spread[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
 
@@ -421,57 +469,74 @@ def strength_table(policy: Policy, size: tuple[int, int]) -> Tensor:
     return torch.stack([rows.get(name, torch.zeros(NUM_STRENGTHS)) for name in AUTO_OPS])
 
 
-def auto_augment(images: Tensor, dice: Dice, *, policy: Policy, num_ops: int, magnitude: int, fill: Fill) -> Tensor:
-    """Return images to which random operations of a published policy were applied, each image its own.
+def throw_auto_ops(
+    dice: Dice, size: tuple[int, int], *, policy: Policy, num_ops: int, magnitude: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return which random operations of a published policy are applied to each image, and how strong they are.
 
     Args:
-        images: uint8 (B, C, H, W), C 1 or 3. Colour operations leave grey images as they are.
         dice: The batch's random numbers.
+        size: (H, W) in px.
         policy: "randaugment": `num_ops` operations of strength `magnitude`; "trivialaugment": one of random strength.
         num_ops: For RandAugment.
         magnitude: For RandAugment, 0..30.
-        fill: What geometric operations uncover.
 
     Returns:
-        uint8 (B, C, H, W).
+        For each round, where the generator lives, the operations, int64 (B,), and their strengths, float32 (B,), as
+        `apply_auto_ops` takes them.
 
     Source:
         arXiv:1909.13719 (RandAugment), arXiv:2103.10158 (TrivialAugment, its "wide" space), with torchvision's spaces.
         Changed: geometric operations interpolate between pixels and uncover `fill`; torchvision picks the nearest pixel
         and uncovers black by default.
     """
-    table = strength_table(policy, (images.shape[2], images.shape[3])).to(images.device)
+    home = dice.generator.device
+    table = strength_table(policy, size).to(home)
+    signed = torch.tensor([name in _SIGNED_OPS for name in AUTO_OPS], device=home)
+    rounds = []
     for _ in range(num_ops if policy == "randaugment" else 1):
         ops = dice.integers(0, len(AUTO_OPS) - 1)
         steps = dice.integers(0, NUM_STRENGTHS - 1) if policy == "trivialaugment" else torch.full_like(ops, magnitude)
-        signed = torch.tensor([name in _SIGNED_OPS for name in AUTO_OPS], device=images.device)[ops]
-        strengths = table[ops, steps] * torch.where(signed, dice.signs(), 1.0)
-        images = apply_auto_ops(images, ops, strengths, fill)
-    return images
+        rounds.append((ops, table[ops, steps] * torch.where(signed[ops], dice.signs(), 1.0)))
+    return rounds
 
 
-def apply_auto_ops(images: Tensor, ops: Tensor, strengths: Tensor, fill: Fill) -> Tensor:
+def auto_groups(ops: Tensor) -> dict[int, Tensor]:
+    """Return the images that are computed together, int64 (n,) each: by operation, the geometric ones under 1.
+
+    How many there are of each decides about shapes. Asked of a GPU that is an answer to be waited for.
+
+    Args:
+        ops: int64 (B,), places in `AUTO_OPS`.
+    """
+    groups = {1: ((ops >= 1) & (ops <= 5)).nonzero().squeeze(1)}
+    groups |= {op: (ops == op).nonzero().squeeze(1) for op in range(6, len(AUTO_OPS))}
+    return {op: chosen for op, chosen in groups.items() if len(chosen)}
+
+
+def apply_auto_ops(
+    images: Tensor, ops: Tensor, strengths: Tensor, fill: Fill, *, groups: Mapping[int, Tensor] | None = None
+) -> Tensor:
     """Return images with one operation of `AUTO_OPS` applied to each.
 
     Images with the same operation are computed together, whatever their strengths; geometric ones in one resampling.
 
     Args:
-        images: uint8 (B, C, H, W), C 1 or 3.
+        images: uint8 (B, C, H, W), C 1 or 3. Colour operations leave grey images as they are.
         ops: int64 (B,), places in `AUTO_OPS`.
         strengths: float32 (B,), in the units of `strength_table`, with a sign where the operation has a direction.
         fill: What geometric operations uncover.
+        groups: `auto_groups` of the operations, where somebody has them already.
 
     Returns:
         uint8 (B, C, H, W).
     """
     result = images.clone()
-    geometric = ((ops >= 1) & (ops <= 5)).nonzero().squeeze(1)
-    if len(geometric):
-        matrices = _auto_matrices(ops[geometric], strengths[geometric], (images.shape[2], images.shape[3]))
-        result[geometric] = to_uint8(affine(images[geometric], matrices, fill))
-    for op in range(6, len(AUTO_OPS)):
-        chosen = (ops == op).nonzero().squeeze(1)
-        if len(chosen):
+    for op, chosen in (auto_groups(ops) if groups is None else groups).items():
+        if op == 1:
+            matrices = _auto_matrices(ops[chosen], strengths[chosen], (images.shape[2], images.shape[3]))
+            result[chosen] = to_uint8(affine(images[chosen], matrices, fill))
+        else:
             result[chosen] = _recolor(AUTO_OPS[op], images[chosen], strengths[chosen])
     return result
 

@@ -12,16 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from eyespot.data.dataset import (
-    SPLIT_NAMES,
-    BadImage,
-    Dataset,
-    DuplicateGroup,
-    Int64Array,
-    ScanReport,
-    SplitName,
-    UInt8Array,
-)
+from eyespot.arrays import Int64Array, UInt8Array
+from eyespot.data.dataset import SPLIT_NAMES, BadImage, Dataset, DuplicateGroup, ScanReport, SplitName
 from eyespot.data.resizing import RowFormat
 from eyespot.errors import DataError, LeakError
 
@@ -145,23 +137,35 @@ def enforce(
         LeakError: In a user's own data, a test picture is also in train or val. The split of a published data set is
             what it is: there a sentence has the count.
     """
-    sentences = [*require_usable(report, dataset, on_bad_image=on_bad_image)]
-    sentences += _judge_leaks(report, dataset, allow_leak=allow_leak)
+    return (
+        *require_usable(report, dataset, on_bad_image=on_bad_image),
+        *judge_leaks(report, dataset, allow_leak=allow_leak),
+        *describe_copies(report),
+        *describe_conflicts(report, dataset),
+        *describe_balance(report.counts.get("train", {})),
+    )
+
+
+def describe_copies(report: ScanReport) -> tuple[str, ...]:
+    """Return the sentence about equal pictures within a split, if there are any."""
     copies = sum(len(group.ids) - len(set(group.splits)) for group in report.duplicates)
-    if copies:
-        copy = "an exact copy" if copies == 1 else "exact copies"
-        sentences.append(f"{copies:,} {_are(copies)} {copy} of other pictures in the same split.")
+    copy = "an exact copy" if copies == 1 else "exact copies"
+    return (f"{copies:,} {_are(copies)} {copy} of other pictures in the same split.",) if copies else ()
+
+
+def describe_conflicts(report: ScanReport, dataset: Dataset) -> tuple[str, ...]:
+    """Return the sentence about equal pictures that carry different labels, if there are any."""
     conflicts = [group for group in report.duplicates if group.conflicts]
-    if conflicts:
-        first = conflicts[0]
-        named = ", ".join(
-            f"{id_} ({dataset.class_names[label]})" for id_, label in zip(first.ids, first.labels, strict=True)
-        )
-        sentences.append(
-            f"{len(conflicts):,} {_are(len(conflicts))} there with different labels, one of them right at most: {named}"
-            + ("." if len(conflicts) == 1 else ", ...")
-        )
-    return (*sentences, *_judge_balance(report.counts.get("train", {})))
+    if not conflicts:
+        return ()
+    first = conflicts[0]
+    named = ", ".join(
+        f"{id_} ({dataset.class_names[label]})" for id_, label in zip(first.ids, first.labels, strict=True)
+    )
+    return (
+        f"{len(conflicts):,} {_are(len(conflicts))} there with different labels, one of them right at most: {named}"
+        + ("." if len(conflicts) == 1 else ", ..."),
+    )
 
 
 def require_usable(report: ScanReport, dataset: Dataset, *, on_bad_image: Literal["refuse", "skip"]) -> tuple[str, ...]:
@@ -198,12 +202,25 @@ def require_usable(report: ScanReport, dataset: Dataset, *, on_bad_image: Litera
     return tuple(sentences)
 
 
-def _judge_leaks(report: ScanReport, dataset: Dataset, *, allow_leak: bool) -> list[str]:
-    """Return the sentences about pictures that are in more than one split, or refuse."""
+def count_leaked(report: ScanReport) -> dict[str, int]:
+    """Return how many pictures of `test` are in train or val, too, and how many of `val` in train, pixel for pixel."""
+    return {
+        "test": sum(group.splits.count("test") for group in report.leaks),
+        "val": sum(group.splits.count("val") for group in report.leaks if "train" in group.splits),
+    }
+
+
+def judge_leaks(report: ScanReport, dataset: Dataset, *, allow_leak: bool) -> tuple[str, ...]:
+    """Return the sentences about pictures that are in more than one split, or refuse.
+
+    Raises:
+        LeakError: As `enforce`.
+    """
     sentences = []
+    leaked = count_leaked(report)
     tested = [group for group in report.leaks if "test" in group.splits]
     if tested:
-        number = sum(group.splits.count("test") for group in tested)
+        number = leaked["test"]
         share = (
             f"{number:,} of the {sum(report.counts['test'].values()):,} test pictures {'is' if number == 1 else 'are'}"
         )
@@ -220,28 +237,31 @@ def _judge_leaks(report: ScanReport, dataset: Dataset, *, allow_leak: bool) -> l
                 where=dataset.name,
                 remedy="remove one of each, or go on with --allow-leak",
             )
-    validated = sum(group.splits.count("val") for group in report.leaks if "train" in group.splits)
-    if validated:
+    if validated := leaked["val"]:
         total = sum(report.counts["val"].values())
         verb = "is" if validated == 1 else "are"
         sentences.append(
             f"{validated:,} of the {total:,} val pictures {verb} also in train: the validation figures are too good."
         )
-    return sentences
+    return tuple(sentences)
 
 
-def _judge_balance(counts: Mapping[str, int]) -> list[str]:
-    """Return the sentence about a training split whose classes differ much in size."""
+def describe_balance(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the sentence about a training split whose classes differ much in size, if they do.
+
+    Args:
+        counts: Class -> how many pictures.
+    """
     if len(counts) < 2:
-        return []
+        return ()
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     if counts[smallest] * _IMBALANCED >= counts[largest]:
-        return []
+        return ()
     ratio = f"{counts[largest] / counts[smallest]:.1f} to 1" if counts[smallest] else "one class is empty"
-    return [
+    return (
         f"The classes are imbalanced ({ratio}): {largest!r} has {counts[largest]:,} training pictures, "
-        f"{smallest!r} has {counts[smallest]:,}; look at the per-class figures, not at accuracy alone."
-    ]
+        f"{smallest!r} has {counts[smallest]:,}; look at the per-class figures, not at accuracy alone.",
+    )
 
 
 def _count(class_names: Sequence[str], labels: Int64Array) -> dict[str, int]:

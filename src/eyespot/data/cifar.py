@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eyespot.data.dataset import Int64Array, Items, SplitName, UInt8Array
+from eyespot.arrays import Int64Array, UInt8Array
+from eyespot.data.dataset import Items, SplitName
 from eyespot.data.pickles import MAX_BYTES, load_pickle
 from eyespot.data.published import GET_AGAIN, check_class_counts, check_labels, published_ids
 from eyespot.errors import DataError

@@ -198,7 +198,7 @@ def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str
             return
         except csv.Error as error:
             fail_in_line(path, line, f"cannot read the row ({error})", "check the quotes in this row and the next ones")
-        if cells:
+        if any(cell.strip() for cell in cells):  # spreadsheets leave rows of nothing but delimiters
             yield line, cells
 
 

@@ -18,6 +18,7 @@ import os
 import queue
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from typing import IO
 
 import numpy as np
 
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import UInt8Array
 from eyespot.data.decoding import content_hash, decode_picture, to_channels
 from eyespot.data.resizing import RowFormat
 from eyespot.data.worker_process import search_path, start_worker
@@ -53,6 +54,11 @@ _MODE_NUMBERS = {mode: number for number, mode in enumerate(MODES)}
 _CHUNK_FILES = 256
 _CHUNK_BYTES = 8 * 1024**2  # of files, and of packed pixels
 _SMALL_FILES, _SMALL_BYTES = 1000, 16 * 1024**2  # less work than starting two Pythons with numpy takes
+
+STALL_SECONDS = 60.0
+"""A worker that finishes no picture for so long is stopped or hangs: decoding one takes a few seconds at most."""
+LOOK_SECONDS = 0.5
+"""How often that is looked at. Time is counted in such looks: while this process itself was stopped, nothing counts."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class FileSegment:
 
 
 class WorkerDiedError(Exception):
-    """A worker process ended on its own.
+    """A worker process ended on its own, or hung.
 
     Args:
         how: In words, such as `was killed by signal 9 (out of memory?)`.
@@ -126,7 +132,7 @@ def decode_files(
         Position -> reason for the pictures that cannot be used.
 
     Raises:
-        WorkerDiedError: A worker was killed or crashed; the results are incomplete.
+        WorkerDiedError: A worker was killed, crashed or hung; the results are incomplete.
         OSError: A result file cannot be written.
     """
     if workers is None:
@@ -236,13 +242,18 @@ def _decode_in_workers(
     try:
         # Two chunks a worker are handed out at a time: a million paths are never queued at once.
         pending: set[Future[tuple[int, dict[int, str]]]] = {threads.submit(run, c) for c in islice(chunks, 2 * count)}
+        looked = time.monotonic()
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            done, pending = wait(pending, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 files, found = future.result()
                 bad |= found
                 progress(files)
             pending |= {threads.submit(run, chunk) for chunk in islice(chunks, len(done))}
+            if (passed := time.monotonic() - looked) >= LOOK_SECONDS:
+                looked += passed
+                for worker in workers:
+                    worker.watch()
         finished = True
     finally:
         # On an error or Ctrl-C the workers are killed first: that ends the threads' waiting.
@@ -273,9 +284,43 @@ class _Worker:
         with open(log_path, "wb") as log:
             self._process = start_worker("decode_pool", log)
         self._greeting = search_path() + json.dumps(asdict(job)).encode() + b"\n"
+        self._chunk: FileChunk | None = None
+        self._seen: tuple[FileChunk | None, int] = (None, 0)
+        self._quiet_seconds = 0.0
 
     def decode(self, chunk: FileChunk) -> dict[int, str]:
         """Send a chunk and wait for its answer."""
+        self._chunk = chunk
+        try:
+            return self._ask(chunk)
+        finally:
+            self._chunk = None
+
+    def watch(self) -> None:
+        """Look whether the worker finishes pictures; call it every LOOK_SECONDS, from another thread than `decode`.
+
+        Raises:
+            WorkerDiedError: It has not finished one for STALL_SECONDS.
+        """
+        chunk = self._chunk
+        states = self._states(chunk) if chunk is not None else np.zeros(0, np.uint8)
+        now = (chunk, int((states >= GOOD).sum()))
+        if chunk is None or now != self._seen:
+            self._seen, self._quiet_seconds = now, 0.0
+            return
+        self._quiet_seconds += LOOK_SECONDS
+        if self._quiet_seconds >= STALL_SECONDS:
+            # One that was stopped between two pictures was about to read the next.
+            reading = np.flatnonzero(states == READING) if READING in states else np.flatnonzero(states == UNSEEN)[:1]
+            how = f"has finished no picture for {STALL_SECONDS:g} s"
+            raise WorkerDiedError(how, [chunk.start + int(i) for i in reading])
+
+    def _states(self, chunk: FileChunk) -> UInt8Array:
+        """Return the status of each picture of a chunk, uint8 (n,)."""
+        records = np.memmap(self._job.records_path, dtype=RECORD, mode="r")
+        return np.array(records["status"][chunk.start : chunk.start + len(chunk.paths)])
+
+    def _ask(self, chunk: FileChunk) -> dict[int, str]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         greeting, self._greeting = self._greeting, b""
@@ -306,9 +351,7 @@ class _Worker:
 
     def _death(self, chunk: FileChunk) -> WorkerDiedError:
         code = self._process.wait()
-        records = np.memmap(self._job.records_path, dtype=RECORD, mode="r")
-        states = records["status"][chunk.start : chunk.start + len(chunk.paths)]
-        reading = [chunk.start + int(i) for i in np.flatnonzero(states == READING)]
+        reading = [chunk.start + int(i) for i in np.flatnonzero(self._states(chunk) == READING)]
         if code < 0:
             guess = " (out of memory?)" if -code == getattr(signal, "SIGKILL", 9) else ""
             return WorkerDiedError(f"was killed by signal {-code}{guess}", reading)

@@ -48,7 +48,6 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -65,7 +64,7 @@ from PIL import (
     features,
 )
 
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import Float32Array, UInt8Array
 from eyespot.data.resizing import Channels
 from eyespot.errors import BadImageError, CostlyImageError
 
@@ -387,7 +386,7 @@ def _flatten(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if mode == "1" else "RGB")
 
 
-def _float_to_uint8(values: npt.NDArray[np.float32]) -> UInt8Array:
+def _float_to_uint8(values: Float32Array) -> UInt8Array:
     finite = values[np.isfinite(values)]
     top = 1.0 if finite.size == 0 or finite.max() <= 1.0 else 255.0
     clipped = np.clip(np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0), 0.0, top)

@@ -11,12 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from eyespot.data.dataset import Int64Array, UInt8Array
+from eyespot.arrays import Float32Array, Int64Array, UInt8Array
 from eyespot.seeds import derive_seed
-
-Float32Array = npt.NDArray[np.float32]
 
 STATISTICS = ("brightness", "contrast", "red", "green", "blue", "saturation", "sharpness")
 """Mean and deviation of the grey levels; mean of each colour; mean range over the colours; mean step to the right-hand

@@ -17,7 +17,7 @@ from typing import Literal
 from eyespot.caches import cache_folder, data_folders
 from eyespot.data.archives import ARCHIVE_SUFFIXES
 from eyespot.data.cifar import CIFAR_LAYOUTS, CifarLayout
-from eyespot.data.folders import SPLIT_WORDS
+from eyespot.data.folders import split_of
 from eyespot.data.idx import FASHION_FILES, files_in
 from eyespot.data.published import FASHION_MNIST, Published, plain_name
 from eyespot.errors import DataError
@@ -159,7 +159,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
 def _holds_classes(place: _Place, published: Published) -> bool:
     """Return whether a folder has the data set's class folders, directly or in its training folder."""
     official = published.official_names()
-    train = [name for name in place.folders if SPLIT_WORDS.get(name.casefold()) == "train"]
+    train = [name for name in place.folders if split_of(name) == "train"]
     for folders in (place.folders, _entries(place.path / train[0])[0] if train else []):
         known = {plain_name(name) for name in folders} & set(official)
         # Folders cat/ and dog/ are not CIFAR-10 yet, unless the folder around them says so.

@@ -19,12 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from eyespot.data.dataset import Int64Array, UInt8Array
+from eyespot.arrays import BoolArray, Float32Array, Int64Array, UInt8Array, UInt64Array
 
-Float32Array = npt.NDArray[np.float32]
-UInt64Array = npt.NDArray[np.uint64]
 Progress = Callable[[int, int], None]
 
 THUMBNAIL_PX = 32
@@ -49,6 +46,10 @@ NEAR_CORRELATION = 0.94
 """From this correlation on, two pictures are called near copies. Chosen by looking at pairs across train and test of
 CIFAR-10 (JPEG 75), 20 drawn from each range: copies were 20 in [0.96, 1], 20 in [0.94, 0.96), 14 in [0.92, 0.94)."""
 _FIRST_CORRELATION = 0.5  # unmoved; a copy moved by two pixels keeps more than this
+# A chain: so many pictures hang together, which are such a share of all, and less than so many of their pairs are near.
+_CHAIN, _CHAIN_SHARE, _CHAIN_DENSITY = 20, 0.05, 0.5
+MOST_CHAINED = 0.5
+"""Where a larger share of all pictures is in chains of likeness, a near one says nothing about copies."""
 BLANK_DEVIATION = 3.0
 """Grey levels: a picture that varies less has nothing to compare, and nothing to learn from."""
 
@@ -69,7 +70,7 @@ class NearPairs:
     first: Int64Array
     second: Int64Array
     correlation: Float32Array
-    mirrored: npt.NDArray[np.bool_]
+    mirrored: BoolArray
     compared: int
     cut: int
 
@@ -293,9 +294,9 @@ def _best_of_each(
     firsts: list[Int64Array],
     seconds: list[Int64Array],
     values: list[Float32Array],
-    flags: list[npt.NDArray[np.bool_]],
+    flags: list[BoolArray],
     number: int,
-) -> tuple[Int64Array, Int64Array, Float32Array, npt.NDArray[np.bool_]]:
+) -> tuple[Int64Array, Int64Array, Float32Array, BoolArray]:
     """Return each pair once, in the kind in which it is most alike, in the order of the pictures."""
     none = np.zeros(0, np.int64)
     first, second = np.concatenate([none, *firsts]), np.concatenate([none, *seconds])
@@ -327,7 +328,33 @@ def group_pairs(number: int, first: Int64Array, second: Int64Array) -> list[Int6
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def _pack(bits: npt.NDArray[np.bool_]) -> UInt64Array:
+def count_chained(number: int, pairs: NearPairs) -> int:
+    """Return how many pictures hang together by likeness that is handed on.
+
+    The copies of one picture are near each other, nearly all of them. In a chain the first is like the second, the
+    second like the third, and the first not like the last: so it is with symbols, of which 28 px hold little more than
+    what they mean, and with the frames of a few moving scenes. Many groups, each a small part of all pictures, are what
+    somebody gets who has augmented pictures on disk: those are copies.
+
+    Args:
+        number: N.
+        pairs: Of N pictures.
+
+    Returns:
+        Pictures in groups of 20 or more and a twentieth of N or more, of which less than half of the pairs are near. Of
+        digits enlarged to 28 px (n = 1,797) 93 %, of 200 smooth pictures in 5 changed copies each none.
+    """
+    groups = group_pairs(number, pairs.first, pairs.second)
+    home = np.zeros(number, np.int64)
+    for place, group in enumerate(groups):
+        home[group] = place
+    near = np.bincount(home[pairs.first], minlength=len(groups))
+    sizes = np.array([len(group) for group in groups], np.int64)
+    chained = (sizes >= max(_CHAIN, _CHAIN_SHARE * number)) & (near < _CHAIN_DENSITY * sizes * (sizes - 1) / 2)
+    return int(sizes[chained].sum())
+
+
+def _pack(bits: BoolArray) -> UInt64Array:
     """Return bool (N, 64) as uint64 (N,), the first bit the highest."""
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(">u8")[:, 0].astype(np.uint64)
 

@@ -34,6 +34,13 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
     "testing": "test",
 }
 
+# How data sets are handed out: `training_set`, `Train_Images`, `images-val`, `seg_test`, `trainset`. Nothing else may
+# stand beside the word: `test_tube` and `training_shoes` are things that a class is named after.
+_KIND = "(?:data)?set|data|images?|imgs?|pictures?|photos?"
+_SPLIT_FOLDER = re.compile(f"(?:(?:seg|{_KIND})[-_ ])?({'|'.join(SPLIT_WORDS)})(?:[-_ ]?(?:{_KIND}))?")
+# With the same folders inside of each, names with such a word in them are doubtful.
+_SPLIT_LIKE = re.compile(f"{'|'.join(SPLIT_WORDS)}|eval|fold|hold|part|set|split")
+
 # A constant rather than Pillow's own list: what counts as a picture must not depend on the installed version. Behind
 # the formats that Pillow reads come those that people take for pictures; the scan says that it cannot decode them.
 _PICTURES = (
@@ -115,6 +122,12 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"
 
 
+def split_of(name: str) -> SplitName | None:
+    """Return the split that a folder is named after, as `train`, `Test_Images` or `trainset` are; None for a class."""
+    found = _SPLIT_FOLDER.fullmatch(name.casefold())
+    return SPLIT_WORDS[found[1]] if found else None
+
+
 def few(names: Iterable[str], most: int = 3) -> str:
     """Return `'a', 'b', 'c' and 4 more`."""
     listed = list(names)
@@ -172,7 +185,8 @@ class _Listing:
 def read_folder(folder: Path, *, name: str) -> Dataset:
     """Return the data set in a folder of class folders, or of train/, val/ and test/ folders of class folders.
 
-    A single folder around them, as archives often have it, is looked through. Class names are the folder names in NFC,
+    A single folder around them, as archives often have it, is looked through, and so is a second one of the same split
+    in a split folder (`seg_train/seg_train`). Class names are the folder names in NFC,
     sorted by code point, so they are the same on every system; pictures are sorted by class and path. Folders below a
     class folder belong to the class. Links are followed, except to what was read already. Hidden files and the litter
     of systems and editors are not pictures; files of other kinds are counted in a note.
@@ -183,13 +197,15 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
 
     Raises:
         DataError: No class folders, fewer than two classes, a class without pictures, splits with different classes,
-            splits inside of class folders, a folder that cannot be read. The folder or class is named.
+            splits inside of class folders, folders that may be splits as well as classes, a folder that cannot be
+            read. The folder or class is named.
     """
     left_out = _LeftOut()
     root, top, notes = _unwrap(os.fspath(folder))
     split_folders = _find_splits(root, top)
     found: dict[SplitName, dict[str, list[str]]] = {}
     if split_folders is None:
+        _refuse_hidden_splits(root, top)
         _count_stray(_list(root, "", left_out).pictures, "", left_out)
         found["train"] = _read_classes(root, "", top.folders, left_out)
         if not found["train"]:
@@ -381,14 +397,7 @@ def _unwrap(root: str) -> tuple[str, _Listing, list[str]]:
 
 def _find_splits(root: str, top: _Listing) -> dict[SplitName, str] | None:
     """Return the folder of each split, or None where the folders are classes (of which one may well be a train)."""
-    by_split: dict[SplitName, list[str]] = {}
-    others = []
-    for name in top.folders:
-        split = SPLIT_WORDS.get(name.casefold())
-        if split is None:
-            others.append(name)
-        else:
-            by_split.setdefault(split, []).append(name)
+    by_split, others = _by_split(top.folders)
     if not by_split or (others and "train" not in by_split):
         return None
     if "train" not in by_split:
@@ -413,17 +422,70 @@ def _find_splits(root: str, top: _Listing) -> dict[SplitName, str] | None:
     for double, same in by_split.items():
         if len(same) > 1:
             raise DataError(f"two folders for the split {double}: {few(same)}", where=root, remedy="keep one of them")
-    return {split: by_split[split][0] for split in SPLIT_NAMES if split in by_split}
+    return {split: _inner_split(root, by_split[split][0], split) for split in SPLIT_NAMES if split in by_split}
+
+
+def _by_split(folders: Sequence[str]) -> tuple[dict[SplitName, list[str]], list[str]]:
+    """Return the folders that are named after each split, and the others.
+
+    Beside `test`, `test_images` is one of the others: what a plain name says needs no guess.
+    """
+    plain = {SPLIT_WORDS[name.casefold()] for name in folders if name.casefold() in SPLIT_WORDS}
+    by_split: dict[SplitName, list[str]] = {}
+    others = []
+    for name in folders:
+        split = split_of(name)
+        if split is None or (split in plain and name.casefold() not in SPLIT_WORDS):
+            others.append(name)
+        else:
+            by_split.setdefault(split, []).append(name)
+    return by_split, others
+
+
+def _inner_split(root: str, split_folder: str, split: SplitName) -> str:
+    """Return the folder that holds the classes: `seg_train/seg_train` where archives wrap a split once more."""
+    listing = _list(os.path.join(root, split_folder), "", _LeftOut())
+    if len(listing.folders) == 1 and not listing.pictures and split_of(listing.folders[0]) == split:
+        inner = f"{split_folder}/{listing.folders[0]}"
+        # Otherwise it is a class that happens to be called train.
+        if _list(os.path.join(root, inner), "", _LeftOut()).folders:
+            return inner
+    return split_folder
+
+
+def _refuse_hidden_splits(root: str, top: _Listing) -> None:
+    """Raise where folders taken for classes look like splits under other names: the same class folders in each.
+
+    They would become a data set whose classes are its splits, and nobody would be told.
+    """
+    same: set[str] | None = None
+    for name in top.folders:
+        listing = _list(os.path.join(root, name), "", _LeftOut())
+        same = set(listing.folders) if same is None else same & set(listing.folders)
+        if listing.pictures or len(same) < 2:
+            return
+    if same is None or len(top.folders) < 2 or not any(map(_SPLIT_LIKE.search, map(str.casefold, top.folders))):
+        return  # apple/ and pear/ with fresh/ and rotten/ in each are classes
+    inside = _by_split(sorted(same))[0]
+    if "train" in inside and len(inside) > 1:  # `_check_no_splits` will say it better
+        return
+    raise DataError(
+        f"{few(map(safe_text, top.folders))} hold no pictures, but all hold folders named "
+        f"{few(sorted(map(safe_text, same)))}: splits or classes?",
+        where=root,
+        remedy="name splits train/ and test/; where they are classes, list the pictures in a CSV of path,label",
+    )
 
 
 def _aside(top: _Listing, split_folders: Mapping[SplitName, str]) -> list[str]:
     """Return notes on what lies beside the split folders."""
     notes = []
-    others = [safe_text(name) for name in top.folders if name not in split_folders.values()]
+    used = {split: folder.partition("/")[0] for split, folder in split_folders.items()}
+    others = [safe_text(name) for name in top.folders if name not in used.values()]
     if others:
-        notes.append(f"folders beside {split_folders['train']}/ left out: {few(others)}")
+        notes.append(f"folders beside {used['train']}/ left out: {few(others)}")
     if top.pictures:
-        notes.append(f"{_files(len(top.pictures))} beside {split_folders['train']}/ left out: {few(top.pictures)}")
+        notes.append(f"{_files(len(top.pictures))} beside {used['train']}/ left out: {few(top.pictures)}")
     return notes
 
 
@@ -474,7 +536,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
     """Raise where the splits are inside of the class folders."""
-    inside = {SPLIT_WORDS[name.casefold()]: name for name in listing.folders if name.casefold() in SPLIT_WORDS}
+    inside = {split: names[0] for split, names in _by_split(listing.folders)[0].items()}
     if "train" in inside and len(inside) > 1:
         have = f"{class_folder}/{inside['train']}"
         raise DataError(

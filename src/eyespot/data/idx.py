@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eyespot.data.dataset import Items, SplitName, UInt8Array
+from eyespot.arrays import UInt8Array
+from eyespot.data.dataset import Items, SplitName
 from eyespot.data.published import check_class_counts, check_labels, published_ids
 from eyespot.errors import DataError
 

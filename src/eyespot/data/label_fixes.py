@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eyespot.arrays import Int64Array
 from eyespot.data.checks import find_duplicates
 from eyespot.data.csvfile import PATH_COLUMNS, check_width, fail_in_line, named_column, shown, table_rows
-from eyespot.data.dataset import SPLIT_NAMES, Dataset, Int64Array, PackedDataset, SplitName
+from eyespot.data.dataset import SPLIT_NAMES, Dataset, PackedDataset, SplitName
 from eyespot.data.pack_cache import fingerprint
 from eyespot.errors import DataError, did_you_mean
 
@@ -33,13 +34,13 @@ class LabelFixes:
 
     Attributes:
         labels: Split -> sample id -> corrected label, of the accepted rows.
-        rejected: Rows whose label stays.
+        refused: Split -> sample id -> suggested label, of the rejected rows, whose label stays.
         undecided: Rows without a decision; their label stays, too.
         sha256: Of the file.
     """
 
     labels: Mapping[SplitName, Mapping[str, int]]
-    rejected: int
+    refused: Mapping[SplitName, Mapping[str, int]]
     undecided: int
     sha256: str
 
@@ -47,6 +48,11 @@ class LabelFixes:
     def accepted(self) -> int:
         """Return how many labels are corrected."""
         return sum(map(len, self.labels.values()))
+
+    @property
+    def rejected(self) -> int:
+        """Return how many suggestions were rejected."""
+        return sum(map(len, self.refused.values()))
 
     def describe(self) -> str:
         """Return in a sentence what is corrected, and what was left as it is."""
@@ -91,7 +97,7 @@ def read_label_fixes(path: Path, dataset: Dataset) -> LabelFixes:
 
     Raises:
         DataError: With the line: a missing column, a row of another length, an unknown picture, class or decision, a
-            given label that is not the picture's, two rows that contradict each other. Nothing is accepted.
+            given label that is not the picture's, two rows about one picture. Nothing is accepted.
     """
     rows = table_rows(path)
     first_line, first = next(rows, (1, []))
@@ -99,8 +105,9 @@ def read_label_fixes(path: Path, dataset: Dataset) -> LabelFixes:
     known = {id_: (name, row) for name in SPLIT_NAMES if name in dataset.splits for row, id_ in _ids(dataset, name)}
     classes = {name: label for label, name in enumerate(dataset.class_names)}
     labels: dict[SplitName, dict[str, int]] = {}
-    seen: dict[str, _Row] = {}
-    counts = {"reject": 0, "": 0}
+    refused: dict[SplitName, dict[str, int]] = {}
+    seen: dict[tuple[SplitName, int], _Row] = {}  # by picture: an id may be written in two ways
+    undecided = 0
     for line, cells in rows:
         check_width(cells, columns.count, line, path)
         word = cells[columns.decision].strip().casefold()
@@ -118,13 +125,15 @@ def read_label_fixes(path: Path, dataset: Dataset) -> LabelFixes:
                 f"{shown(row.id)} is labelled {true_given!r}, not {row.given!r} as the row says",
                 "write the list again with eyespot check --labels --csv, or remove the row",
             )
-        earlier = seen.setdefault(row.id, row)
+        earlier = seen.setdefault((split, place), row)
         if earlier is not row:
             fail_in_line(path, line, f"{shown(row.id)} is also in line {earlier.line:,}", "keep one of the two rows")
+        id_ = dataset.splits[split].ids[place]
         if word == "accept" and row.suggested != row.given:
-            labels.setdefault(split, {})[dataset.splits[split].ids[place]] = classes[row.suggested]
-        elif word != "accept":
-            counts[word] += 1
+            labels.setdefault(split, {})[id_] = classes[row.suggested]
+        elif word == "reject":
+            refused.setdefault(split, {})[id_] = classes[row.suggested]
+        undecided += not word
     if not labels:
         raise DataError(
             "no row is accepted: nothing to correct",
@@ -132,7 +141,7 @@ def read_label_fixes(path: Path, dataset: Dataset) -> LabelFixes:
             remedy="write accept or reject into the column decision, or train without the file",
         )
     content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LabelFixes(labels, counts["reject"], counts[""], content)
+    return LabelFixes(labels, refused, undecided, content)
 
 
 def _ids(dataset: Dataset, split: SplitName) -> list[tuple[int, str]]:

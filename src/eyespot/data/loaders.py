@@ -22,7 +22,8 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 import torch
 
-from eyespot.data.dataset import Int64Array, PackedDataset, SplitName, UInt8Array
+from eyespot.arrays import Int64Array, UInt8Array
+from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.decode_pool import core_count
 from eyespot.data.resizing import RowFormat
 from eyespot.data.splits import Splits
@@ -34,6 +35,7 @@ from eyespot.seeds import derive_seed
 STREAM_TIMEOUT_SECONDS = 60.0
 """A decoding worker that gives no picture for so long is taken for stuck."""
 
+_GPU_SHARE = 0.5  # of a GPU's free memory may hold pixels: network, gradients and maps need the rest
 _CHUNK_PICTURES = 16  # one question to a worker: all of them work on the first batch, and none for long on one question
 
 
@@ -148,6 +150,18 @@ class BatchPlan:
         for step in range(first_step, steps):
             yield order[step * self.batch_size : (step + 1) * self.batch_size]
 
+    def positions_on(
+        self, device: torch.device, epoch: int, first_step: int = 0, order: torch.Tensor | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield what `positions` does, int64 (B,), twice: on the CPU, and on a device as the caller's own.
+
+        The order is moved there once: a copy for each batch would wait each time until a GPU has done all its work.
+        """
+        order = self._order(epoch) if order is None else order
+        here, there = (self.positions(epoch, first_step, each) for each in (order, order.to(device)))
+        for positions, indices in zip(here, there, strict=True):
+            yield positions, indices.clone()
+
     def _order(self, epoch: int) -> torch.Tensor:
         """Return int64 (N,), all positions."""
         if not self.shuffle:
@@ -156,8 +170,13 @@ class BatchPlan:
         return torch.randperm(self.num_images, generator=generator)
 
 
+def _has_room(num_bytes: int, device: torch.device) -> bool:
+    """Return whether pixels can lie on a device and leave it the memory to train in."""
+    return device.type != "cuda" or num_bytes <= _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
 class MemoryLoader:
-    """A `Loader` that has all pixels in memory.
+    """A `Loader` that has all pixels in memory: the device's, or the computer's where a GPU has too little.
 
     Args:
         pixels: uint8 (N, S, L, C), contiguous. Not copied for the CPU and never written to: it may be a read-only
@@ -165,7 +184,7 @@ class MemoryLoader:
         labels: int64 (N,).
         plan: Which pictures come when.
         windows: What of each strip is taken; None where the rows are squares.
-        device: Where pixels, labels and batches are.
+        device: Where labels and batches are; and pixels, where they take at most half of its free memory.
     """
 
     def __init__(
@@ -181,7 +200,11 @@ class MemoryLoader:
             # torch has no read-only tensors and warns. Each batch is a copy, so that nobody gets at these pixels to
             # write.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self._pixels = torch.from_numpy(np.asarray(pixels)).to(device)  # (N, S, L, C)
+            self._pixels = torch.from_numpy(np.asarray(pixels))  # (N, S, L, C)
+        self._device = torch.device(device)
+        self._is_there = _has_room(self._pixels.nbytes, self._device)
+        if self._is_there:
+            self._pixels = self._pixels.to(self._device)
         self._windows = windows
         self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
         self._plan = plan
@@ -210,13 +233,26 @@ class MemoryLoader:
         """Yield the batches of an epoch; see `Loader`."""
         rows = self._pixels.view(len(self._pixels), -1)  # (N, S * L * C): one run of memory for each picture
         first_columns = self._windows.first_columns(epoch) if self._windows else None
-        for positions in self._plan.positions(epoch, first_step, order):
-            indices = positions.to(rows.device, copy=True)
+        for positions, indices in self._plan.positions_on(self._device, epoch, first_step, order):
+            strips, chosen = (self._pixels, indices) if self._is_there else self._moved(positions)
             if self._windows and first_columns is not None:
-                images = self._windows.cut(self._pixels, indices, indices, first_columns)
-            else:
+                images = self._windows.cut(strips, chosen, indices, first_columns)
+            elif self._is_there:
                 images = rows.index_select(0, indices).view(-1, *self._pixels.shape[1:])  # (B, S, S, C)
+            else:
+                images = strips
             yield Batch(images.permute(0, 3, 1, 2), self._labels[indices], indices)
+
+    def _moved(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch's rows on the device, uint8 (B, S, L, C), and their places there, int64 (B,).
+
+        Out of pinned memory, so that nobody waits for the copy. Of the batch, not of all the pixels: they may be a
+        memory map, larger than what can be pinned.
+        """
+        shape = (len(positions), *self._pixels.shape[1:])
+        nhwc = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        torch.index_select(self._pixels.flatten(1), 0, positions, out=nhwc.view(len(positions), -1))
+        return nhwc.to(self._device, non_blocking=True), torch.arange(len(positions), device=self._device)
 
     def close(self) -> None:
         """Do nothing: there are no processes."""
@@ -232,9 +268,13 @@ class MemoryLoader:
 
 
 class _Pending(NamedTuple):
-    """A batch that is being decoded: its positions, its rows uint8 (B, S, L, C), and what is waited for."""
+    """A batch that is being decoded: its positions on the CPU, its rows uint8 (B, S, L, C), what is waited for.
+
+    `indices` are the positions on the device.
+    """
 
     positions: torch.Tensor
+    indices: torch.Tensor
     nhwc: torch.Tensor
     parts: list[Future[dict[int, str]]]
 
@@ -268,8 +308,7 @@ class StreamLoader:
         timeout_seconds: float = STREAM_TIMEOUT_SECONDS,
     ) -> None:
         self._paths = paths
-        self._labels = torch.tensor(labels, dtype=torch.int64)
-        self._device_labels = self._labels.to(device)
+        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
         self._row_format = row_format
         self._plan = plan
         self._windows = windows
@@ -298,7 +337,7 @@ class StreamLoader:
     @property
     def labels(self) -> torch.Tensor:
         """Return int64 (N,), on the device."""
-        return self._device_labels
+        return self._labels
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
@@ -310,8 +349,8 @@ class StreamLoader:
         ahead: deque[_Pending] = deque()
         first_columns = self._windows.first_columns(epoch) if self._windows else None
         try:
-            for positions in self._plan.positions(epoch, first_step, order):
-                ahead.append(self._request(positions))
+            for positions, indices in self._plan.positions_on(self._device, epoch, first_step, order):
+                ahead.append(self._request(positions, indices))
                 if len(ahead) > self._batches_ahead:
                     yield self._finish(ahead.popleft(), first_columns)
             while ahead:
@@ -327,7 +366,7 @@ class StreamLoader:
                 for part in pending.parts:
                     part.cancel()
 
-    def _request(self, positions: torch.Tensor) -> _Pending:
+    def _request(self, positions: torch.Tensor, indices: torch.Tensor) -> _Pending:
         """Have the workers begin with a batch; without workers, decode it."""
         shape = (len(positions), *self._row_format.shape)
         nhwc = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
@@ -335,11 +374,12 @@ class StreamLoader:
         paths = [self._paths[position] for position in positions.tolist()]
         if not self._processes:
             decode_rows(paths, self._row_format, rows)
-            return _Pending(positions, nhwc, [])
+            return _Pending(positions, indices, nhwc, [])
         if self._workers is None:
             self._workers = StreamWorkers(self._row_format, self._processes)
         chunks = [slice(start, start + _CHUNK_PICTURES) for start in range(0, len(paths), _CHUNK_PICTURES)]
-        return _Pending(positions, nhwc, [self._workers.submit(paths[chunk], rows[chunk]) for chunk in chunks])
+        parts = [self._workers.submit(paths[chunk], rows[chunk]) for chunk in chunks]
+        return _Pending(positions, indices, nhwc, parts)
 
     def _finish(self, pending: _Pending, first_columns: torch.Tensor | None) -> Batch:
         """Wait for a batch."""
@@ -358,10 +398,10 @@ class StreamLoader:
             except DataError:
                 self.close()
                 raise
-        nhwc, indices = pending.nhwc.to(self._device, non_blocking=True), pending.positions.to(self._device, copy=True)
+        nhwc, indices = pending.nhwc.to(self._device, non_blocking=True), pending.indices
         if self._windows and first_columns is not None:
             nhwc = self._windows.cut(nhwc, torch.arange(len(nhwc), device=self._device), indices, first_columns)
-        return Batch(nhwc.permute(0, 3, 1, 2), self._labels[pending.positions].to(self._device), indices)
+        return Batch(nhwc.permute(0, 3, 1, 2), self._labels[indices], indices)
 
     def close(self) -> None:
         """End the worker processes; the next batch starts new ones."""

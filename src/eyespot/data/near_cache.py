@@ -16,7 +16,7 @@ import numpy as np
 
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import SPLIT_NAMES, PackedDataset, SplitName
-from eyespot.data.fingerprints import NEAR_CORRELATION, NearPairs
+from eyespot.data.fingerprints import MOST_CHAINED, NEAR_CORRELATION, NearPairs, count_chained
 from eyespot.data.splits import Splits
 from eyespot.errors import RunError
 from eyespot.files import write_atomic
@@ -65,7 +65,8 @@ def near_across(pairs: NearPairs, packed: PackedDataset, splits: Splits) -> dict
 
     Returns:
         `test` and `val`, pictures with a near copy in train; `test_total` and `val_total`; the `correlation` from which
-        on two pictures are called near copies.
+        on two pictures are called near copies. Where most pictures are too alike to tell copies, `too_alike` is 1 and
+        nothing is counted.
     """
     names = [name for name in SPLIT_NAMES if name in packed.splits]
     starts = dict(zip(names, np.cumsum([0, *(len(packed.splits[name]) for name in names)]).tolist(), strict=False))
@@ -76,6 +77,9 @@ def near_across(pairs: NearPairs, packed: PackedDataset, splits: Splits) -> dict
             owner[starts[source] + rows] = numbers[split]
     one, other = np.concatenate([pairs.first, pairs.second]), np.concatenate([pairs.second, pairs.first])
     facts: dict[str, int | float] = {"correlation": NEAR_CORRELATION}
+    if count_chained(len(owner), pairs) > MOST_CHAINED * len(owner):
+        one, other = one[:0], other[:0]
+        facts["too_alike"] = 1
     held_out: tuple[SplitName, ...] = ("val", "test")
     for split in held_out:
         mine = (owner[one] == numbers[split]) & (owner[other] == numbers["train"])

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
+from eyespot.arrays import BoolArray, Int64Array, UInt8Array
 from eyespot.caches import cache_folder
 from eyespot.data.checks import ScannedPictures, build_report
 from eyespot.data.dataset import (
@@ -39,13 +40,11 @@ from eyespot.data.dataset import (
     BadImage,
     Dataset,
     DuplicateGroup,
-    Int64Array,
     Items,
     PackedDataset,
     PackedSplit,
     ScanReport,
     SplitName,
-    UInt8Array,
 )
 from eyespot.data.decode_pool import (
     GOOD,
@@ -392,7 +391,7 @@ def _scan_array(job: DecodeJob, start: int, images: UInt8Array, advance: Callabl
         advance(len(batch))
 
 
-def _close_gaps(path: Path, usable: npt.NDArray[np.bool_], picture_bytes: int) -> None:
+def _close_gaps(path: Path, usable: BoolArray, picture_bytes: int) -> None:
     """Move the usable pictures together and cut the file: bad ones have no row."""
     kept = np.flatnonzero(usable)
     moved = kept[kept != np.arange(len(kept))]  # everything behind the first bad picture

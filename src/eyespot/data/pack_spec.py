@@ -48,13 +48,15 @@ class PackEstimate:
 
     Attributes:
         bytes: N * S * L * C.
-        fits: False: the pictures will be streamed from their files.
+        fits: False: the pictures will be streamed from their files, unless they were packed before.
         reason: The estimate and what it was compared with, in words.
+        allowed: False: the caller's own limit forbids packed pixels, also those that were packed before.
     """
 
     bytes: int
     fits: bool
     reason: str
+    allowed: bool = True
 
 
 def choose_spec(
@@ -116,7 +118,9 @@ def typical_side_px(dataset: Dataset) -> float:
 
 
 def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int | None = None) -> PackEstimate:
-    """Return how many bytes the packed pixels take, and whether they fit.
+    """Return how many bytes the packed pixels take, and whether they fit where they have yet to be packed.
+
+    The cache is not asked: what is in it already takes no more of the disk, and `pack_dataset` looks there first.
 
     Args:
         dataset: What was found.
@@ -141,9 +145,9 @@ def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int |
         limits.append((free * 9 // 10, f"nine tenths of the free space in {cache_folder('packed')}"))
     for limit, name in limits:
         if size > limit:
-            return PackEstimate(
-                size, False, f"{what}, more than {name} ({_megabytes(limit)}): they are streamed from their files"
-            )
+            reason = f"{what}, more than {name} ({_megabytes(limit)}): they are streamed from their files"
+            allowed = memory_limit_bytes is None or size <= memory_limit_bytes
+            return PackEstimate(size, False, reason, allowed)
     return PackEstimate(size, True, f"{what}; they are decoded once and packed")
 
 

@@ -55,9 +55,10 @@ def pack_dataset(
         channels: As in `choose_spec`.
         on_bad_image: `refuse` raises where a picture cannot be used; `skip` leaves it out. The scan is kept either way.
         workers: Decoding processes; None takes one a core.
-        memory_limit_bytes: As in `estimate_pack`. Where the pixels do not fit, the splits have `paths` instead. None
-            also accepts what was packed before, whatever memory is available today.
-        progress: Is called with the number of pictures done and of all pictures.
+        memory_limit_bytes: As in `estimate_pack`. Where the pixels do not fit, the splits have `paths` instead. What
+            was packed before is used whatever memory and disk are free today, unless it is over this limit.
+        progress: Is called with the number of pictures done and of all pictures; first with 0 where pictures have to
+            be decoded, and only with all where none has.
 
     Raises:
         DataError: No pictures; bad pictures that are refused, or that leave nothing of a class; the cache folder cannot
@@ -68,28 +69,34 @@ def pack_dataset(
     if number == 0:
         raise DataError("no pictures", where=dataset.origin, remedy="name a folder of pictures")
     spec = choose_spec(dataset, size_px=size_px, channels=channels, fit=fit, interpolation=interpolation)
-    fits = estimate_pack(dataset, spec, memory_limit_bytes=memory_limit_bytes).fits
+    estimate = estimate_pack(dataset, spec, memory_limit_bytes=memory_limit_bytes)
+    progress = progress or _no_progress
     entry = CacheEntry(dataset, spec)
     remove_leftovers(entry.folder.parent)
-    packed = entry.load(with_pixels=True) if fits or memory_limit_bytes is None else None
-    if packed is None and not fits:
-        packed = entry.load(with_pixels=False)
+    packed = _packed_before(entry, estimate)
     if packed is None:
         try:
             with file_lock(entry.lock_path):
                 # Another process may have packed it while we waited.
-                packed = entry.load(with_pixels=fits)
+                packed = _packed_before(entry, estimate)
                 if packed is None:
-                    packed = entry.build(fits, workers, progress or _no_progress)
+                    progress(0, number)
+                    packed = entry.build(estimate.fits, workers, progress)
         except OSError as error:
             what, step = describe_disk_error(error)
             raise DataError(
                 f"cannot keep packed pixels ({what})", where=entry.folder.parent, remedy=f"{step} with EYESPOT_CACHE"
             ) from error
-    elif progress:
+    else:
         progress(number, number)
     require_usable(packed.report, dataset, on_bad_image=on_bad_image)
     return packed
+
+
+def _packed_before(entry: CacheEntry, estimate: PackEstimate) -> PackedDataset | None:
+    """Return what the cache has: with pixels where they may be used, else the scan alone where that is enough."""
+    packed = entry.load(with_pixels=True) if estimate.allowed else None
+    return packed if packed is not None or estimate.fits else entry.load(with_pixels=False)
 
 
 def _no_progress(done: int, total: int) -> None:

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import UInt8Array
 from eyespot.errors import DataError
 
 # CIFAR-100's training file, the largest one, has 155 MB and about 250,000 opcodes.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eyespot.data.dataset import Int64Array, SplitName
+from eyespot.arrays import Int64Array
+from eyespot.data.dataset import SplitName
 from eyespot.data.download import RemoteFile
 from eyespot.errors import DataError
 

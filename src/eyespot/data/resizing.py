@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from eyespot.data.dataset import Int64Array, UInt8Array
+from eyespot.arrays import Int64Array, UInt8Array
 
 Fit: TypeAlias = Literal["squash", "crop", "pad", "short-side"]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]

@@ -19,11 +19,12 @@ from typing import TypeAlias, TypedDict
 
 import numpy as np
 
+from eyespot.arrays import Int64Array
 from eyespot.caches import cache_folder, data_folders
 from eyespot.data.archives import ARCHIVE_SUFFIXES, extract_archive
 from eyespot.data.cifar import read_cifar
 from eyespot.data.csvfile import is_address, read_csv
-from eyespot.data.dataset import Dataset, Int64Array, Items, SplitName
+from eyespot.data.dataset import Dataset, Items, SplitName
 from eyespot.data.download import download
 from eyespot.data.finding import Found, find_in, find_published
 from eyespot.data.folders import few, read_folder
@@ -224,9 +225,15 @@ def _unpack(archive: Path, progress: Progress | None) -> tuple[Path, tuple[str, 
     stem = re.sub(r"[^\w.-]", "_", archive.name.split(".")[0], flags=re.ASCII)[:80] or "archive"
     target = cache_folder("unpacked") / f"{stem}-{hashlib.sha256(known_by).hexdigest()[:16]}"
     report = extract_archive(archive, target, progress=progress)
-    if not report.special:
-        return target, ()
-    return target, (f"{report.special:,} members of the archive left out, no files: {few(report.special_names)}",)
+    notes = []
+    if report.special:
+        notes.append(f"{report.special:,} members of the archive left out, no files: {few(report.special_names)}")
+    if report.guessed:
+        notes.append(
+            f"{report.guessed:,} names in the archive are in no stated encoding, read as CP437: "
+            f"{few(report.guessed_names)}; where that is wrong, unpack it yourself and give the folder"
+        )
+    return target, tuple(notes)
 
 
 def _open_published(published: Published, progress: Progress | None) -> Dataset:

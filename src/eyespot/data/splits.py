@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from eyespot.data.dataset import SPLIT_NAMES, Int64Array, PackedDataset, PackedSplit, SplitName, UInt8Array
+from eyespot.arrays import BoolArray, Int64Array, UInt8Array, UInt64Array
+from eyespot.data.dataset import SPLIT_NAMES, PackedDataset, PackedSplit, SplitName
 from eyespot.errors import DataError, RunError, UsageError
 from eyespot.files import write_atomic
 from eyespot.seeds import derive_seed
-
-_BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +60,30 @@ class Splits:
                 digest.update(f"|{split}<{source}:{len(rows)}|".encode())
                 digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
         return digest.hexdigest()
+
+    def digests(self, packed: PackedDataset) -> dict[str, str]:
+        """Return, for each split, 32 hex digits that are equal for the same pictures under the same labels.
+
+        Neither the order of the pictures nor their names count, nor what is in the other splits.
+        """
+        found: dict[str, str] = {}
+        for split, parts in self.indices.items():
+            rows = [
+                np.concatenate([packed.splits[source].hashes[at], _as_bytes(packed.splits[source].labels[at])], axis=1)
+                for source, at in parts.items()
+            ]
+            table = np.concatenate(rows) if rows else np.zeros((0, 24), np.uint8)
+            found[split] = hashlib.blake2b(b"".join(sorted(map(bytes, table))), digest_size=16).hexdigest()
+        return found
+
+    def seen(self, packed: PackedDataset) -> UInt64Array:
+        """Return the short hashes (M,) of the pictures that training or selection sees: those of train and val."""
+        parts = [
+            packed.splits[source].hashes[rows]
+            for split in ("train", "val")
+            for source, rows in self.indices.get(split, {}).items()
+        ]
+        return np.unique(short_hashes(np.concatenate(parts)))
 
     def save(self, path: Path) -> None:
         """Write `split.json`: fingerprint, hash, notes, and for each split the indices into each source.
@@ -111,6 +133,15 @@ class Splits:
         if splits.hash() != saved_hash:
             raise _damaged(path, "its indices do not match its hash")
         return splits
+
+
+def short_hashes(hashes: UInt8Array) -> UInt64Array:
+    """Return the first eight bytes of content hashes, uint8 (N, 16), as numbers (N,): enough to tell pictures apart."""
+    return np.ascontiguousarray(hashes[:, :8]).view("<u8")[:, 0]
+
+
+def _as_bytes(labels: Int64Array) -> UInt8Array:
+    return np.ascontiguousarray(labels, dtype="<i8").view(np.uint8).reshape(len(labels), 8)
 
 
 def make_splits(
@@ -216,8 +247,8 @@ class _Pool:
     label: Int64Array
     size: Int64Array
     stratum: Int64Array
-    free: _BoolArray
-    tied: _BoolArray
+    free: BoolArray
+    tied: BoolArray
     num_classes: int
     stratify: bool
 
@@ -374,7 +405,7 @@ def _group_equal(hashes: UInt8Array, labels: Int64Array) -> tuple[Int64Array, In
     return group, order[is_first]
 
 
-def _occurs(hashes: UInt8Array, others: list[UInt8Array]) -> _BoolArray:
+def _occurs(hashes: UInt8Array, others: list[UInt8Array]) -> BoolArray:
     """Return bool (G,): whether each hash, uint8 (G, 16), is among the others, uint8 (n, 16) each."""
     together = np.concatenate([hashes, *others])
     group, _ = _group_equal(together, np.zeros(len(together), np.int64))
@@ -391,8 +422,8 @@ def _starts(values: Int64Array) -> Int64Array:
 def _fewest_first(
     stratum: Int64Array,
     size: Int64Array,
-    key: npt.NDArray[np.uint64],
-    usable: _BoolArray,
+    key: UInt64Array,
+    usable: BoolArray,
     wanted: Int64Array,
     most: Int64Array,
 ) -> Int64Array:

@@ -30,7 +30,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import UInt8Array
 from eyespot.data.decoding import decode_image
 from eyespot.data.resizing import RowFormat
 from eyespot.data.worker_process import search_path, start_worker

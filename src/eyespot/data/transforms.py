@@ -190,7 +190,7 @@ class TrainTransform:
             images_uint8: uint8 0..255 (B, C, H, W) of the spec's channels and size.
             labels: int64 (B,) or targets (B, K). No augmentation here reads or changes a label; they are counted.
             generator: The only source of chance, seeded by the caller per seed, epoch and step. One on the CPU gives
-                the same augmentation on every device and spares a GPU the waiting.
+                the same random numbers on every device, and they reach a GPU in one copy that nobody waits for.
             epoch: From 0; alternating flips need it.
             indices: int64 (B,), the images' places in the training split; alternating flips need them.
 
@@ -242,21 +242,13 @@ class TrainTransform:
                 remedy="give one label and one index per image",
             )
         config = self.config
-        dice = ops.Dice(len(images), generator, images.device)
-        mirror = None
+        thrown = _throw(config, ops.Dice(len(images), generator), (images.shape[2], images.shape[3]))
+        thrown = ops.moved(thrown, images.device)
         if config.flip == "alternating":
-            mirror = ops.mirrored_at_first(indices.to(images.device), self.seed) ^ bool(epoch % 2)
-        pixels = _resample(_mirror_and_move(images, config, dice, mirror), config, dice)
-        if config.auto != "none":
-            pixels = ops.auto_augment(
-                ops.to_uint8(pixels),
-                dice,
-                policy=config.auto,
-                num_ops=config.randaugment_num_ops,
-                magnitude=config.randaugment_magnitude,
-                fill=config.fill,
-            )
-        return _erase(_recolor(pixels, config, dice), config, dice, tuple(255 * mean for mean in self.spec.mean))
+            thrown["mirror"] = ops.mirrored_at_first(indices.to(images.device), self.seed) ^ bool(epoch % 2)
+        pixels = _resample(_mirror_and_move(images, config, thrown), config, thrown)
+        pixels = _recolor(_auto_augment(pixels, config, thrown), thrown)
+        return _erase(pixels, thrown, tuple(255 * mean for mean in self.spec.mean))
 
 
 @dataclass(frozen=True)
@@ -360,13 +352,20 @@ def _check_pixels(images: Tensor, spec: InputSpec) -> None:
 
 def _normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
     """Return float32 (B, C, H, W) from pixels 0..255, uint8 or float32."""
-    width = pixels.shape[3]
-    scale = torch.tensor([1 / (255 * std) for std in spec.std], device=pixels.device).repeat(width)
-    offset = torch.tensor([m / s for m, s in zip(spec.mean, spec.std, strict=True)], device=pixels.device).repeat(width)
+    scale, offset = _scale_and_offset(spec, pixels.shape[3], pixels.device)
     # Two roundings, not a fused multiply-add: vector and remainder loops would round it differently, and a picture's
     # values would depend on its place in the batch. In place: float32 pixels are this file's own, never the caller's.
     rows = ops.as_rows(pixels).to(torch.float32).mul_(scale).sub_(offset)
     return ops.from_rows(rows, spec.channels)
+
+
+@functools.lru_cache(maxsize=16)
+def _scale_and_offset(spec: InputSpec, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what each value of a row is multiplied with, and what is then taken off: float32 (W * C,), kept there."""
+    scales = [1 / (255 * std) for std in spec.std]
+    offsets = [mean / std for mean, std in zip(spec.mean, spec.std, strict=True)]
+    with torch.inference_mode(False):  # kept for training, too
+        return torch.tensor(scales, device=device).repeat(width), torch.tensor(offsets, device=device).repeat(width)
 
 
 def _to_model(images: Tensor, spec: InputSpec) -> Tensor:
@@ -408,28 +407,44 @@ def _resize_weights(
         return down.to(device), across.to(device)
 
 
-def _mirror_and_move(images: Tensor, config: AugmentConfig, dice: ops.Dice, mirror: Tensor | None) -> Tensor:
-    """Return uint8 pixels after flips and shifts by whole pixels; `mirror` bool (B,) for alternating flips."""
-    if config.flip == "none" and not config.vertical_flip and config.translate_px == 0:
-        return images
-    if mirror is None:
-        mirror = dice.chance(0.5 if config.flip == "random" else 0.0)
-    return ops.mirror_and_move(
-        images,
-        mirror=mirror,
-        upside_down=dice.chance(0.5 if config.vertical_flip else 0.0),
-        down_px=dice.integers(-config.translate_px, config.translate_px),
-        right_px=dice.integers(-config.translate_px, config.translate_px),
-        padding=config.padding_mode,
-    )
+def _throw(config: AugmentConfig, dice: ops.Dice, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return all that chance decides about a batch of images (H, W), by the names of the operations, in their order.
 
-
-def _resample(images: Tensor, config: AugmentConfig, dice: ops.Dice) -> Tensor:
-    """Return float32 pixels after crop, rotation, zoom, shear and shift in one step, or the images if all are off."""
+    It is drawn before the first operation, so that it goes to the images in one piece. An operation that is off has no
+    entry.
+    """
+    thrown: dict[str, Tensor] = {}
+    if config.flip != "none" or config.vertical_flip or config.translate_px:
+        if config.flip != "alternating":
+            thrown["mirror"] = dice.chance(0.5 if config.flip == "random" else 0.0)
+        thrown["upside_down"] = dice.chance(0.5 if config.vertical_flip else 0.0)
+        thrown["down_px"] = dice.integers(-config.translate_px, config.translate_px)
+        thrown["right_px"] = dice.integers(-config.translate_px, config.translate_px)
     strengths = (config.rotate_degrees, config.zoom, config.shear_degrees, config.width_shift, config.height_shift)
-    if not any(strengths) and not config.random_resized_crop:
-        return images
-    height, width = images.shape[2:]
+    if any(strengths) or config.random_resized_crop:
+        thrown["matrices"] = _throw_matrices(config, dice, size)
+    if config.auto != "none":
+        rounds = ops.throw_auto_ops(
+            dice,
+            size,
+            policy=config.auto,
+            num_ops=config.randaugment_num_ops,
+            magnitude=config.randaugment_magnitude,
+        )
+        for number, (chosen, strength) in enumerate(rounds):
+            thrown |= {_auto(number, "ops"): chosen, _auto(number, "strengths"): strength}
+            thrown |= {_auto(number, op): places for op, places in ops.auto_groups(chosen).items()}
+    return thrown | _throw_colors(config, dice) | _throw_boxes(config, dice, size)
+
+
+def _auto(number: int, what: str | int) -> str:
+    """Return the name of what was thrown for a round of a policy: `ops`, `strengths`, or the places of an operation."""
+    return f"auto {number} {what}"
+
+
+def _throw_matrices(config: AugmentConfig, dice: ops.Dice, size: tuple[int, int]) -> Tensor:
+    """Return float32 (B, 2, 3) for crop, rotation, zoom, shear and shift in one step."""
+    height, width = size
     matrices = ops.affine_matrices(
         degrees=dice.uniform(-config.rotate_degrees, config.rotate_degrees),
         shear_degrees=dice.uniform(-config.shear_degrees, config.shear_degrees),
@@ -439,43 +454,88 @@ def _resample(images: Tensor, config: AugmentConfig, dice: ops.Dice) -> Tensor:
         down_px=dice.uniform(-config.height_shift * height, config.height_shift * height),
     )
     if config.random_resized_crop:
-        boxes, _ = dice.boxes((height, width), (config.random_resized_crop, 1.0), _CROP_RATIO)
-        matrices = ops.into_boxes(matrices, boxes, (height, width))
-    return ops.affine(images, matrices, config.fill)
+        boxes, _ = dice.boxes(size, (config.random_resized_crop, 1.0), _CROP_RATIO)
+        matrices = ops.into_boxes(matrices, boxes, size)
+    return matrices
 
 
-def _recolor(pixels: Tensor, config: AugmentConfig, dice: ops.Dice) -> Tensor:
-    """Return float32 pixels after the light and colour operations, or the pixels as they came where all are off."""
-    off = (1.0, 1.0)
+def _throw_colors(config: AugmentConfig, dice: ops.Dice) -> dict[str, Tensor]:
+    """Return the strengths of the light and colour operations that are on, (B,) each."""
+    thrown, off = {}, (1.0, 1.0)
     if config.channel_shift:
         most = 255 * config.channel_shift
-        pixels = ops.shift_channels(pixels.float(), dice.uniform(-most, most))
-    if config.brightness != off:
-        pixels = ops.adjust_brightness(pixels.float(), dice.uniform(*config.brightness))
-    if config.contrast != off:
-        pixels = ops.adjust_contrast(pixels.float(), dice.uniform(*config.contrast))
-    if config.saturation != off:
-        pixels = ops.adjust_saturation(pixels.float(), dice.uniform(*config.saturation))
+        thrown["channel_shift"] = dice.uniform(-most, most)
+    for name in ("brightness", "contrast", "saturation"):
+        if (factors := getattr(config, name)) != off:
+            thrown[name] = dice.uniform(*factors)
     if config.hue:
-        pixels = ops.adjust_hue(pixels.float(), dice.uniform(-config.hue, config.hue))
+        thrown["hue"] = dice.uniform(-config.hue, config.hue)
     if config.grayscale:
-        grey = ops.per_image(dice.chance(config.grayscale))
-        pixels = torch.where(grey, ops.luminance(pixels.float()), pixels.float())
-    return pixels
+        thrown["grayscale"] = dice.chance(config.grayscale)
+    return thrown
 
 
-def _erase(pixels: Tensor, config: AugmentConfig, dice: ops.Dice, color: tuple[float, ...]) -> Tensor:
-    """Return pixels with the square of cutout and the rectangle of random erasing covered, which normalise to zero."""
-    size = (pixels.shape[2], pixels.shape[3])
+def _throw_boxes(config: AugmentConfig, dice: ops.Dice, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return the square of cutout and the rectangle of random erasing, int64 (B, 4) each."""
+    thrown = {}
     if config.cutout_px:
-        side = torch.full((dice.count,), config.cutout_px, device=pixels.device)
         top = dice.integers(0, size[0] - 1) - config.cutout_px // 2
         left = dice.integers(0, size[1] - 1) - config.cutout_px // 2
-        pixels = ops.erase(pixels, torch.stack((top, left, side, side), dim=1), color)
+        side = torch.full_like(top, config.cutout_px)
+        thrown["cutout"] = torch.stack((top, left, side, side), dim=1)
     if config.random_erasing:
         boxes, found = dice.boxes(size, _ERASE_AREA, _ERASE_RATIO)
         erased = found & dice.chance(config.random_erasing)
-        pixels = ops.erase(pixels, boxes * erased[:, None], color)
+        thrown["random_erasing"] = boxes * erased[:, None]
+    return thrown
+
+
+def _mirror_and_move(images: Tensor, config: AugmentConfig, thrown: Mapping[str, Tensor]) -> Tensor:
+    """Return uint8 pixels after flips and shifts by whole pixels, or the images where all are off."""
+    if "upside_down" not in thrown:
+        return images
+    moves = {name: thrown[name] for name in ("mirror", "upside_down", "down_px", "right_px")}
+    return ops.mirror_and_move(images, **moves, padding=config.padding_mode)
+
+
+def _resample(images: Tensor, config: AugmentConfig, thrown: Mapping[str, Tensor]) -> Tensor:
+    """Return float32 pixels after crop, rotation, zoom, shear and shift in one step, or the images if all are off."""
+    return ops.affine(images, thrown["matrices"], config.fill) if "matrices" in thrown else images
+
+
+def _auto_augment(pixels: Tensor, config: AugmentConfig, thrown: Mapping[str, Tensor]) -> Tensor:
+    """Return uint8 pixels after the rounds of a policy, or the pixels as they came without one."""
+    number = 0
+    while (name := _auto(number, "ops")) in thrown:
+        groups = {op: thrown[key] for op in range(len(ops.AUTO_OPS)) if (key := _auto(number, op)) in thrown}
+        strengths = thrown[_auto(number, "strengths")]
+        pixels = ops.apply_auto_ops(ops.to_uint8(pixels), thrown[name], strengths, config.fill, groups=groups)
+        number += 1
+    return pixels
+
+
+def _recolor(pixels: Tensor, thrown: Mapping[str, Tensor]) -> Tensor:
+    """Return float32 pixels after the light and colour operations, or the pixels as they came where all are off."""
+    operations = {
+        "channel_shift": ops.shift_channels,
+        "brightness": ops.adjust_brightness,
+        "contrast": ops.adjust_contrast,
+        "saturation": ops.adjust_saturation,
+        "hue": ops.adjust_hue,
+    }
+    for name, operation in operations.items():
+        if name in thrown:
+            pixels = operation(pixels.float(), thrown[name])
+    if "grayscale" in thrown:
+        pixels = torch.where(ops.per_image(thrown["grayscale"]), ops.luminance(pixels.float()), pixels.float())
+    return pixels
+
+
+def _erase(pixels: Tensor, thrown: Mapping[str, Tensor], color: tuple[float, ...]) -> Tensor:
+    """Return pixels with the square of cutout and the rectangle of random erasing covered, which normalise to zero."""
+    for name in ("cutout", "random_erasing"):
+        if name in thrown:
+            pixels = ops.erase(pixels, thrown[name], color)
     return pixels
 
 
@@ -569,7 +629,7 @@ def mix_batch(
     if mixup_alpha == 0 and cutmix_alpha == 0:
         return images, targets
     home = generator.device
-    partner = torch.randperm(len(images), generator=generator, device=home).to(images.device)
+    partner = ops.moved({"": torch.randperm(len(images), generator=generator, device=home)}, images.device)[""]
     cut = mixup_alpha == 0
     if mixup_alpha > 0 and cutmix_alpha > 0:
         cut = bool(torch.rand((), generator=generator, device=home) < 0.5)

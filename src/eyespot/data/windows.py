@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from eyespot.data.dataset import Int64Array
+from eyespot.arrays import Int64Array
 from eyespot.data.resizing import RowFormat, largest_margin_px, margin_px
 from eyespot.seeds import derive_seed
 

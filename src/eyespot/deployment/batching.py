@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import UInt8Array
 from eyespot.data.decode_pool import core_count
 from eyespot.deployment.engine import Engine
 from eyespot.deployment.limits import Limits

@@ -77,11 +77,15 @@ async def read_body(receive: Receive, length: int | None, limits: Limits, take: 
 
     if length is not None and length > limits.body_bytes:
         raise _too_large(limits)
-    pieces, received, started = [], 0, time.monotonic()
+    pieces, received = [], 0
+    started = last = time.monotonic()
     while True:
-        until = limits.body_seconds + received / limits.body_bytes_per_second
-        with anyio.move_on_after(max(0.0, started + until - time.monotonic())):
+        # A pace alone would let a client that sends nearly all at once be silent for an hour, and hold its bytes.
+        paced = started + limits.body_seconds + received / limits.body_bytes_per_second
+        until = min(paced, last + limits.body_seconds, started + limits.whole_body_seconds)
+        with anyio.move_on_after(max(0.0, until - time.monotonic())):
             message = await receive()
+            last = time.monotonic()
             if message["type"] == "http.disconnect":
                 raise Problem(400, "the client left", close=True)
             piece = message.get("body", b"")
@@ -96,7 +100,8 @@ async def read_body(receive: Receive, length: int | None, limits: Limits, take: 
         raise Problem(
             408,
             f"{received:,} bytes of the body in {time.monotonic() - started:.1f} s",
-            remedy=f"send at least {limits.body_bytes_per_second:,} bytes a second",
+            remedy=f"send at least {limits.body_bytes_per_second:,} bytes a second without pauses, and all of it within"
+            f" {limits.whole_body_seconds:g} s",
             close=True,
         )
 

@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 
 from eyespot import __version__
+from eyespot.arrays import UInt8Array
 from eyespot.caches import cache_folder
-from eyespot.data.dataset import UInt8Array
 from eyespot.data.decode_pool import core_count
 from eyespot.deployment.export import export_onnx, sample_pictures
 from eyespot.deployment.onnx_file import OnnxFile, open_onnx, run_file

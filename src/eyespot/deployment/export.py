@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import torch
 
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.deployment.graph import ShippedClassifier
 from eyespot.device import ComputePlan
 from eyespot.errors import EyespotError, MissingExtraError, ModelError, RunError, UsageError
 from eyespot.evaluation.bundle import BundleInfo, load_bundle, load_unknown, read_card, save_bundle
-from eyespot.evaluation.metrics import Int64Array
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.files import describe_disk_error, fsync_folder
 from eyespot.locks import temporary_folder
@@ -400,9 +400,11 @@ def _agreement(
     scores = [found.unknown_score for found in predictor.predict(list(pictures), top_k=1)]
     for picture, wanted, score in zip(pictures, expected, scores, strict=True):
         found = answer(picture[None])
-        worst = max(worst, float(np.abs(found[0][0].astype(np.float64) - wanted).max()))
+        # np.maximum, unlike max, keeps NaN.
+        worst = float(np.maximum(worst, np.abs(found[0][0].astype(np.float64) - wanted).max()))
         if worst_score is not None and score is not None:
-            worst_score = max(worst_score, abs(float(found[2][0]) - score) / max(1.0, abs(score)))
+            off = abs(float(found[2][0]) - score) / max(1.0, abs(score))
+            worst_score = float(np.maximum(worst_score, off))
     top1, refused = (None, None) if labelled is None else _shares(predictor, answer, labelled)
     return Agreement(len(pictures), worst, worst_score, top1, refused)
 
@@ -428,6 +430,12 @@ def _shares(
 
 def _check(path: Path, found: Agreement, labelled: Labelled | None, *, int8: bool) -> None:
     """Refuse a file whose answers are not the predictor's."""
+    if not all(math.isfinite(value) for value in (found.difference, found.score_difference or 0.0)):
+        raise ModelError(
+            "some answers of the file are NaN or infinite; no file was written",
+            where=path,
+            remedy="export it without --int8" if int8 else "use --format safetensors, and report the architecture",
+        )
     if int8 and found.top1 is not None and labelled is not None:
         lost = found.top1[0] - found.top1[1]
         if lost > MOST_LOST_TOP1:

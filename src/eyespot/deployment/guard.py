@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
@@ -64,7 +65,8 @@ def write_log(event: str, **fields: Any) -> None:
     when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     line = json.dumps({"time": when, "event": event, **fields})
     if sys.stderr is not None:
-        sys.stderr.write(line + "\n")
+        with suppress(OSError, ValueError):  # a log that nobody can read any more changes no answer
+            sys.stderr.write(line + "\n")
 
 
 class Guard:
@@ -132,7 +134,7 @@ class Guard:
                 421, "an unknown Host", remedy="use the address that the server told, or start it with --allow-host"
             )
         origin = headers.get(b"origin")
-        if origin and scope["method"] not in ("GET", "HEAD") and urlsplit(origin).netloc != headers.get(b"host"):
+        if origin and scope["method"] not in ("GET", "HEAD") and _is_foreign(origin, headers.get(b"host")):
             return Problem(
                 403, "a request from the page of another site", remedy="use this server's own page, or a program"
             )
@@ -159,6 +161,15 @@ class Guard:
             self._refused, self._told = 0, time.monotonic()
             return
         write_log("request", method=method, path=path, status=status, ms=round(seconds * 1000, 2), client=client)
+
+
+def _is_foreign(origin: str, host: str | None) -> bool:
+    """Return whether an Origin header is not of the address in the Host header; one that is no address is not."""
+    try:
+        name = urlsplit(origin).netloc
+    except ValueError:
+        return True
+    return not name or name != host
 
 
 def host_name(host: str) -> str:

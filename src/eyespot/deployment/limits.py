@@ -13,8 +13,12 @@ class Limits:
         header_bytes: Request line and headers; over it 431.
         header_seconds: From the first byte (or the connection) to the end of the headers; over it 408.
         body_bytes: A body; over it 413.
-        body_seconds: Grace for a body; after it, 408 for one slower than `body_bytes_per_second`.
+        body_seconds: Grace for a body, and its longest pause; then 408 for one slower than `body_bytes_per_second`.
         body_bytes_per_second: The slowest upload.
+        whole_body_seconds: A body, at any pace; over it 408.
+        unread_bytes: Of a body that still comes when its request is refused; over it the connection is cut.
+        leave_seconds: How long a client may take to receive an answer, and to end a body that was refused; then the
+            connection is cut.
         pictures: Pictures in one request; over it 413.
         answer_seconds: From the body to the answer; over it 503.
         waiting_pictures: Pictures that are accepted and not answered; over it 503 at once.
@@ -31,6 +35,9 @@ class Limits:
     body_bytes: int = 32 * 1024**2
     body_seconds: float = 5.0
     body_bytes_per_second: int = 8 * 1024
+    whole_body_seconds: float = 60.0
+    unread_bytes: int = 128 * 1024**2
+    leave_seconds: float = 30.0
     pictures: int = 32
     answer_seconds: float = 30.0
     waiting_pictures: int = 256

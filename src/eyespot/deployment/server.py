@@ -79,7 +79,8 @@ def serve(
 
     Raises:
         ServerError: The address cannot be listened on.
-        UsageError: A short token, an unknown device or engine, or an engine that does not run there.
+        UsageError: A token that is short or that no client can send, a port that does not exist, an unknown device or
+            engine, or an engine that does not run there.
         RunError: There is no model.
         CheckpointError: The bundle is damaged.
         ModelError: The file is damaged or not one of `eyespot export`.
@@ -89,8 +90,10 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
-    if token and len(token) < _MIN_TOKEN:
-        raise UsageError(f"a token of {len(token)} characters", remedy=f"use {_MIN_TOKEN} or more random ones")
+    token = token.strip()
+    _check_token(token)
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port}", remedy="use 1 to 65535, or 0 for a free one")
     limits = limits or Limits()
     sys.setswitchinterval(_SWITCH_SECONDS)
     with _listen(host, port) as listener:  # before the model is read: a port in use is said at once
@@ -108,7 +111,7 @@ def serve(
         write_log("listening", url=f"http://{name}:{address[1]}/", model=str(model), engine=about["engine"])
         if not local and not token:
             write_log("warning", message="everybody who can reach this address can use it: set a token")
-        _quiet_uvicorn()
+        _quiet_libraries()
         config = uvicorn.Config(
             app,
             http=bounded_protocol(limits, app.refuse),
@@ -137,7 +140,7 @@ def read_token(path: Path | None) -> str:
     if path is None:
         return os.environ.get(TOKEN_VARIABLE, "").strip()
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8-sig").strip()  # Notepad puts a byte order mark before it
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UsageError(f"cannot read the token ({reason})", where=path, remedy="write the token into it") from error
@@ -146,10 +149,24 @@ def read_token(path: Path | None) -> str:
     return token
 
 
+def _check_token(token: str) -> None:
+    """Refuse a token that is easily guessed, or that the header Authorization cannot carry."""
+    if not (token.isascii() and token.isprintable()):
+        raise UsageError(
+            "a token with a line break, or a character that is not printable ASCII: no client can send it",
+            remedy=f"use {_MIN_TOKEN} or more random letters and digits on one line",
+        )
+    if token and len(token) < _MIN_TOKEN:
+        raise UsageError(f"a token of {len(token)} characters", remedy=f"use {_MIN_TOKEN} or more random ones")
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
+    except ValueError as error:  # an empty part, or one of more than 63 characters
+        where = f"{host}:{port}"
+        raise ServerError("cannot listen (no host name)", where=where, remedy="use another --host") from error
     except (OSError, OverflowError) as error:
         raise ServerError(
             f"cannot listen ({error})", where=f"{host}:{port}", remedy="use another --host or --port"
@@ -173,11 +190,12 @@ class _JsonHandler(logging.Handler):
         write_log("server", level=record.levelname.lower(), message=record.getMessage()[:500])
 
 
-def _quiet_uvicorn() -> None:
-    """Have uvicorn's warnings as JSON like everything else; its greetings are not needed."""
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers, logger.propagate = [_JsonHandler()], False
-    logger.setLevel(logging.ERROR)
+def _quiet_libraries() -> None:
+    """Have what libraries say as JSON like everything else: errors only, since any client can cause warnings."""
+    for name in ("uvicorn.error", "python_multipart"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_JsonHandler()], False
+        logger.setLevel(logging.ERROR)
 
 
 # --------------------------------------------------------------------------------------------------- the application

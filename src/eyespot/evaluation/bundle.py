@@ -187,6 +187,7 @@ class BundleInfo(_Part):
         metrics: What was measured, by split.
         pretrained: Origin and licence of foreign weights; None where training began at random ones.
         provenance: Recipe, data, seed, time.
+        precision: `float32` where the run asked for it, and answers keep to it; `auto`: bf16 where it is native.
         weights_dtype: What matrices and filters are stored in: `float16` halves the file; they are loaded to float32.
             Biases, norms and statistics are float32 in both.
         weights_sha256: Digest of weights.safetensors; set when it is saved.
@@ -211,6 +212,7 @@ class BundleInfo(_Part):
     metrics: dict[SplitName, SplitMetrics] = Field(default_factory=dict)
     pretrained: Pretrained | None = None
     provenance: Provenance
+    precision: Literal["auto", "float32"] = "auto"
     weights_dtype: Literal["float32", "float16"] = "float32"
     weights_sha256: str = Field(default="", max_length=64)
     info_sha256: str = Field(default="", max_length=64)

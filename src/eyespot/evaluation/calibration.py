@@ -12,11 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.evaluation.metrics import (
-    FloatArray,
-    IntArray,
-    check_scores,
-)
+from eyespot.arrays import FloatArray, IntArray
+from eyespot.evaluation.metrics import check_scores
 
 LEAST_PICTURES = 100
 """With fewer val pictures than this, the temperature is little more than what was assumed before."""

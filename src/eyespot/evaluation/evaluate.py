@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from eyespot.arrays import Float32Array, Int64Array
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, SplitName
 from eyespot.errors import DataError, RunError, UsageError
-from eyespot.evaluation.metrics import Int64Array, measure
-from eyespot.evaluation.predictor import Float32Array, Predictor, Progress
+from eyespot.evaluation.metrics import measure
+from eyespot.evaluation.predictor import Predictor, Progress
 from eyespot.evaluation.unknown import unknown_metrics
 from eyespot.evaluation.views import Views, check_views
 from eyespot.files import write_atomic

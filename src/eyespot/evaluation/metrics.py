@@ -10,17 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from eyespot.arrays import BoolArray, Float64Array, FloatArray, Int64Array, IntArray
 from eyespot.errors import DataError, TrainingError, UsageError
-
-FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
-Float64Array: TypeAlias = npt.NDArray[np.float64]
-IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
-Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -188,9 +183,7 @@ def reliability_bins(probs: FloatArray, labels: IntArray, bins: int = 15) -> lis
     return [[float(sums[0][i] / n), float(sums[1][i] / n), int(n)] for i, n in enumerate(counts) if n]
 
 
-def _confidence_bins(
-    probs: FloatArray, labels: IntArray, bins: int
-) -> tuple[Float64Array, npt.NDArray[np.bool_], Int64Array]:
+def _confidence_bins(probs: FloatArray, labels: IntArray, bins: int) -> tuple[Float64Array, BoolArray, Int64Array]:
     """Return each image's confidence (N,), whether its first answer is right (N,), and its range (N,)."""
     if bins < 1:
         raise UsageError(f"{bins} bins", remedy="use 15")

@@ -23,14 +23,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from eyespot.data.dataset import UInt8Array
+from eyespot.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from eyespot.data.decoding import decode_image
 from eyespot.data.transforms import EvalTransform, InputSpec
 from eyespot.data.walking import walk_pictures
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
 from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError, did_you_mean
 from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle, load_unknown
-from eyespot.evaluation.metrics import Float64Array, Int64Array, check_finite, softmax
+from eyespot.evaluation.metrics import check_finite, softmax
 from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics, pixel_statistics
 from eyespot.evaluation.views import Views, check_views, view_logits
 from eyespot.models.folding import folded
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from eyespot.data.resizing import Fit
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
-Float32Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how many pictures are done, and of how many."""
 
@@ -575,8 +574,9 @@ def load_predictor(
     if fit not in (None, *FITS):
         raise UsageError(f"unknown fit {fit!r}.{did_you_mean(str(fit), FITS)}", remedy=f"use {', '.join(FITS)}")
     folder = find_bundle(path)
-    plan = plan_compute(device)
+    plan_compute(device)  # a wrong device is found before a byte is read
     model, info = load_bundle(folder)
+    plan = plan_compute(device, info.precision)
     if fit is not None:
         info = info.model_copy(update={"input": replace(info.input, fit=cast("Fit", fit))})
     return Predictor(model, info, plan, _fitting(model, info, folder) if unknown == "auto" else None)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from eyespot.data.dataset import Int64Array, UInt8Array
+from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.errors import DataError, UsageError
 from eyespot.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from eyespot.evaluation.metrics import wilson_interval

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from eyespot.arrays import BoolArray, Float64Array, IntArray
 from eyespot.errors import UsageError
-from eyespot.evaluation.metrics import Float64Array, IntArray
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 class McNemar(NamedTuple):
@@ -149,7 +146,7 @@ def mean_p_value(values: Sequence[float]) -> float:
     return float(ttest_1samp(array, 0.0).pvalue)
 
 
-def picture_error(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+def picture_error(first: BoolArray, second: BoolArray) -> float:
     """Return the standard error of a difference in accuracy that comes from which pictures were drawn, a fraction.
 
     Args:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from eyespot.arrays import Float32Array, Int64Array
 from eyespot.errors import CheckpointError
 
 Part: TypeAlias = Literal["energy", "features", "pixels"]
-Float32Array: TypeAlias = npt.NDArray[np.float32]
 
 WEIGHTS: Mapping[Part, float] = {"energy": 1.0, "features": 1.0, "pixels": 0.5}
 MOST_ROWS = 1600
@@ -253,8 +252,11 @@ def least_pictures(fraction: float) -> int:
     return int(np.ceil(1 / fraction)) - 1
 
 
-def rows_to_keep(labels: npt.NDArray[np.int64], num_classes: int, num_features: int) -> npt.NDArray[np.int64]:
+def rows_to_keep(labels: Int64Array, num_classes: int, num_features: int) -> Int64Array:
     """Return positions of training pictures to compare with, rising, int64 (M,): spread over classes and over the data.
+
+    Where there is no room for two pictures of each class, they are spread over the data alone: the nearest of them is
+    then often of another class, which the threshold allows for, since val is compared with the same ones.
 
     Args:
         labels: int64 (N,), of train.
@@ -263,7 +265,7 @@ def rows_to_keep(labels: npt.NDArray[np.int64], num_classes: int, num_features: 
     """
     most = min(MOST_ROWS, MOST_BYTES // (2 * max(num_features, 1)))
     if most < 2 * num_classes:
-        return np.zeros(0, np.int64)
+        return np.unique(np.linspace(0, len(labels) - 1, min(most, len(labels))).round().astype(np.int64))
     share = most // num_classes
     kept = []
     for label in range(num_classes):
@@ -334,9 +336,7 @@ def parse_score(content: bytes, rule: UnknownRule, where: object) -> UnknownScor
     return UnknownScore(tensors, rule.neighbours, rule.parts)
 
 
-def unknown_metrics(
-    scores: Float32Array, rule: UnknownRule, preds: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
-) -> dict[str, Any]:
+def unknown_metrics(scores: Float32Array, rule: UnknownRule, preds: Int64Array, labels: Int64Array) -> dict[str, Any]:
     """Return what the rule does to a split of genuine pictures.
 
     Args:

@@ -112,7 +112,9 @@ def head_parameters(spec: HeadSpec, num_inputs: int, num_classes: int) -> int:
     return linear + (2 * sum(widths) if spec.batch_norm else 0)
 
 
-def head_notes(spec: HeadSpec, map_shape: Sequence[int], num_inputs: int, num_classes: int) -> list[str]:
+def head_notes(
+    spec: HeadSpec, map_shape: Sequence[int], num_inputs: int, num_classes: int, *, average_width: int | None = None
+) -> list[str]:
     """Return what should be known about a head before it is trained.
 
     Args:
@@ -120,12 +122,14 @@ def head_notes(spec: HeadSpec, map_shape: Sequence[int], num_inputs: int, num_cl
         map_shape: (C, H, W) of the backbone's last map.
         num_inputs: Length of the vectors that the head takes.
         num_classes: K.
+        average_width: Length of the vectors under pool `gap`, where the backbone has layers behind its own pooling;
+            None where it has none, and they are C long.
     """
     channels, height, width = map_shape
     note = f"head: {spec.describe()}; {head_parameters(spec, num_inputs, num_classes):,} parameters"
     if height * width > 1:
         other = "gap" if spec.pool == "flatten" else "flatten"
-        inputs = channels if other == "gap" else channels * height * width
+        inputs = (average_width or channels) if other == "gap" else channels * height * width
         note += f", with {other} {head_parameters(spec, inputs, num_classes):,} ({height} x {width} map)"
     notes = [note]
     if spec.hidden and spec.activation == "none":

@@ -6,6 +6,7 @@ own networks, whose frozen part stays in eval mode, and which can hand out its p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,7 +29,12 @@ ALIASES: Mapping[str, str] = {
 }
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
+_RGB = 3
 _ABSENT = ("pre_logits",)  # parts of a classifier that timm counts to the backbone (the 4096-wide layers of VGG)
+# What a network raises for images, a layout or a call that it was not made for.
+_UNFIT = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, AttributeError)
+# The part of a parameter's name that says in which block of which stage it is: stages.2.blocks.5, stages.2.5, stem.
+_BLOCK = re.compile(r"\w+\.\d+\.(?:blocks\.)?\d+(?=\.)|\w+\.\d+(?=\.)|\w+")
 
 
 @dataclass(frozen=True)
@@ -325,11 +331,17 @@ class PretrainedClassifier(nn.Module):
         )
 
     def parameter_depths(self) -> dict[str, int]:
-        """Return how deep each parameter lies, from 0 at the images; the head is deepest."""
+        """Return how deep each parameter lies, from 0 at the images; the head is deepest.
+
+        Timm says it for most networks. In the others the blocks count in the order in which they stand.
+        """
         from timm.models import group_parameters
 
-        matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
-        depths: dict[str, int] = group_parameters(self.backbone, matcher, reverse=True)
+        if hasattr(self.backbone, "group_matcher"):
+            matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
+            depths: dict[str, int] = group_parameters(self.backbone, matcher, reverse=True)
+        else:
+            depths = _depths_by_block([name for name, _ in self.backbone.named_parameters()])
         deepest = max(depths.values(), default=0)
         own = {f"backbone.{name}": depths.get(name, deepest) for name, _ in self.backbone.named_parameters()}
         return own | {f"head.{name}": deepest + 1 for name, _ in self.head.named_parameters()}
@@ -345,10 +357,17 @@ class PretrainedClassifier(nn.Module):
             Where they came from, without the tensors.
 
         Raises:
+            ModelError: The network is for grey pictures, and the weights are not.
             CheckpointError: There are none, or they are damaged or of another architecture.
         """
         import timm
 
+        if self.in_channels != _RGB:
+            raise ModelError(
+                f"pretrained weights take RGB pictures, these have {self.in_channels} channel",
+                where=f"model {self.name!r}",
+                remedy="leave input.channels at auto, which shows grey pictures as RGB, or --set model.weights=random",
+            )
         with torch.device("meta"):
             whole = timm.create_model(facts.name, pretrained=False).state_dict()
         own = self.backbone.state_dict()
@@ -365,7 +384,9 @@ class PretrainedClassifier(nn.Module):
 
     def notes(self) -> list[str]:
         """Return what should be known about the head before it is trained."""
-        return head_notes(self.head_spec, self.map_shape, self.head_inputs, self.num_classes)
+        return head_notes(
+            self.head_spec, self.map_shape, self.head_inputs, self.num_classes, average_width=self.average_width
+        )
 
 
 @dataclass(frozen=True)
@@ -382,11 +403,19 @@ def _widths(facts: BackboneFacts, in_channels: int, size_px: int, taps: int) -> 
     """Return a backbone's shapes, from a copy that has no memory: the meta device knows shapes only.
 
     Raises:
-        ModelError: Images of this size are too small for it, or it has not so many stages.
+        ModelError: Images of this size do not pass through it, those of no size do, or it has not so many stages.
     """
     with torch.device("meta"):
         backbone = _create(facts, in_channels, size_px).eval()
         images = torch.empty(2, in_channels, size_px, size_px)
+    try:
+        indices = _stages(backbone, list(range(-1 - taps, -1))) if taps else []
+    except IndexError as error:
+        raise ModelError(
+            f"taps = {taps} ({error})",
+            where=f"model {facts.name!r}",
+            remedy="ask for fewer with --set model.args.taps=..., 0 for none",
+        ) from error
     try:
         with torch.no_grad():
             raw = backbone.forward_features(images)  # type: ignore[operator]
@@ -395,14 +424,23 @@ def _widths(facts: BackboneFacts, in_channels: int, size_px: int, taps: int) -> 
             average = backbone.forward_head(raw, pre_logits=True)  # type: ignore[operator]
             widths = [average.shape[1]]
             if taps:
-                indices = _stages(backbone, list(range(-1 - taps, -1)))
                 _, earlier = backbone.forward_intermediates(images, indices=indices)  # type: ignore[operator]
                 widths += [stage.shape[1] for stage in earlier]
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+    except _UNFIT as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        if size_px == facts.size_px:
+            raise ModelError(
+                f"it cannot be used under a head of eyespot ({why})",
+                where=f"model {facts.name!r}",
+                remedy="use another backbone",
+            ) from error
+        _widths(facts, in_channels, facts.size_px, taps)  # where no size passes, that is said
+        smallest = smallest_size_px(facts)
         raise ModelError(
-            f"images of {size_px}x{size_px} px do not pass through ({str(error).splitlines()[0][:120]})",
+            f"images of {size_px}x{size_px} px do not pass through ({why})",
             where=f"model {facts.name!r}",
-            remedy=f"use at least {smallest_size_px(facts)} px: --set input.size_px={facts.size_px}",
+            remedy=f"{f'use at least {smallest} px: ' if size_px < smallest else ''}"
+            f"--set input.size_px={facts.size_px}",
         ) from error
     _, channels, height, width = features.shape
     return _Widths((channels, height, width), sum(widths), layout)
@@ -423,9 +461,9 @@ def smallest_size_px(facts: BackboneFacts) -> int:
         try:
             with torch.no_grad():
                 found = backbone.forward_features(torch.empty(2, 3, side, side, device="meta"))  # type: ignore[operator]
-        except (RuntimeError, AssertionError, ValueError):
+                return bool(min(found.shape) > 0)
+        except _UNFIT:
             return False
-        return bool(min(found.shape) > 0)
 
     low, high = 0, facts.size_px  # `high` passes
     while high - low > 1:
@@ -512,6 +550,19 @@ def _stages(backbone: nn.Module, places: Sequence[int]) -> list[int]:
     if -min(places) > count or not hasattr(backbone, "forward_intermediates"):
         raise IndexError(f"{-min(places)} stages asked for, it has {count}")
     return [count + place for place in places]
+
+
+def _depths_by_block(names: Sequence[str]) -> dict[str, int]:
+    """Return how deep each parameter lies, by its name: those of a block, and of what stands alone, lie equally deep.
+
+    Not by the place of the parameter itself: hundreds of them would leave the first ones no learning rate.
+    """
+    depths: dict[str, int] = {}
+    found = {}
+    for name in names:
+        block = _BLOCK.match(name)
+        found[name] = depths.setdefault(block[0] if block else name, len(depths))
+    return found
 
 
 def last_stage(backbone: nn.Module) -> str:

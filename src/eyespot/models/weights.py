@@ -62,6 +62,7 @@ _WRAPPERS = ("state_dict_ema", "state_dict", "model", "model_state_dict")
 _EXTRA = 'pip install "eyespot[pretrained-offline]"'
 _HUB_TRIES = 3
 _REACH_SECONDS = 3.0  # to see whether there is a network at all
+_PORTS = {"http": 80, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
 _HUB_WAIT_SECONDS = 1.0
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _NO_ROOM = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -199,13 +200,27 @@ def are_at_hand(name: str, hub_id: str | None) -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
-    endpoint = urlsplit(constants.ENDPOINT)
     try:
-        port = endpoint.port or {"http": 80}.get(endpoint.scheme, 443)
-        with socket.create_connection((endpoint.hostname or "", port), timeout=_REACH_SECONDS):
+        with socket.create_connection(_first_stop(constants.ENDPOINT), timeout=_REACH_SECONDS):
             return True
     except (OSError, ValueError):  # ValueError: an address that is none
         return False
+
+
+def _first_stop(address: str) -> tuple[str, int]:
+    """Return host and port to which a connection is opened for an address: its own, or those of the user's proxy.
+
+    Raises:
+        ValueError: An address that is none.
+    """
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(address)
+    proxies = getproxies()  # HTTPS_PROXY and the like, or the system's settings
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(parts.netloc.rpartition("@")[2]):  # no_proxy
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 443)
 
 
 def _is_installed(package: str) -> bool:
@@ -220,7 +235,7 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return one digest for a set of tensors, whatever file they came from.
 
     Args:
-        tensors: By name, on the CPU.
+        tensors: By name, on any device; one after the other they are copied to the CPU.
 
     Returns:
         64 hexadecimal digits: SHA-256 over, for each name in sorted order, the JSON text `[name, type, shape]` and the
@@ -235,7 +250,7 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
         tensor = tensors[name]
         kind = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         digest.update(json.dumps(kind, separators=(",", ":")).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from eyespot.config import Config
+from eyespot.device import is_memory_error
 from eyespot.errors import EyespotError
 from eyespot.opening import Observer
 
@@ -47,6 +48,12 @@ def estimate_seconds(asked: Sequence[tuple[str, Config]], *, device: str, observ
             except EyespotError as error:
                 known[key] = None
                 observer.on_message(f"no estimate for {config.name} on {data}: {error}")
+            except BaseException as error:  # safetensors panics with one that is no Exception
+                if not is_memory_error(error):
+                    raise
+                known[key] = None
+                batch = config.training.batch_size
+                observer.on_message(f"no estimate for {config.name} on {data}: no memory left at batch size {batch}")
         found = known[key]
         if found is None:
             unknown += 1

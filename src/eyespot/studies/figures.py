@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -19,11 +19,16 @@ from markupsafe import Markup
 from eyespot.analysis import charts, words
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.verdict import describe_top1, headline_split, judge
-from eyespot.errors import EyespotError, RunError
+from eyespot.config import load_config
+from eyespot.errors import ConfigError, EyespotError, RunError, did_you_mean
 from eyespot.mistakes import MISTAKES
 from eyespot.runs import BUNDLE, Run
-from eyespot.studies.schema import RIGHT, Claim, PrintedTable, Study
+from eyespot.studies.runner import read_points
+from eyespot.studies.schema import RIGHT, Claim, PrintedTable, Study, StudyPoint, study_names
 from eyespot.studies.tables import describe_claim
+
+if TYPE_CHECKING:
+    from eyespot.models.summary import LayerRow, LayerTable
 
 _HUES = 6  # c-r0 to c-r5 in templates/study.css
 _MOST_PICTURES = 12
@@ -44,6 +49,7 @@ class Row:
         line: Where it stands.
         note: What a reader should know.
         runs: Finished ones.
+        held: What they were held to, such as a limit of minutes, in words.
         reason: Why there is none.
     """
 
@@ -55,6 +61,7 @@ class Row:
     line: str = ""
     note: str = ""
     runs: tuple[Run, ...] = ()
+    held: tuple[str, ...] = ()
     reason: str = ""
 
     @cached_property
@@ -140,56 +147,84 @@ def read_rows(study: Study, folder: Path) -> list[Row]:
     Raises:
         RunError: The folder has no points.json.
     """
-    path = folder / "points.json"
     try:
-        asked = json.loads(path.read_text(encoding="utf-8"))["points"]
-        listed = {point["id"]: point for point in asked}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        asked = read_points(folder)
+        listed = {str(entry["id"]): entry for entry in asked}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        name = study.name if study.name in study_names() else "FILE.toml"
         raise RunError(
-            "no study was run here", where=folder, remedy=f"run one first: eyespot study run {study.name}"
+            "no study was run here", where=folder, remedy=f"run one first: eyespot study run {name}"
         ) from error
     rows: list[Row] = []
     for point in study.points:
         for id_ in (point.id, *([point.id + RIGHT] if point.mistakes else [])):
             own = [entry for entry in listed.values() if entry["id"].rpartition("-seed")[0] == id_]
-            runs = [Run(folder / "runs" / entry["id"]) for entry in own]
-            finished = tuple(run for run in runs if (run.path / "config.toml").is_file() and run.finished)
-            reason = (
-                "" if finished else next((entry["not_run"] for entry in own if entry.get("not_run")), "not run yet")
-            )
-            twin = id_ != point.id
-            rows.append(
-                Row(
-                    number=len(rows) + 1,
-                    id=id_,
-                    title=own[0]["title"] if own else point.title,
-                    claims=() if twin else tuple(point.claims),
-                    says="" if twin else point.says,
-                    line=point.line,
-                    note="" if twin else point.note,
-                    runs=finished,
-                    reason=reason,
-                )
-            )
+            rows.append(_read_row(len(rows) + 1, point, id_, own, folder))
     return rows
+
+
+def _read_row(number: int, point: StudyPoint, id_: str, asked: Sequence[dict[str, Any]], folder: Path) -> Row:
+    """Return a point, or its twin that is done right, with what was run of it; `asked`: an entry for each seed."""
+    found = [(entry, Run(folder / "runs" / entry["id"])) for entry in asked]
+    done = [(entry, run) for entry, run in found if (run.path / "config.toml").is_file() and run.finished]
+    runs = tuple(run for _, run in done)
+    reasons = (entry["not_run"] for entry in asked if entry.get("not_run"))
+    twin = id_ != point.id
+    return Row(
+        number=number,
+        id=id_,
+        title=_say_stand_in(asked[0]["title"] if asked else point.title, point, runs),
+        claims=() if twin else tuple(point.claims),
+        says="" if twin else point.says,
+        line=point.line,
+        note="" if twin else point.note,
+        runs=runs,
+        held=_of_seeds([(run, text) for entry, run in done for text in _held(entry, run)], len(done)),
+        reason="" if runs else next(reasons, "not run yet"),
+    )
+
+
+def _say_stand_in(title: str, point: StudyPoint, runs: Sequence[Run]) -> str:
+    """Return a point's title with the network that its runs have, where that is not the recipe's own.
+
+    What was asked for last does not tell: the run may come from an earlier call, with another network.
+    """
+    own = load_config(point.recipe, changes=point.changes).model.name
+    other = [(run, f"{name} in place of {own}") for run in runs if (name := run.config.model.name) != own]
+    return ", ".join([title, *(text for text in _of_seeds(other, len(runs)) if text not in title)])
+
+
+def _held(entry: dict[str, Any], run: Run) -> list[str]:
+    """Return what a run was held to, in words."""
+    found = []
+    if minutes := run.config.training.minutes:
+        found.append(f"at most {minutes:g} minutes of training")
+    scale = (entry.get("limits") or {}).get("epochs_scale", 1.0)
+    if scale != 1.0:
+        found.append(f"a quick look: epochs times {scale:g}, so not the published settings")
+    return found
+
+
+def _of_seeds(texts: Sequence[tuple[Run, str]], runs: int) -> tuple[str, ...]:
+    """Return what is said of runs, each once; of which seeds, where it is not said of all of them."""
+    seeds: dict[str, list[str]] = {}
+    for run, text in texts:
+        seeds.setdefault(text, []).append(str(run.config.training.seed))
+    return tuple(text if len(found) == runs else f"{text} (seed {', '.join(found)})" for text, found in seeds.items())
 
 
 def _context(study: Study, folder: Path, rows: Sequence[Row], pictures: Path | None) -> dict[str, Any]:
     """Return what the template shows."""
     done = {row.id: row for row in rows if row.runs}
-    limits = json.loads((folder / "points.json").read_text(encoding="utf-8")).get("limits", {})
-    held = []
-    if limits.get("minutes"):
-        held.append(f"at most {limits['minutes']:g} minutes of training each")
-    if limits.get("epochs_scale", 1.0) != 1.0:
-        held.append(f"a quick look: epochs times {limits['epochs_scale']:g}, so not the published settings")
+    held = {row.held for row in done.values()}
+    shared = next(iter(held)) if len(held) == 1 else ()  # said once above the table; else in each row
     return {
         "study": study,
-        "held": held,
+        "held": shared,
         "data": _describe_data(done),
         "finished": len(done),
         "points": len(rows),
-        "rows": [_table_row(row) for row in rows if row.runs or row.claims],
+        "rows": [_table_row(row, () if shared else row.held) for row in rows if row.runs or row.claims],
         "missing": [(row.id, row.title, row.reason) for row in rows if not row.runs],
         "mistakes": _mistakes(study, done),
         "overlays": [chart for overlay in study.overlays if (chart := _overlay(overlay.title, overlay.points, done))],
@@ -213,7 +248,7 @@ def _describe_data(done: dict[str, Row]) -> str:
     return ", ".join(dict.fromkeys(filter(None, names)))
 
 
-def _table_row(row: Row) -> dict[str, Any]:
+def _table_row(row: Row, held: Sequence[str]) -> dict[str, Any]:
     seconds = row.mean("seconds", "test")
     train_seconds = row.mean("train_seconds")
     return {
@@ -222,7 +257,7 @@ def _table_row(row: Row) -> dict[str, Any]:
         "title": row.title,
         "line": row.line,
         "says": row.says,
-        "note": row.note,
+        "note": " ".join([row.note, *(f"{text[:1].upper()}{text[1:]}." for text in held)]).strip(),
         "published": [f"{describe_claim(claim)}, {claim.line}" for claim in row.claims],
         "published_minutes": _listed(claim.minutes for claim in row.claims),
         "published_seconds": _listed(claim.seconds for claim in row.claims),
@@ -372,6 +407,38 @@ def _sizes(study: Study, done: dict[str, Row]) -> list[tuple[str, Markup, list[s
     return found
 
 
+def check_layer_tables(study: Study) -> None:
+    """Refuse tables of networks and layers that do not exist, before hours of training end in a report without them.
+
+    Raises:
+        ConfigError: An unknown network, argument or layer; the table is named.
+    """
+    for table in study.layer_tables:
+        try:
+            known = _layer_names(table)
+        except EyespotError as error:
+            raise ConfigError(error.what, where=f"layer table {table.title!r}", remedy=error.remedy) from error
+        for part in (*table.frozen, *(line.ours for line in table.rows)):
+            if not any(_is_part(name, part) for name in known):
+                what = f"{table.model} has no layer {part!r}.{did_you_mean(part, known)}"
+                raise ConfigError(what, where=f"layer table {table.title!r}", remedy=f"eyespot models {table.model}")
+
+
+def _layer_names(table: PrintedTable) -> list[str]:
+    """Return the paths of a network's layers; it is built without its numbers, which may be 138 million."""
+    import torch
+
+    from eyespot.models.registry import build_model
+
+    with torch.device("meta"):
+        model = build_model(table.model, num_classes=10, in_channels=3, size_px=table.size_px, args=table.args)
+    return [name for name, _ in model.named_modules() if name]
+
+
+def _is_part(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
 def _layers(table: PrintedTable) -> dict[str, Any]:
     """Return a printed layer table beside ours, with what does not agree."""
     from eyespot.models.registry import build_model
@@ -381,7 +448,7 @@ def _layers(table: PrintedTable) -> dict[str, Any]:
     ours = layer_table(model, in_channels=3, size_px=table.size_px)
     rows = []
     for line in table.rows:
-        own = [row for row in ours.rows if row.name == line.ours or row.name.startswith(f"{line.ours}.")]
+        own = [row for row in ours.rows if _is_part(row.name, line.ours)]
         total = sum(row.total for row in own)
         shape = next((row.output_shape for row in reversed(own) if row.output_shape), ())
         wrong = line.printed - total if line.printed is not None else 0
@@ -394,8 +461,24 @@ def _layers(table: PrintedTable) -> dict[str, Any]:
         "total": ours.count.total,
         "printed_total": table.printed_total,
         "printed_sum": sum(printed) if len(printed) == len(rows) else None,
-        "warnings": ours.warnings,
+        "warnings": [_say_trained(table, ours), *ours.warnings],
     }
+
+
+def _say_trained(table: PrintedTable, ours: LayerTable) -> str:
+    """Return how many of a network's numbers are trained, and where not all of a layer's are."""
+
+    def trained(row: LayerRow) -> int:
+        return 0 if any(_is_part(row.name, part) for part in table.frozen) else row.trainable
+
+    parts = []
+    for line in table.rows:
+        own = [row for row in ours.rows if _is_part(row.name, line.ours)]
+        count, total = sum(map(trained, own)), sum(row.total for row in own)
+        if count < total:
+            parts.append(f"{line.name} {words.whole(count)} of {words.whole(total)}")
+    whole = f"Trained: {words.whole(sum(map(trained, ours.rows)))} of {words.whole(ours.count.total)} numbers"
+    return f"{whole}: {', '.join(parts)}, and all of the other rows." if parts else f"{whole}."
 
 
 def _answers(done: dict[str, Row], pictures: Path | None) -> dict[str, Any]:
@@ -416,24 +499,35 @@ def _answers(done: dict[str, Row], pictures: Path | None) -> dict[str, Any]:
     for path in paths:
         try:
             shown.append((path.name, _thumbnail(path)))
-        except (OSError, ValueError):
+        except EyespotError:
             shown.append((path.name, ""))
     for row in done.values():
-        predictor = load_predictor(row.runs[0].path)
+        try:
+            answers = load_predictor(row.runs[0].path).predict(paths)
+        except EyespotError as error:  # of this run alone: the others still have their say
+            lines.append((row.number, row.id, [f"no answer: {error.what}"] * len(paths)))
+            continue
         said = [
             f"no answer: {answer.error}" if answer.error else f"{answer.label}, {words.percent(answer.prob)} sure"
-            for answer in predictor.predict(paths)
+            for answer in answers
         ]
         lines.append((row.number, row.id, said))
     return {"pictures": shown, "lines": lines, "own": pictures is not None}
 
 
 def _thumbnail(path: Path) -> str:
+    """Return a picture, small, for the page.
+
+    Raises:
+        BadImageError: It cannot be decoded, or is over the limits.
+    """
     from PIL import Image
 
-    with Image.open(path) as picture:
-        picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
-        return png_data_uri(np.asarray(picture.convert("RGB"), dtype=np.uint8))
+    from eyespot.data.decoding import decode_image
+
+    picture = Image.fromarray(decode_image(path, channels=3))
+    picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
+    return png_data_uri(np.asarray(picture, dtype=np.uint8))
 
 
 def _verdict(row: Row) -> str:

@@ -10,18 +10,20 @@ one that fails does not end the rest.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eyespot.config import Config
+from eyespot.config import Config, TrainingConfig
 from eyespot.errors import (
     ConfigError,
     EyespotError,
@@ -33,7 +35,7 @@ from eyespot.errors import (
 )
 from eyespot.files import append_line, describe_disk_error, write_json
 from eyespot.locks import file_lock
-from eyespot.opening import Observer, lasting_name, load_recipe
+from eyespot.opening import Observer, lasting_name, load_recipe, open_data
 from eyespot.runs import Run, now
 
 _POLL_SECONDS = 0.2
@@ -41,6 +43,7 @@ _POLL_SECONDS = 0.2
 _ORPHAN_SECONDS = 120.0
 _STOP_SECONDS = 120.0
 _JOURNAL = "journal.jsonl"
+_POINTS = "points.json"
 # Durations in epochs that --epochs-scale shortens along with the epochs themselves.
 _WHOLE_EPOCHS = ("training.early_stopping_epochs", "schedule.patience_epochs")
 _PART_EPOCHS = ("training.freeze_epochs", "schedule.warmup_epochs")
@@ -60,6 +63,7 @@ class Point:
         seed: Of weights, order and augmentation.
         title: What it is, in words; the name where empty.
         not_run: Why this point is listed and not run, such as weights that cannot be had; empty for one that is run.
+            A run that another call has finished stays.
     """
 
     name: str
@@ -117,7 +121,7 @@ class Outcome:
 
 
 def with_seeds(points: Sequence[Point], seeds: int) -> list[Point]:
-    """Return each point with the seeds 0 to `seeds` - 1, seed by seed: an early end leaves whole rounds.
+    """Return each point with `seeds` seeds from its own on, seed by seed: an early end leaves whole rounds.
 
     Raises:
         UsageError: Less than one seed.
@@ -133,7 +137,8 @@ def with_seeds(points: Sequence[Point], seeds: int) -> list[Point]:
 
 def point_settings(point: Point, limits: Limits) -> dict[str, Any]:
     """Return the changes to a point's recipe, its seed and the limits among them."""
-    settings = {**point.settings, "training.seed": point.seed}
+    # A copy, since a table that is set whole becomes part of the recipe, and later settings go into it.
+    settings = {**copy.deepcopy(dict(point.settings)), "training.seed": point.seed}
     if limits.minutes is not None:
         settings["training.minutes"] = limits.minutes
     scale = limits.epochs_scale
@@ -162,10 +167,18 @@ def point_config(point: Point, limits: Limits) -> Config:
     Raises:
         ConfigError: An unknown recipe, or settings that do not validate; the point is named.
     """
-    try:
+    with naming(point.id):
         return load_recipe(point.recipe, point_settings(point, limits))
+
+
+@contextmanager
+def naming(point: str) -> Iterator[None]:
+    """Say of wrong settings whose they are."""
+    try:
+        yield
     except ConfigError as error:
-        raise ConfigError(f"{error.what} in {error.where}", where=f"point {point.id}", remedy=error.remedy) from error
+        what = error.what if error.where is None else f"{error.what} in {error.where}"
+        raise ConfigError(what, where=f"point {point}", remedy=error.remedy) from error
 
 
 def select_points(points: Sequence[Point], only: Sequence[str]) -> list[Point]:
@@ -205,8 +218,9 @@ def run_points(
     Args:
         points: In the order in which they are to be run.
         out: Folder of the experiment; made where it does not exist.
-        limits: Time, epochs and device of every point.
-        only: Names or ids of the points to run; all of them when empty.
+        limits: Time, epochs and device of every point that is run now.
+        only: Names or ids of the points to run; all of them when empty. What is there of the others is left as it is,
+            whatever its settings.
         observer: Told about what happens.
 
     Returns:
@@ -214,7 +228,9 @@ def run_points(
 
     Raises:
         ConfigError: A point's settings do not validate: found before the first one is run.
-        UsageError: Two points of one name, a name that cannot be a folder's, or an unknown one in `only`.
+        UsageError: Two points of one name, a name that cannot be a folder's, an unknown one in `only`, an argument that
+            a model does not have, or unknown data: all before the first one is run.
+        DataError: Data that cannot be opened.
         RunError: The folder cannot be written, or holds a run with other settings; `RunLockedError` where another
             process runs its points.
         Interrupted: A signal asked for a stop; the training under way has written a checkpoint.
@@ -223,9 +239,12 @@ def run_points(
     _check_names(points)
     chosen = {point.id for point in select_points(points, only)}
     configs = {point.id: point_config(point, limits) for point in points if not point.not_run}
+    _check_models(configs)
+    _check_data(folder, [point for point in points if point.id in chosen and not point.not_run], observer)
     with _claimed(folder):
-        _note_points(folder, points, limits)
-        outcomes = [_look(folder, point, configs.get(point.id)) for point in points]
+        # Before anything is noted: a folder whose runs are others stays as it is.
+        outcomes = [_look(folder, point, configs.get(point.id), check=point.id in chosen) for point in points]
+        _note_points(folder, points, limits, chosen)
         todo = [
             outcome for outcome in outcomes if outcome.state in ("pending", "failed") and outcome.point.id in chosen
         ]
@@ -249,15 +268,18 @@ def read_outcomes(points: Sequence[Point], out: str | Path, limits: Limits | Non
 # ------------------------------------------------------------------------------------------------------------- a point
 
 
-def _look(folder: Path, point: Point, config: Config | None) -> Outcome:
-    """Return what a point's run folder says about it."""
-    if config is None:
-        return Outcome(point, "not run", reason=point.not_run)
+def _look(folder: Path, point: Point, config: Config | None, *, check: bool = True) -> Outcome:
+    """Return what a point's run folder says about it; `check`: it must have the settings asked for."""
     path = folder / "runs" / point.id
-    if not (path / "config.toml").is_file():
+    run = Run(path) if (path / "config.toml").is_file() else None
+    if config is None:
+        if run is not None and run.finished:
+            return Outcome(point, "finished", run)
+        return Outcome(point, "not run", reason=point.not_run)
+    if run is None:
         return Outcome(point, "pending", reason=_last_failure(folder, point.id))
-    run = Run(path)
-    _check_same(run, config, point)
+    if check:
+        _check_same(run, config, point)
     if run.finished:
         return Outcome(point, "finished", run)
     reason = _last_failure(folder, point.id)
@@ -266,14 +288,18 @@ def _look(folder: Path, point: Point, config: Config | None) -> Outcome:
 
 def _check_same(run: Run, config: Config, point: Point) -> None:
     """Refuse to take a run of other settings or data for this point's."""
-    known, wanted = run.config.model_dump(mode="json"), config.model_dump(mode="json")
+    own = run.config
+    known, wanted = own.model_dump(mode="json"), config.model_dump(mode="json")
     differing = [
         f"{section}.{key} is {value[key]!r} there and {wanted[section][key]!r} here"
         for section, value in known.items()
         if isinstance(value, dict)
         for key in value
-        if value[key] != wanted[section][key]
+        if value[key] != wanted[section][key] and (section, key) != ("data", "label_fixes")
     ]
+    if known["mistakes"] != wanted["mistakes"]:
+        differing.append(f"mistakes are {known['mistakes']} there and {wanted['mistakes']} here")
+    differing += _differing_fixes(run, own.data.label_fixes, config.data.label_fixes)
     data, asked = run.provenance.get("data"), lasting_name(point.data)
     if data is not None and data != asked:
         differing.append(f"the data are {data} there and {asked} here")
@@ -284,6 +310,24 @@ def _check_same(run: Run, config: Config, point: Point) -> None:
             where=run.path,
             remedy="choose another folder with --out, or give what it was begun with",
         )
+
+
+def _differing_fixes(run: Run, own: str, asked: str) -> list[str]:
+    """Return how corrected labels differ, by the content of their files: a run has a copy of its own."""
+    if not own and not asked:
+        return []
+    kept = run.provenance.get("label_fixes")
+    file, sha256 = (kept.get("file"), kept.get("sha256")) if isinstance(kept, dict) else (None, None)
+    if not own or not asked:
+        return [f"data.label_fixes is {(file or own) if own else 'not set'} there and {asked or 'not set'} here"]
+    path = Path(asked).expanduser()
+    try:
+        same = sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        same = str(path.resolve()) == file  # gone since: the run does not need it any more
+    return (
+        [] if same or sha256 is None else [f"data.label_fixes is {file} there and {asked} here, with another content"]
+    )
 
 
 def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label: str, observer: Observer) -> Outcome:
@@ -300,11 +344,13 @@ def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label
     append_line(
         folder / _JOURNAL, json.dumps({"time": now(), "point": point.id, "event": "resumed" if resume else "started"})
     )
+    log = folder / "logs" / f"{point.id}.log"
+    said_before = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
-    code = _train(words, folder / "logs" / f"{point.id}.log", path, config.training.epochs, label, observer)
+    code = _train(words, log, path, config.training, label, observer)
     seconds = round(time.monotonic() - started, 1)
     if code != 0 or not run.finished:
-        return _failed(folder, point, _describe_end(code, folder / "logs" / f"{point.id}.log"), observer)
+        return _failed(folder, point, _describe_end(code, log, said_before), observer)
     append_line(
         folder / _JOURNAL, json.dumps({"time": now(), "point": point.id, "event": "finished", "seconds": seconds})
     )
@@ -321,22 +367,21 @@ def _failed(folder: Path, point: Point, reason: str, observer: Observer) -> Outc
 def _train_words(point: Point, limits: Limits, path: Path) -> list[str]:
     """Return the command line of a new run."""
     words = ["train", "--recipe", point.recipe, "--out", str(path), "--device", limits.device]
-    for key, value in _dotted(point_settings(point, limits)):
-        # JSON values of these kinds are TOML values, but for surrogates.
-        words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+    for key, value in point_settings(point, limits).items():
+        words += ["--set", f"{key}={_toml(value)}"]
     return [*words, "--", point.data]
 
 
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield `section.key` and a value that is no table."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _toml(value: Any) -> str:
+    """Return a setting as TOML on one line; a table is whole, so that it replaces the recipe's as it does here."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # other JSON values are TOML values, but for surrogates
 
 
-def _train(words: Sequence[str], log: Path, run: Path, epochs: int, label: str, observer: Observer) -> int:
+def _train(words: Sequence[str], log: Path, run: Path, training: TrainingConfig, label: str, observer: Observer) -> int:
     """Run `eyespot train` in a process of its own and return its exit code; its words go to the log.
 
     Raises:
@@ -354,7 +399,7 @@ def _train(words: Sequence[str], log: Path, run: Path, epochs: int, label: str, 
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
     try:
         while process.poll() is None:
-            finished = _count_epochs(run / "history.jsonl")
+            finished, epochs = _count_epochs(run / "history.jsonl", training)
             if 0 < finished < epochs:
                 observer.on_count(label, finished, epochs, unit="epochs")
             time.sleep(_POLL_SECONDS)
@@ -375,11 +420,16 @@ def _train(words: Sequence[str], log: Path, run: Path, epochs: int, label: str, 
     return process.returncode
 
 
-def _count_epochs(history: Path) -> int:
+def _count_epochs(history: Path, training: TrainingConfig) -> tuple[int, int]:
+    """Return how many epochs are over, and how many there will be at their pace."""
     try:
-        return history.read_bytes().count(b"\n")
-    except OSError:
-        return 0
+        rows = history.read_bytes().splitlines()
+        finished, seconds = len(rows), float(json.loads(rows[-1])["seconds"])
+    except (OSError, IndexError, ValueError, KeyError):  # not there yet, or half a line
+        return 0, training.epochs
+    if not training.minutes or not seconds:
+        return finished, training.epochs
+    return finished, min(training.epochs, math.floor(training.minutes * 60 / seconds * finished))
 
 
 def _wait_for_orphan(path: Path, observer: Observer) -> None:
@@ -401,10 +451,16 @@ def _wait_for_orphan(path: Path, observer: Observer) -> None:
     raise RunLockedError("another process is writing this run", where=path, remedy="end it, then go on")
 
 
-def _describe_end(code: int, log: Path) -> str:
-    """Return why a training ended: its own error line, else its exit code."""
+def _describe_end(code: int, log: Path, start: int = 0) -> str:
+    """Return why a training ended: its own error line, else its exit code.
+
+    Args:
+        code: Its exit code.
+        log: What it said.
+        start: Byte at which it began to; what stands before is of earlier attempts.
+    """
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = log.read_bytes()[start:].decode("utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     errors = [line for line in lines if line.startswith("error: ")]
@@ -428,6 +484,24 @@ def _check_names(points: Sequence[Point]) -> None:
         if point.id.lower() in seen:
             raise UsageError(f"two points called {point.id!r}", remedy="give each a name of its own")
         seen.add(point.id.lower())
+
+
+def _check_models(configs: Mapping[str, Config]) -> None:
+    """Refuse what a model does not take, of all points, before the first one is run."""
+    from eyespot.models.registry import check_args
+
+    for id_, config in configs.items():
+        try:
+            check_args(config.model.name, config.model.args)
+        except UsageError as error:
+            raise UsageError(error.what, where=f"point {id_}", remedy=error.remedy) from error
+
+
+def _check_data(folder: Path, points: Sequence[Point], observer: Observer) -> None:
+    """Open what is to be trained on, once: wrong data would be found by every point again."""
+    waiting = [point for point in points if not Run(folder / "runs" / point.id).finished]
+    for data in dict.fromkeys(point.data for point in waiting):
+        open_data(data, observer)
 
 
 @contextmanager
@@ -456,15 +530,46 @@ def _claimed(folder: Path) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
-def _note_points(folder: Path, points: Sequence[Point], limits: Limits) -> None:
-    """Write points.json: what was asked for, for whoever reads the folder later."""
-    rows = [
-        {"id": p.id, "title": p.title, "recipe": p.recipe, "data": p.data, "settings": dict(p.settings), "seed": p.seed}
-        | ({"not_run": p.not_run} if p.not_run else {})
-        for p in points
-    ]
+def _note_points(folder: Path, points: Sequence[Point], limits: Limits, chosen: Collection[str]) -> None:
+    """Write points.json: what was asked for, for whoever reads the folder later.
+
+    What an earlier call asked for stays where it has left a run that this one does not touch: other seeds, points that
+    are not chosen now, and runs with the backbone that stood in for one whose weights cannot be had.
+    """
     held = {"minutes": limits.minutes, "epochs_scale": limits.epochs_scale}
-    write_json(folder / "points.json", {"limits": held, "points": rows})
+    noted = {id_: row for id_, row in _noted(folder).items() if (folder / "runs" / id_ / "config.toml").is_file()}
+    for p in points:
+        if p.id in noted and (p.not_run or p.id not in chosen):
+            continue
+        noted[p.id] = {
+            "id": p.id,
+            "title": p.title,
+            "recipe": p.recipe,
+            "data": p.data,
+            "settings": dict(p.settings),
+            "seed": p.seed,
+            "limits": held,
+        } | ({"not_run": p.not_run} if p.not_run else {})
+    write_json(folder / _POINTS, {"limits": held, "points": list(noted.values())})
+
+
+def _noted(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of points.json by their id; none where there is no such file, or it is damaged."""
+    try:
+        return {row["id"]: row for row in read_points(folder)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def read_points(folder: Path) -> list[dict[str, Any]]:
+    """Return what was asked for of each point of an experiment, its `limits` among it.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: There is no points.json, or it is damaged.
+    """
+    document = json.loads((folder / _POINTS).read_text(encoding="utf-8"))
+    shared = document.get("limits") or {}  # of all points, before each had its own
+    return [{"limits": shared, **row} for row in document["points"]]
 
 
 def read_journal(folder: str | Path) -> list[dict[str, Any]]:
@@ -537,10 +642,12 @@ __all__ = [
     "Limits",
     "Outcome",
     "Point",
+    "naming",
     "point_config",
     "point_settings",
     "read_journal",
     "read_outcomes",
+    "read_points",
     "run_points",
     "select_points",
     "with_seeds",

@@ -7,6 +7,7 @@ published, and, under `ID-right`, done right.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable
 from importlib import resources
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from eyespot.config import recipe_names
+from eyespot.config import load_config, recipe_names
 from eyespot.errors import ConfigError, did_you_mean
 from eyespot.mistakes import MistakeName
 
@@ -25,6 +26,12 @@ else:
     import tomli as tomllib
 
 RIGHT = "-right"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"  # it names a folder
+# What a mistake needs beside its name.
+_NEEDS: dict[str, dict[str, Any]] = {
+    "train-on-test": {"data.allow_leak": True, "data.val_fraction": 0.0},
+    "select-on-test": {"data.allow_leak": True},
+}
 ClaimedSplit: TypeAlias = Literal["test", "val", "train", "unknown"]
 
 
@@ -74,7 +81,7 @@ class StudyPoint(_Part):
         line: Where the publication tells of it.
         says: What the publication says came of it, in its words.
         note: What a reader should know beside it.
-        changes: Settings of the recipe that are others here.
+        changes: Settings of the recipe that are others here; `training.seed` is that of its first run.
         mistakes: Of the publication.
         as_published: Settings that belong to the mistakes: not there in the twin that is done right.
         claims: Numbers.
@@ -90,6 +97,14 @@ class StudyPoint(_Part):
     mistakes: list[MistakeName] = Field(default_factory=list)
     as_published: dict[str, Any] = Field(default_factory=dict)
     claims: list[Claim] = Field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the changes to the recipe as it was published, with every mistake said."""
+        if not self.mistakes:
+            return dict(self.changes)
+        needs = {key: value for mistake in self.mistakes for key, value in _NEEDS.get(mistake, {}).items()}
+        return {**self.changes, **self.as_published, "mistakes": [*self.mistakes], **needs}
 
 
 class Overlay(_Part):
@@ -122,13 +137,14 @@ class LayerLine(_Part):
 
 
 class PrintedTable(_Part):
-    """A layer table of a publication."""
+    """A layer table of a publication; `frozen` names the parts of our network that it does not train."""
 
     title: str
     model: str
     size_px: int = 32
     args: dict[str, Any] = Field(default_factory=dict)
     printed_total: int | None = None
+    frozen: list[str] = Field(default_factory=list)
     note: str = ""
     rows: list[LayerLine] = Field(min_length=1)
 
@@ -143,7 +159,7 @@ class Omission(_Part):
 class Study(_Part):
     """A publication and its experiments."""
 
-    name: str
+    name: str = Field(pattern=_NAME)
     title: str
     author: str = ""
     year: str = ""
@@ -157,14 +173,12 @@ class Study(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        """Refuse points of one name, unknown recipes, and figures of points that do not exist."""
+        """Refuse points of one name, recipes and settings that are none, and figures of points that do not exist."""
         problems, ids = [], self.point_ids()
         for id_ in sorted({id_ for id_ in ids if ids.count(id_) > 1}):
             problems.append(f"two points are called {id_!r}")
         for point in self.points:
-            if point.recipe not in recipe_names() and not point.recipe.endswith(".toml"):
-                near = did_you_mean(point.recipe, recipe_names())
-                problems.append(f"point {point.id!r} has an unknown recipe {point.recipe!r}.{near}")
+            problems += _wrong_with(point)
         shown = [id_ for overlay in self.overlays for id_ in overlay.points]
         shown += [id_ for sizes in self.data_sizes for line in sizes.lines for id_ in line.points]
         problems += [f"no point {id_!r} to draw.{did_you_mean(id_, ids)}" for id_ in shown if id_ not in ids]
@@ -175,6 +189,23 @@ class Study(_Part):
     def point_ids(self) -> list[str]:
         """Return the names of all points, twins that are done right among them."""
         return [id_ for point in self.points for id_ in (point.id, *([point.id + RIGHT] if point.mistakes else []))]
+
+
+def _wrong_with(point: StudyPoint) -> list[str]:
+    """Return what no training of a point could begin with, each once, with the point's name."""
+    if point.recipe not in recipe_names() and not point.recipe.endswith(".toml"):
+        near = did_you_mean(point.recipe, recipe_names())
+        return [f"point {point.id!r} has an unknown recipe {point.recipe!r}.{near}"]
+    if point.as_published and not point.mistakes:
+        return [f"point {point.id!r} has as_published and no mistakes that it belongs to: put it into changes"]
+    found = []
+    for settings in (point.settings, point.changes):
+        try:
+            load_config(point.recipe, changes=copy.deepcopy(settings))
+        except ConfigError as error:
+            where = f" in {error.where}" if error.where not in (None, point.recipe) else ""
+            found.append(f"point {point.id!r}: {error.what}{where}")
+    return list(dict.fromkeys(found))
 
 
 def study_names() -> list[str]:
@@ -230,6 +261,9 @@ def _explain(error: ValidationError) -> Iterable[str]:
         if problem["type"] == "extra_forbidden":
             table = _TABLES[place[-2]] if len(place) > 1 and place[-2] in _TABLES else Study
             yield f"unknown key {key}.{did_you_mean(place[-1], table.model_fields)}"
+        elif problem["type"] == "string_pattern_mismatch":
+            lower = "lower-case " if place[0] == "points" else ""
+            yield f"{key} is {problem['input']!r}: use at most 61 {lower}letters, digits, '-', '_' and '.'"
         elif not key:
             yield problem["msg"].removeprefix("Value error, ")
         else:

@@ -5,23 +5,18 @@ Before this: `schema` reads a study. After this: `runner` trains its points one 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eyespot.config import parse_override
+from eyespot.config import Config, parse_override
 from eyespot.errors import UsageError
 from eyespot.opening import Observer, load_recipe
-from eyespot.studies.runner import Limits, Outcome, Point, run_points, with_seeds
+from eyespot.studies.runner import Limits, Outcome, Point, naming, run_points, with_seeds
 from eyespot.studies.schema import RIGHT, Study, StudyPoint, load_study
 from eyespot.terminal import Terminal
-
-# What a mistake needs beside its name.
-_NEEDS: dict[str, dict[str, Any]] = {
-    "train-on-test": {"data.allow_leak": True, "data.val_fraction": 0.0},
-    "select-on-test": {"data.allow_leak": True},
-}
 
 
 @dataclass(frozen=True)
@@ -46,14 +41,10 @@ def variants(study: Study) -> list[Variant]:
     found = []
     for point in study.points:
         if point.mistakes:
-            wrong = {"mistakes": [*point.mistakes]}
-            for mistake in point.mistakes:
-                wrong |= _NEEDS.get(mistake, {})
-            settings = {**point.changes, **point.as_published, **wrong}
-            found.append(Variant(point.id, point, f"{point.title} (as published)", settings))
+            found.append(Variant(point.id, point, f"{point.title} (as published)", point.settings))
             found.append(Variant(point.id + RIGHT, point, f"{point.title} (done right)", dict(point.changes)))
         else:
-            found.append(Variant(point.id, point, point.title, dict(point.changes)))
+            found.append(Variant(point.id, point, point.title, point.settings))
     return found
 
 
@@ -75,6 +66,7 @@ def study_points(
         with_weights: Look for the weights, which takes a moment; without it every point counts as one that can be run.
 
     Raises:
+        ConfigError: Settings that do not validate together; the point is named.
         UsageError: `weights_from` is no backbone, or has no weights either.
     """
     has_weights = _remembering(_has_weights)
@@ -89,7 +81,7 @@ def study_points(
     said = f", with {', '.join(f'{key} = {value}' for key, value in changed.items())}" if changed else ""
     for variant in variants(study):
         recipe, settings, title, why = variant.point.recipe, variant.settings, variant.title, ""
-        config = load_recipe(recipe, {**settings})
+        config = _config(variant.id, recipe, settings)
         model = config.model.name
         if with_weights and config.model.weights != "random" and not has_weights(model):
             if weights_from is None:
@@ -99,8 +91,14 @@ def study_points(
                 title += f", {weights_from} in place of {model}"
         settings = {"name": f"{study.name}-{variant.id}", **settings, **changed}
         title += said
-        points.append(Point(variant.id, recipe, data or study.data, settings, title=title, not_run=why))
+        seed = _config(variant.id, recipe, settings).training.seed
+        points.append(Point(variant.id, recipe, data or study.data, settings, seed, title=title, not_run=why))
     return points
+
+
+def _config(point: str, recipe: str, settings: dict[str, Any]) -> Config:
+    with naming(point):
+        return load_recipe(recipe, copy.deepcopy(settings))
 
 
 def _has_weights(model: str) -> bool:
@@ -152,8 +150,8 @@ def run_study(
         name: Of a study, or a TOML file.
         out: Folder of the study's runs; `runs/study-NAME` when left out.
         data: Instead of the study's own.
-        only: Points to run; all when empty.
-        seeds: Runs of each point.
+        only: Points to run; all when empty. Runs of the others stay as they are.
+        seeds: Runs of each point; their seeds begin with its own, 0 where it names none.
         minutes: Training time of each point.
         epochs_scale: Factor on the epochs of each point, for a quick look.
         weights_from: The backbone that stands in for those whose pretrained weights cannot be had.
@@ -166,14 +164,16 @@ def run_study(
 
     Raises:
         ConfigError: An unknown study, or one that does not validate.
-        UsageError: An unknown point in `only`.
-        RunError: The folder cannot be written, or holds runs with other settings.
+        UsageError: An unknown point in `only`, an argument that a model does not have, or unknown data.
+        DataError: Data that cannot be opened.
+        RunError: The folder cannot be written, or holds runs of these points with other settings.
         Interrupted: A signal asked for a stop; the same call goes on.
     """
-    from eyespot.studies.figures import write_study_report
+    from eyespot.studies.figures import check_layer_tables, write_study_report
 
     watcher = observer or Terminal(quiet=True)
     study = load_study(name)
+    check_layer_tables(study)
     folder = Path(out) if out is not None else study_folder(study)
     points = with_seeds(study_points(study, data=data, weights_from=weights_from, changes=changes), seeds)
     limits = Limits(minutes=minutes, epochs_scale=epochs_scale, device=device)

@@ -5,6 +5,7 @@ Before this: `schema` and `runner`. After this: `eyespot study show` and `eyespo
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,13 @@ def describe_claim(claim: Claim) -> str:
     return f"{words.percent(claim.top1)}{error} {split} ({count}, original pixels)"
 
 
-def describe_study(study: Study) -> str:
-    """Return a study's points, each with its claims, its words and its mistakes."""
+def describe_study(study: Study, name: str = "") -> str:
+    """Return a study's points, each with its claims, its words and its mistakes, and the command that runs the first.
+
+    Args:
+        study: The study.
+        name: What the user called it, which may be a file; its own name when left out.
+    """
     lines = [f"{study.author}, {study.year}: {study.title} ({study.kind})", ""]
     for point in study.points:
         where = f" ({point.line})" if point.line else ""
@@ -36,7 +42,7 @@ def describe_study(study: Study) -> str:
         lines += [f"    mistake: {MISTAKES[mistake].text}" for mistake in point.mistakes]
         lines += [f"    done right: {point.id}{RIGHT}"] if point.mistakes else []
     lines += [f"not repeated: {omission.what}: {omission.why}" for omission in study.not_reproduced]
-    return "\n".join([*lines, "", f"eyespot study run {study.name} --only {study.points[0].id}"])
+    return "\n".join([*lines, "", f"eyespot study run {shlex.quote(name or study.name)} --only {study.points[0].id}"])
 
 
 def describe_outcomes(outcomes: Sequence[Outcome]) -> str:

@@ -154,7 +154,7 @@ class Chooser:
                 self.failure = TrainingError(
                     f"{self._crashes} trials in a row ended with their process",
                     where=self._journal.run_folder(trial),
-                    remedy="memory may have run out: try --at-once 1 or a smaller training.batch_size, then --resume",
+                    remedy=_after_crashes(self._plan.at_once),
                 )
             return replace(trial, state="failed", reason="its process ended: killed, or out of memory")
         if "failed" in row:
@@ -200,3 +200,13 @@ class Chooser:
                 intermediate_values=seen,
             )
         )
+
+
+def _after_crashes(at_once: int) -> str:
+    """Return the next step after processes that died; a resumed sweep keeps its settings, the batch size among them."""
+    if at_once > 1:
+        return "memory may have run out: go on with eyespot sweep --resume --at-once 1"
+    return (
+        "memory may have run out: free some, then go on with eyespot sweep --resume; or begin another sweep with a "
+        "smaller training.batch_size"
+    )

@@ -5,6 +5,7 @@ Before this: a recipe and a search space. After this: a folder of run folders, `
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -49,26 +50,26 @@ class QuietObserver(Terminal):
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The budget of a sweep, and where it runs.
+    """The budget of a sweep, and where it runs; None: the default, or what a resumed sweep was asked for.
 
     Attributes:
-        trials: Trials in all; None: 12, or what a resumed sweep was asked for.
-        minutes: Wall clock for all trials, over interruptions; 0: no limit; None as above.
-        epochs: Of a trial; None: those of the recipe.
-        metric: `val/top1` or `val/loss`: what the winner is best at.
-        seed: Of the choice of settings.
-        device: As for `train`.
-        at_once: Trials at a time on one machine without a GPU; they share its cores.
+        trials: Trials in all; 12.
+        minutes: Wall clock for all trials, over interruptions; 0, no limit.
+        epochs: Of a trial; those of the recipe. A resumed sweep keeps them.
+        metric: `val/top1` or `val/loss`: what the winner is best at; the first. A resumed sweep keeps it.
+        seed: Of the choice of settings; 0. A resumed sweep keeps it.
+        device: As for `train`; `auto`.
+        at_once: Trials at a time on one machine without a GPU, which share its cores; 1.
         cluster: HOST:PORT of a Ray cluster, or `auto`; empty: this machine.
     """
 
     trials: int | None = None
     minutes: float | None = None
     epochs: int | None = None
-    metric: str = "val/top1"
-    seed: int = 0
-    device: str = "auto"
-    at_once: int = 1
+    metric: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    at_once: int | None = None
     cluster: str = ""
 
 
@@ -119,11 +120,13 @@ def sweep(
         options: Budget and machines.
         settings: Changes to the recipe, for all trials.
         out: The sweep's folder; `runs/sweep-RECIPE-DATA-TIME` when left out.
-        resume: Go on with the sweep in `out`; a larger `trials` or `minutes` extends it.
+        resume: Go on with the sweep in `out`; a larger `trials` or `minutes` extends it, `at_once`, `device` and
+            `cluster` change where it runs.
         observer: Told about everything on the way.
 
     Raises:
-        UsageError: An unknown recipe, setting or data; an empty space; a cluster that does not answer.
+        UsageError: An unknown recipe, setting or data; an empty space; a number that is none; what a resumed sweep
+            keeps, changed; a cluster that does not answer.
         DataError: Data that cannot be trained on, or that have no val.
         RunError: The folder cannot be used; `RunLockedError` where another process drives this sweep.
         TrainingError: No trial was finished.
@@ -193,15 +196,7 @@ def _plan(
         raise UsageError("no recipe", where="the sweep", remedy="name one of `eyespot recipes`, or a TOML file")
     if space is None:
         raise UsageError("no search space", where="the sweep", remedy="name a TOML file with --space (docs/sweeps.md)")
-    known = get_args(Metric)
-    if options.metric not in known:
-        near = did_you_mean(options.metric, known)
-        raise UsageError(f"unknown metric {options.metric!r}.{near}", remedy=f"use {' or '.join(known)}")
-    for name, least in (("trials", 1), ("at_once", 1), ("epochs", 1), ("minutes", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"{name} is {value}", remedy=f"give {least} or more")
-    plan_compute(options.device)
+    _check_options(options)
     config = load_recipe(recipe, settings)
     if options.epochs is not None:
         config = parse_config(config.to_toml(), where=str(recipe), changes={"training.epochs": options.epochs})
@@ -217,19 +212,49 @@ def _plan(
         space=found,
         trials=12 if options.trials is None else options.trials,
         minutes=options.minutes or 0.0,
-        metric="val/top1" if options.metric == "val/top1" else "val/loss",
-        seed=options.seed,
-        device=options.device,
-        at_once=options.at_once,
+        metric="val/loss" if options.metric == "val/loss" else "val/top1",
+        seed=options.seed or 0,
+        device=options.device or "auto",
+        at_once=options.at_once or 1,
         cluster=options.cluster,
         command=shlex.join(["eyespot", *sys.argv[1:]]),
     )
     return plan, config
 
 
+def _check_options(options: SweepOptions) -> None:
+    """Refuse what no sweep can keep to.
+
+    Raises:
+        UsageError: An unknown metric or device, or a number that is too small, infinite or none.
+    """
+    known = get_args(Metric)
+    if options.metric is not None and options.metric not in known:
+        near = did_you_mean(options.metric, known)
+        raise UsageError(f"unknown metric {options.metric!r}.{near}", remedy=f"use {' or '.join(known)}")
+    for name, least in (("trials", 1), ("at_once", 1), ("epochs", 1), ("minutes", 0)):
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise UsageError(f"{name} is {value}", remedy=f"give {least} or more" + ", 0 for no limit" * (not least))
+    plan_compute("auto" if options.device is None else options.device)
+
+
 def _extended(journal: Journal, options: SweepOptions) -> Journal:
-    """Return a resumed sweep with a larger budget, where one is given."""
+    """Return a resumed sweep with a larger budget, or to be run elsewhere, where that is asked for.
+
+    Raises:
+        UsageError: What cannot be changed any more: the trials that are there would not be comparable.
+    """
+    _check_options(options)
     plan = journal.plan
+    for name in ("metric", "epochs", "seed"):
+        own, asked = getattr(plan, name), getattr(options, name)
+        if asked is not None and asked != own:
+            raise UsageError(
+                f"a resumed sweep keeps its {name}, {own}; asked for {asked}",
+                where=journal.folder,
+                remedy=f"leave out --{name}, or begin another sweep",
+            )
     trials = plan.trials if options.trials is None else options.trials
     minutes = plan.minutes if options.minutes is None else options.minutes
     begun = len(journal.trials)
@@ -237,7 +262,14 @@ def _extended(journal: Journal, options: SweepOptions) -> Journal:
         raise UsageError(
             f"{begun} trials have begun already", where=journal.folder, remedy=f"give --trials {begun} or more"
         )
-    journal.plan = replace(plan, trials=trials, minutes=minutes, cluster=options.cluster or plan.cluster)
+    journal.plan = replace(
+        plan,
+        trials=trials,
+        minutes=minutes,
+        device=options.device or plan.device,
+        at_once=options.at_once or plan.at_once,
+        cluster=options.cluster or plan.cluster,
+    )
     return journal
 
 
@@ -300,7 +332,7 @@ def _run(journal: Journal, watcher: Observer) -> Sweep:
     folder, plan = journal.folder, journal.plan
     remove_temporaries(folder)
     left = _has_work(journal)
-    if journal.result and not left:
+    if not left and _is_told(journal):
         watcher.on_message("this sweep is finished: nothing to resume; --trials N extends it")
         return Sweep(folder, tuple(journal.ordered()), journal.result)
     config = _recipe(folder)
@@ -317,6 +349,18 @@ def _run(journal: Journal, watcher: Observer) -> Sweep:
         watcher.on_message(f"the {plan.minutes:g} minutes are over; --resume --minutes N goes on")
     _finish(journal, watcher)
     return Sweep(folder, tuple(journal.ordered()), journal.result)
+
+
+def _is_told(journal: Journal) -> bool:
+    """Return whether result, best.toml and report are of the trials as they are: a kill may have come before them."""
+    winner = journal.winner()
+    if winner is None or journal.result.get("winner") != winner.number:
+        return False
+    try:
+        last = (journal.folder / "journal.jsonl").stat().st_mtime_ns
+        return all((journal.folder / name).stat().st_mtime_ns >= last for name in ("best.toml", "report.html"))
+    except OSError:
+        return False
 
 
 def _finish(journal: Journal, watcher: Observer) -> None:

@@ -79,11 +79,25 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}.ckpt"
 
 
+def best_path(folder: Path, epoch: int) -> Path:
+    """Return the file name of the weights of the best epoch so far, counted from 1."""
+    return folder / f"best-{epoch:06d}.ckpt"
+
+
 def prune(folder: Path) -> None:
-    """Delete all but the newest step checkpoints."""
-    for old in sorted(folder.glob("step-*.ckpt"))[:-_KEEP]:
-        with contextlib.suppress(OSError):
-            old.unlink()
+    """Delete all but the newest step checkpoints, and best weights that none of them names."""
+    for pattern in ("step-*.ckpt", "best-*.ckpt"):
+        for old in sorted(folder.glob(pattern))[:-_KEEP]:
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def drop_best_after(folder: Path, epoch: int) -> None:
+    """Delete best weights of later epochs, which a run that fell back to an older checkpoint trains again."""
+    for path in folder.glob("best-*.ckpt"):
+        if path.name > best_path(folder, epoch).name:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:

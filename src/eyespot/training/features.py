@@ -16,19 +16,22 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import PIL
 import torch
 from torch import Tensor, nn
 
+from eyespot.arrays import FeatureArray, Float32Array, Int64Array
 from eyespot.augment_config import AugmentConfig
 from eyespot.caches import cache_folder
-from eyespot.data.dataset import Int64Array, PackedDataset, SplitName
+from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.loaders import Batch, BatchPlan, make_loader
 from eyespot.data.splits import Splits
 from eyespot.data.transforms import EvalTransform, InputSpec, TrainTransform
@@ -42,12 +45,12 @@ from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.weights import tensors_sha256
 from eyespot.seeds import derive_seed
 
-FeatureArray = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
 
 _FORMAT_VERSION = 1
-_CHUNK = 1024  # pictures between two marks of progress
+_CHUNK = 1024  # pictures between two marks of progress; a whole number of forward passes
 _BATCH = 64  # pictures in a forward pass: their maps stay in the cache
+_LOCK_SECONDS = 0.2  # between two looks at the signals while another process encodes
 _SAMPLE = 2  # images on which folding is checked
 
 
@@ -64,6 +67,7 @@ class FeatureKey:
         device: Kind of device.
         precision: Of the matrix products.
         augment: Settings of the augmented views; empty where there are none.
+        versions: Of what decodes and computes: their last bits differ.
     """
 
     fingerprint: str
@@ -74,6 +78,7 @@ class FeatureKey:
     device: str
     precision: str
     augment: Mapping[str, object]
+    versions: Mapping[str, str]
 
     def digest(self) -> str:
         """Return 32 hex digits."""
@@ -181,10 +186,29 @@ class Encoder:
         return self._rows(splits, views) * self.width * self.dtype.itemsize
 
     def fits(self, splits: Sequence[SplitName], views: int) -> bool:
-        """Return whether the features of source splits fit on the cache's disk, with a tenth of it to spare."""
-        folder = cache_folder("features")
-        folder.mkdir(parents=True, exist_ok=True)
-        return self.size_bytes(splits, views) < 0.9 * shutil.disk_usage(folder).free
+        """Return whether the features of source splits fit on the cache's disk, with a tenth of it to spare.
+
+        What of them lies there already needs no more room.
+        """
+        return self._missing_bytes(splits, views) < 0.9 * _free_bytes()
+
+    def check_space(self, splits: Sequence[SplitName], views: int) -> None:
+        """Refuse to go on where the rest of the features cannot be kept any more.
+
+        Raises:
+            DataError: The disk has less room than they need.
+        """
+        missing, free = self._missing_bytes(splits, views), _free_bytes()
+        if missing > free:
+            raise DataError(
+                f"{missing / 1e9:,.2f} GB of features are still to be stored, {free / 1e9:,.2f} GB are free",
+                where=cache_folder("features"),
+                remedy="free some space, or name a larger disk with EYESPOT_CACHE, and go on with --resume",
+            )
+
+    def seconds_kept(self, splits: Sequence[SplitName], views: int) -> float:
+        """Return what encoding took of the features that are in the cache now."""
+        return sum(self._shard(source, view).read_seconds() for source, view in self._jobs(splits, views))
 
     def estimate(self, splits: Sequence[SplitName], views: int) -> str:
         """Return in words how much the features will take on disk."""
@@ -192,7 +216,13 @@ class Encoder:
         return f"{rows:,} views of {self.width:,} features, {size / 1e9:,.2f} GB in {cache_folder('features')}"
 
     def encode(
-        self, sources: Sequence[SplitName], views: int, *, progress: Progress, should_stop: Callable[[], None]
+        self,
+        sources: Sequence[SplitName],
+        views: int,
+        *,
+        progress: Progress,
+        should_stop: Callable[[], None],
+        message: Callable[[str], None] = lambda text: None,
     ) -> FeatureStore:
         """Return the features of source splits, from the cache as far as they are there.
 
@@ -200,39 +230,30 @@ class Encoder:
             sources: Splits that the data bring. Train has all views, the others at most the mirrored one.
             views: 1: as they are; 2: mirrored too; more: augmented.
             progress: Told (done, all), in pictures times views.
-            should_stop: Called between chunks; may raise.
+            should_stop: Called before each forward pass, and while another process is waited for; may raise.
+            message: Told a sentence that the user should read.
 
         Raises:
             DataError: The cache cannot be written, or a picture cannot be read any more.
             ModelError: The backbone answers NaN or infinity.
         """
         started = time.monotonic()
-        encoded = 0
+        encoded = done = 0
+        total = self._rows(sources, views)
         arrays: dict[SplitName, tuple[FeatureArray, ...]] = {}
         seconds: dict[SplitName, tuple[float, ...]] = {}
-        jobs = [
-            (source, view, len(self._packed.splits[source]))
-            for source in sources
-            for view in range(self._views(source, views))
-        ]
-        total = sum(count for _, _, count in jobs)
-        done = 0
         try:
-            for source, view, count in jobs:
-                shard = _Shard(self._folder(view), f"{source}-{view}", (count, self.width), self.dtype)
-                with file_lock(shard.lock_path):
-                    kept = shard.open()
-                    done += kept
-                    progress(done, total)
-                    begun = time.monotonic()
-                    for first, rows in self._chunks(source, view, kept):
-                        shard.write(first, rows, time.monotonic() - begun)
-                        begun = time.monotonic()
-                        encoded += len(rows)
-                        done += len(rows)
-                        progress(done, total)
-                        should_stop()
+            for source, view in self._jobs(sources, views):
+
+                def look(rows: int, before: int = done) -> None:
+                    progress(before + rows, total)
+                    should_stop()
+
+                shard = self._shard(source, view)
+                with _locked(shard.lock_path, should_stop, message):
+                    encoded += self._fill(shard, source, view, look)
                     array = shard.map()
+                done += len(array)
                 arrays[source] = (*arrays.get(source, ()), array)
                 seconds[source] = (*seconds.get(source, ()), shard.seconds)
         except OSError as error:
@@ -242,8 +263,31 @@ class Encoder:
             ) from error
         return FeatureStore(arrays, seconds, encoded, time.monotonic() - started if encoded else 0.0)
 
+    def _fill(self, shard: _Shard, source: SplitName, view: int, look: Callable[[int], None]) -> int:
+        """Encode what a shard lacks, and return how many pictures that were."""
+        kept = shard.open()
+        look(kept)
+        begun = time.monotonic()
+        for first, rows in self._chunks(source, view, kept, look):
+            shard.write(first, rows, time.monotonic() - begun)
+            begun = time.monotonic()
+            look(first + len(rows))
+        return len(self._packed.splits[source]) - kept
+
     def _rows(self, splits: Sequence[SplitName], views: int) -> int:
-        return sum(len(self._packed.splits[source]) * self._views(source, views) for source in splits)
+        return sum(len(self._packed.splits[source]) for source, _ in self._jobs(splits, views))
+
+    def _missing_bytes(self, splits: Sequence[SplitName], views: int) -> int:
+        kept = sum(self._shard(source, view).allocated_bytes() for source, view in self._jobs(splits, views))
+        return self.size_bytes(splits, views) - kept
+
+    def _jobs(self, splits: Sequence[SplitName], views: int) -> list[tuple[SplitName, int]]:
+        """Return what is encoded, source by source and view by view."""
+        return [(source, view) for source in splits for view in range(self._views(source, views))]
+
+    def _shard(self, source: SplitName, view: int) -> _Shard:
+        shape = (len(self._packed.splits[source]), self.width)
+        return _Shard(self._folder(view), f"{source}-{view}", shape, self.dtype)
 
     @staticmethod
     def _views(source: SplitName, views: int) -> int:
@@ -259,39 +303,53 @@ class Encoder:
             device=self._plan.device.split(":")[0],
             precision=self._plan.precision,
             augment=self._augment.model_dump(mode="json") if view > 1 else {},
+            versions=_versions(),
         )
         return cache_folder("features") / f"{self._frozen.name}-{key.digest()}"
 
-    def _chunks(self, source: SplitName, view: int, first: int) -> Iterator[tuple[int, FeatureArray]]:
-        """Yield the place of a chunk's first row, and its features (n, D), from row `first` on, a chunk's beginning."""
+    def _chunks(
+        self, source: SplitName, view: int, first: int, look: Callable[[int], None]
+    ) -> Iterator[tuple[int, FeatureArray]]:
+        """Yield the place of a chunk's first row, and its features (n, D), from row `first` on, a chunk's beginning.
+
+        Args:
+            source: Split that the data bring.
+            view: From 0.
+            first: Rows that are there already.
+            look: Told the rows that are encoded, before each forward pass; may raise.
+        """
         count = len(self._packed.splits[source])
         if first >= count:
             return
         everything = Splits(self._packed.fingerprint, {source: {source: np.arange(count)}})
+        # Batches of a forward pass, not of a chunk: on large streamed pictures a chunk takes minutes to come.
         with make_loader(
             self._packed,
             everything,
             source,
-            batch_size=_CHUNK,
+            batch_size=_BATCH,
             shuffle=False,
             seed=0,
             drop_last=False,
             device=self._plan.device,
             workers=self._workers,
         ) as loader:
-            for batch in loader.batches(0, first_step=first // _CHUNK):
-                yield first, self._features(batch, view, first)
-                first += len(batch.labels)
+            parts: list[FeatureArray] = []
+            row = first
+            for batch in loader.batches(0, first_step=first // _BATCH):
+                look(row)
+                parts.append(self._features(batch, view, row))
+                row += len(batch.labels)
+                if row % _CHUNK == 0 or row == count:
+                    yield first, np.concatenate(parts)
+                    first, parts = row, []
 
     @torch.inference_mode()
     def _features(self, batch: Batch, view: int, first: int) -> FeatureArray:
-        """Return the features of one chunk, (n, D)."""
-        parts = []
-        for start in range(0, len(batch.labels), _BATCH):
-            images = self._view(Batch(*(part[start : start + _BATCH] for part in batch)), view, first + start)
-            with self._plan.autocast():
-                parts.append(self._folded(images)(images).float().cpu())
-        features = torch.cat(parts).numpy()
+        """Return the features of one batch, (B, D); `first` is the row of its first picture."""
+        images = self._view(batch, view, first)
+        with self._plan.autocast():
+            features = self._folded(images)(images).float().cpu().numpy()
         stored = features.astype(self.dtype)
         if not np.isfinite(stored).all():
             what = "NaN or infinity" if not np.isfinite(features).all() else f"values over {np.finfo(np.float16).max:g}"
@@ -312,8 +370,10 @@ class Encoder:
 
     def _folded(self, images: Tensor) -> nn.Module:
         if self._network is None:
+            # Not pictures: which ones come first depends on where an encoding was killed.
+            sample = torch.randn(_SAMPLE, *images.shape[1:], generator=torch.Generator().manual_seed(0))
             with torch.autocast(images.device.type, enabled=False):
-                self._network = folded(self._frozen.network, images[:_SAMPLE])
+                self._network = folded(self._frozen.network, sample.to(images.device))
         return self._network
 
 
@@ -327,6 +387,34 @@ class _FeaturesOf(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, D)."""
         return self.model.features_of(images)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions on which the last bits of features depend."""
+    return {"torch": torch.__version__, "timm": metadata.version("timm"), "pillow": PIL.__version__}
+
+
+def _free_bytes() -> int:
+    folder = cache_folder("features")
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def _locked(path: Path, should_stop: Callable[[], None], message: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a shard; another process may hold it for hours, and a stop is heard all the same."""
+    with ExitStack() as stack:
+        told = False
+        while True:
+            try:
+                stack.enter_context(file_lock(path, timeout_seconds=_LOCK_SECONDS))
+                break
+            except TimeoutError:
+                if not told:
+                    message("waiting for another process that encodes the same pictures")
+                told = True
+                should_stop()
+        yield
 
 
 class _Shard:
@@ -344,14 +432,14 @@ class _Shard:
         """Return how many rows are there already; what is damaged from some chunk on is encoded again."""
         self._rows_path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            index = json.loads(self._index_path.read_text(encoding="utf-8"))
-            checksums = index["checksums"] if index["shape"] == list(self._shape) else []
-            self.seconds = float(index["seconds"])
+            checksums, seconds = self._read_index()
             with open(self._rows_path, "rb") as file:
                 for checksum in checksums:
                     if zlib.crc32(file.read(_CHUNK * self._row_bytes)) != checksum:
                         break
                     self._checksums.append(checksum)
+            # Of the rows that are encoded again only the second time counts.
+            self.seconds = seconds * self._rows(len(self._checksums)) / max(self._rows(len(checksums)), 1)
         except (OSError, ValueError, KeyError, TypeError):
             self._checksums, self.seconds = [], 0.0
         if not self._rows_path.exists() or self._rows_path.stat().st_size != self._row_bytes * self._shape[0]:
@@ -366,7 +454,26 @@ class _Shard:
                 )
             with open(self._rows_path, "ab") as file:
                 file.truncate(needed)
-        return min(len(self._checksums) * _CHUNK, self._shape[0])
+        return self._rows(len(self._checksums))
+
+    def read_seconds(self) -> float:
+        """Return what encoding the rows took that are said to be there; nothing is checked."""
+        try:
+            checksums, seconds = self._read_index()
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+        return seconds if checksums else 0.0
+
+    def allocated_bytes(self) -> int:
+        """Return what the rows take on the disk now."""
+        try:
+            status = self._rows_path.stat()
+        except OSError:
+            return 0
+        # The file has its full length from the beginning; Windows, which counts no blocks, allocates all of it.
+        blocks: int | None = getattr(status, "st_blocks", None)
+        taken = status.st_size if blocks is None else min(512 * blocks, status.st_size)
+        return min(taken, self._row_bytes * self._shape[0])
 
     def write(self, first: int, rows: FeatureArray, seconds: float) -> None:
         """Write a chunk that took some seconds, then say that it is there."""
@@ -384,6 +491,14 @@ class _Shard:
         if self._shape[0] == 0:
             return np.zeros(self._shape, self._dtype)
         return np.memmap(self._rows_path, dtype=self._dtype, mode="r", shape=self._shape)
+
+    def _read_index(self) -> tuple[list[int], float]:
+        """Return the checksums of the chunks, and what encoding them took; none where the index is of other rows."""
+        index = json.loads(self._index_path.read_text(encoding="utf-8"))
+        return (index["checksums"] if index["shape"] == list(self._shape) else []), float(index["seconds"])
+
+    def _rows(self, chunks: int) -> int:
+        return min(chunks * _CHUNK, self._shape[0])
 
     @property
     def _row_bytes(self) -> int:
@@ -469,13 +584,12 @@ class FeatureLoader:
         """Yield the batches of an epoch; see `Loader`."""
         generator = torch.Generator().manual_seed(derive_seed(self._plan.seed, "feature view", epoch))
         views = torch.randint(self._views, (self.num_images,), generator=generator).numpy()
-        for positions in self._plan.positions(epoch, first_step, order):
+        for positions, indices in self._plan.positions_on(torch.device(self._device), epoch, first_step, order):
             places = positions.numpy()
             features = torch.from_numpy(self._gather(places, views[places])).to(self._device)
-            indices = positions.to(self._device, copy=True)
             yield Batch(features, self._labels[indices], indices)
 
-    def _gather(self, places: Int64Array, views: Int64Array) -> npt.NDArray[np.float32]:
+    def _gather(self, places: Int64Array, views: Int64Array) -> Float32Array:
         """Return float32 (B, D): the chosen view of each position."""
         owners = np.searchsorted(self._ends, places, side="right")
         gathered = np.empty((len(places), self._parts[0][0][0].shape[1]), np.float32)
@@ -524,7 +638,7 @@ def head_logits(
     mirror: bool,
     device: str,
     batch_size: int = 4096,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """Return the logits float32 (N, K) of a split's stored features; see `head_outputs`."""
     found = head_outputs(head, parts, mirror=mirror, device=device, batch_size=batch_size)
     return torch.cat([logits for logits, _ in found]).numpy()

@@ -20,11 +20,11 @@ from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from eyespot.arrays import Int64Array
 from eyespot.config import Config
 from eyespot.data.loaders import Batch, Loader
 from eyespot.data.transforms import EvalTransform, TrainTransform, mix_batch
@@ -34,6 +34,8 @@ from eyespot.runs import CHECKPOINTS, RunWriter
 from eyespot.seeds import derive_seed
 from eyespot.training.checkpoint import (
     Checkpoint,
+    best_path,
+    drop_best_after,
     latest_checkpoint,
     load_module,
     load_optimizer,
@@ -53,7 +55,6 @@ _CHECK_EVERY_STEPS = {"cpu": 1}
 _CHECK_EVERY_STEPS_ELSEWHERE = 16
 _CHANCE_EPOCHS = 3
 _IMBALANCE = 3  # times the pictures of the smallest class: what `class_balance = "auto"` puts up with
-_BEST = "best.ckpt"
 # Ctrl-C, a cluster's warning, a terminal that was closed, and a batch system's warning.
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 # Schedules that do not know when the run ends. Cut short by a time limit they would stop at a high rate, where the
@@ -190,6 +191,8 @@ def fit(
         loop = _Loop(model, data, config, plan, writer, observer)
         with _signals() as received:
             loop.run(received)
+        if received:  # during the very last write
+            raise Interrupted(received[0])
         return FitResult(loop.final_model(), loop.state)
 
 
@@ -208,6 +211,7 @@ class _Loop:
         self.model, self.data, self.config, self.plan = model, data, config, plan
         self.writer, self.observer = writer, observer
         self.folder = writer.path / CHECKPOINTS
+        self.identity = writer.identity()
         self.optimizer = build_optimizer(model, config.optimizer, batch_size=config.training.batch_size)
         self.ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
         # At least one, and never more than the loader has: an epoch of the hardest is rounded to whole batches.
@@ -280,7 +284,9 @@ class _Loop:
             self.hardest.note(batch.indices, logits, batch.labels)
         correct = (logits.argmax(1) == batch.labels).sum()
         size = len(batch.labels)
-        self.sums += torch.stack([loss.detach().double() * size, correct.double(), correct.new_tensor(size).double()])
+        here = self.sums.device  # an Apple GPU has no float64
+        loss, correct = loss.detach().to(here), correct.to(here)
+        self.sums += torch.stack([loss.double() * size, correct.double(), correct.new_full((), size).double()])
         state.step += 1
         state.step_in_epoch += 1
 
@@ -343,17 +349,27 @@ class _Loop:
         """
         loss_sum, correct, seen = self.sums.tolist()
         if not math.isfinite(loss_sum):
-            kept = sorted(self.folder.glob("step-*.ckpt"))
-            where = f"step {self.state.step} (epoch {self.state.epoch + 1})"
-            rate = self.optimizer.param_groups[0]["lr"]
-            raise DivergedError(
-                f"the loss is NaN or infinite at learning rate {rate:.3g}",
-                where=where,
-                remedy=f"lower optimizer.lr (try {self.config.optimizer.peak_lr / 10:.1g}) "
-                "or set training.clip_norm=1; "
-                f"the last good checkpoint is {kept[-1].name if kept else 'the start'}",
-            )
+            # The step that was taken last is the first whose loss can show what the steps before it did.
+            raise self._diverged("loss", self.state.step - self.check_every)
         self.state.loss_sum, self.state.correct, self.state.seen = loss_sum, int(correct), int(seen)
+
+    def _diverged(self, what: str, good: int) -> DivergedError:
+        """Return the error for a loss that is no number, with the checkpoint that a later finite loss speaks for.
+
+        Args:
+            what: Which loss.
+            good: The step after which the weights may be spoilt.
+        """
+        kept = [
+            path for path in sorted(self.folder.glob("step-*.ckpt")) if path.name < step_path(self.folder, good).name
+        ]
+        rate = self._learning_rate(self.optimizer.param_groups[0], max(self.state.step - 1, 0))
+        return DivergedError(
+            f"the {what} is NaN or infinite at learning rate {rate:.3g}",
+            where=f"step {self.state.step} (epoch {self.state.epoch + 1})",
+            remedy=f"lower optimizer.lr (try {self.config.optimizer.peak_lr / 10:.1g}) or set training.clip_norm=1; "
+            f"the last good checkpoint is {kept[-1].name if kept else 'the start'}",
+        )
 
     def _tell(self) -> None:
         state = self.state
@@ -383,9 +399,7 @@ class _Loop:
         if self.data.val is not None:
             row["val/loss"], row["val/top1"] = self._evaluate(self.data.val)
             if not math.isfinite(row["val/loss"]):
-                raise DivergedError(
-                    "the loss on val is NaN or infinite", where=f"epoch {row['epoch']}", remedy="lower optimizer.lr"
-                )
+                raise self._diverged("loss on val", state.step)
             self._judge(row)
         state.history.append(row)
         state.epoch += 1
@@ -411,7 +425,7 @@ class _Loop:
                 images = self.data.eval_transform(batch.images)
                 logits = model(_resize(images, self.config.training.size_schedule, self._progress()))
             logits = logits.float()
-            loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").double().item()
+            loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").cpu().double().item()
             correct += int((logits.argmax(1) == batch.labels).sum())
             seen += len(batch.labels)
             if self.received:
@@ -428,7 +442,8 @@ class _Loop:
             state.best, state.best_epoch = value, row["epoch"]
             if settings.restore_best:
                 weights = module_tensors("model", self.ema or self.model)
-                write_checkpoint(self.folder / _BEST, Checkpoint(weights, {"epoch": row["epoch"]}))
+                best = Checkpoint(weights, {"run": self.identity, "epoch": row["epoch"]})
+                write_checkpoint(best_path(self.folder, row["epoch"]), best)
         elif settings.early_stopping_epochs and row["epoch"] - state.best_epoch >= settings.early_stopping_epochs:
             state.stopped = f"early stop: {settings.monitor} was best at epoch {state.best_epoch}"
             self.observer.on_message(state.stopped)
@@ -495,7 +510,12 @@ class _Loop:
         if self.hardest:
             tensors |= self.hardest.tensors()
         slots, numbers = optimizer_state(self.optimizer)
-        state = {"train": asdict(self.state), "optimizer": numbers, "threads": torch.get_num_threads()}
+        state = {
+            "run": self.identity,
+            "train": asdict(self.state),
+            "optimizer": numbers,
+            "threads": torch.get_num_threads(),
+        }
         write_checkpoint(step_path(self.folder, self.state.step), Checkpoint(tensors | slots, state))
         prune(self.folder)
 
@@ -508,6 +528,12 @@ class _Loop:
         if checkpoint is None:
             self.writer.restore_history([])  # of an epoch that ended without its checkpoint
             return TrainState(planned_epochs=self._planned_epochs(), steps_per_epoch=steps)
+        if checkpoint.state.get("run") != self.identity:
+            raise CheckpointError(
+                "the checkpoint is of another run, or config.toml or split.json were changed since",
+                where=self.folder,
+                remedy="put the files of the run back, or train again; a resumed run keeps its settings",
+            )
         try:
             state = TrainState(**checkpoint.state["train"])
         except (KeyError, TypeError) as error:
@@ -518,6 +544,7 @@ class _Loop:
                 where=self.folder,
                 remedy="resume with the data and recipe the run was started with",
             )
+        drop_best_after(self.folder, state.best_epoch)
         load_module("model", self.model, checkpoint)
         if self.ema is not None:
             load_module("ema", self.ema, checkpoint)
@@ -555,7 +582,9 @@ class _Loop:
         self.model = copy.deepcopy(self.model)
         self.optimizer = build_optimizer(self.model, self.config.optimizer, batch_size=self.config.training.batch_size)
         self.ema = self.hardest = None
-        self.state = TrainState(planned_epochs=10**9, steps_per_epoch=self.steps_per_epoch)
+        # A frozen backbone's steps are the cheaper ones: those after it are measured.
+        first = round(self.config.training.freeze_epochs * self.steps_per_epoch)
+        self.state = TrainState(planned_epochs=10**9, steps_per_epoch=self.steps_per_epoch, step=first)
         times = []
         begun = time.monotonic()
         for batch in self._batches(0, 0):
@@ -566,6 +595,7 @@ class _Loop:
             if len(times) >= 50 or (len(times) >= 4 and time.monotonic() - begun > 5):
                 break
         self.model, self.optimizer, self.ema, self.hardest = real
+        self.frozen = None  # it was said of the copy
         self.sums.zero_()
         # The first steps choose kernels and fault pages in.
         settled = sorted(times[2:] or times)
@@ -573,7 +603,7 @@ class _Loop:
 
     def _relative_cost(self) -> float:
         """Return the mean cost of a step under progressive sizes, as a share of a measured step."""
-        full = self.data.eval_transform.spec.size_px
+        full = self.data.eval_transform.spec.input_px  # what the network sees; a backbone's own size
         # The measurement ran at the size of the first entry if that starts at 0.
         entries = [(0.0, full), *self.config.training.size_schedule, (1.0, full)]
         areas = [((min(size, full) / full) ** 2, end - start) for (start, size), (end, _) in pairwise(entries)]
@@ -589,10 +619,20 @@ class _Loop:
 
     def final_model(self) -> nn.Module:
         """Return the network that the recipe asks for at the end: best, averaged or last weights, in eval mode."""
-        model = self.ema or self.model
-        if self.config.training.restore_best and self.state.best_epoch:
-            checkpoint = read_checkpoint(self.folder / _BEST)
-            load_module("model", model, checkpoint)
+        model, state = self.ema or self.model, self.state
+        if self.config.training.restore_best and state.best_epoch:
+            try:
+                checkpoint = read_checkpoint(best_path(self.folder, state.best_epoch))
+                if checkpoint.state.get("run") != self.identity:
+                    raise CheckpointError("of another run", where=best_path(self.folder, state.best_epoch))
+                load_module("model", model, checkpoint)
+            except CheckpointError as error:
+                # Of an epoch that no step checkpoint leads back to: what is left is better than nothing, and said.
+                self.observer.on_message(
+                    f"the weights of the best epoch, {state.best_epoch}, are lost ({error.what}): "
+                    f"those of the last one, {state.epoch}, are taken instead"
+                )
+                state.best_epoch = state.epoch
         return model.eval()
 
 
@@ -700,7 +740,7 @@ def _seed_torch(seed: int, device: str) -> None:
     torch.default_generator.manual_seed(seed)
     kind = device.split(":")[0]
     if kind == "cuda":
-        torch.cuda.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)  # the other one seeds the current GPU, which may not be this
     elif kind == "mps":
         torch.mps.manual_seed(seed)
 
@@ -719,9 +759,10 @@ def stop_signals() -> Iterator[Callable[[], None]]:
                 raise Interrupted(received[0])
 
         yield check
+        check()  # one that came after the work had looked the last time
 
 
-def is_balanced(config: Config, labels: npt.NDArray[np.int64]) -> bool:
+def is_balanced(config: Config, labels: Int64Array) -> bool:
     """Return whether the pictures of rare classes count more in the loss.
 
     Args:

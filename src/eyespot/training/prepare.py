@@ -5,31 +5,47 @@ Before this: `packing` and `splits`. After this: `fit`. The test split is not to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.config import Config
-from eyespot.data.dataset import Int64Array, PackedDataset, SplitName, UInt8Array
+from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.decoding import decode_image
 from eyespot.data.loaders import Loader, make_loader
 from eyespot.data.splits import Splits
 from eyespot.data.transforms import AugmentedEvalTransform, EvalTransform, InputSpec, build_train_transform
 from eyespot.device import ComputePlan
+from eyespot.errors import ConfigError, DataError, RunError
 from eyespot.models.pretrained import PretrainedClassifier, backbone_facts, smallest_size_px
 from eyespot.models.registry import build_model, model_entry
 from eyespot.models.weights import LoadedWeights
+from eyespot.runs import CHECKPOINTS, Run, RunWriter
 from eyespot.seeds import derive_seed
+from eyespot.training.checkpoint import latest_checkpoint
 from eyespot.training.fit import TrainData, is_balanced
 from eyespot.training.solvers import class_weights_of
 
+_Progress = Callable[[int, int], None]
+
+_INPUT = "input"  # in provenance
 _STATISTICS_CHUNK = 4096
-_STREAM_SAMPLE = 2000  # streamed pictures would have to be decoded for their statistics: a sample is enough
+_STREAM_CHUNK = 16  # between two marks of progress: a large photograph takes a tenth of a second
+_STREAM_SAMPLE = 500  # streamed pictures would have to be decoded for their statistics: a sample is enough
 _WHITENING_SAMPLE = 5000  # as airbench94
 _ENLARGEMENT = 6  # times the pictures' own side, up to that of the weights: docs/decisions/006
+
+
+class Observer(Protocol):
+    """What watches the preparation."""
+
+    def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
+        """Called while streamed pictures are decoded for their statistics."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +67,41 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare_training(packed: PackedDataset, splits: Splits, config: Config, plan: ComputePlan) -> Prepared:
+def prepare_training(
+    packed: PackedDataset,
+    splits: Splits,
+    config: Config,
+    plan: ComputePlan,
+    *,
+    writer: RunWriter | None = None,
+    observer: Observer | None = None,
+) -> Prepared:
     """Return model, loaders and transforms for a recipe.
+
+    What is measured on the pictures is measured once a run: whether they are streamed, and so how many of them are
+    looked at, depends on the memory that is free when a process starts.
 
     Args:
         packed: Scanned and packed pictures.
         splits: Which of them are train, val and test.
         config: The recipe.
         plan: Device and precision.
+        writer: The locked run folder, which keeps the input spec; without it nothing is kept.
+        observer: Told how far decoding is.
 
     Raises:
         ModelError: The network does not take pictures of this size or this number of classes.
         ConfigError: An augmentation that these pictures do not allow.
-        CheckpointError: The backbone's weights cannot be had, or are of another architecture.
+        CheckpointError: The backbone's weights cannot be had, or are of another architecture; or all checkpoints of the
+            run are damaged.
+        RunError: The run's provenance is damaged, or cannot be written.
     """
     train_count = splits.count("train")
-    spec = _input_spec(packed, splits, config)
+    spec = _kept_spec(writer)
+    if spec is None:
+        spec = _input_spec(packed, splits, config, _counter(observer, "measuring colours"))
+        if writer is not None:
+            writer.write_provenance({_INPUT: spec.as_dict()})
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
     model = build_model(
         config.model.name,
@@ -75,14 +110,23 @@ def prepare_training(packed: PackedDataset, splits: Splits, config: Config, plan
         size_px=spec.input_px,
         args=config.model.args,
     )
+    if min(train_count, config.training.batch_size) == 1 and any(
+        isinstance(m, nn.BatchNorm1d) for m in model.modules()
+    ):
+        raise ConfigError(
+            "batch norm in the head has no statistics of a batch of one picture",
+            where=f"{train_count} pictures, training.batch_size {config.training.batch_size}",
+            remedy="--set training.batch_size=2 or more, or leave batch_norm out of model.args",
+        )
     pretrained = None
     notes: list[str] = []
     if isinstance(model, PretrainedClassifier):
         pretrained, notes = _prepare_backbone(model, spec, config)
     transform = EvalTransform(spec)
-    if hasattr(model, "init_from_images"):
+    if hasattr(model, "init_from_images") and not _is_restored(writer, config):
+        # As many for streamed pictures as for others: a run may be both in turn before its first checkpoint.
         sample = _sample(splits, "train", _WHITENING_SAMPLE)
-        pixels = np.concatenate([read_pixels(packed, source, rows) for source, rows in sample.items()])
+        pixels = np.concatenate(list(_read(packed, sample, _counter(observer, "whitening"))))
         model.init_from_images(transform(torch.from_numpy(pixels).permute(0, 3, 1, 2)))  # type: ignore[operator]
     model = model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -115,6 +159,48 @@ def prepare_training(packed: PackedDataset, splits: Splits, config: Config, plan
         class_weights=weights,
     )
     return Prepared(model, data, spec, pretrained, tuple(notes))
+
+
+def _counter(observer: Observer | None, label: str) -> _Progress:
+    """Return what tells an observer how far a count is."""
+
+    def tell(done: int, total: int) -> None:
+        if observer is not None:
+            observer.on_count(label, done, total)
+
+    return tell
+
+
+def _kept_spec(writer: RunWriter | None) -> InputSpec | None:
+    """Return the input spec that the run began with; None where there is none yet.
+
+    Raises:
+        RunError: What provenance says is no input spec.
+    """
+    known = None if writer is None else Run(writer.path).provenance.get(_INPUT)
+    if writer is None or known is None:
+        return None
+    try:
+        if not isinstance(known, dict):
+            raise DataError(f"{known!r} is not an object")
+        return InputSpec.from_dict(known)
+    except DataError as error:
+        raise RunError(
+            f"no input spec under {_INPUT!r} ({error.what})",
+            where=writer.path / "provenance.json",
+            remedy="restore the file, or train again",
+        ) from error
+
+
+def _is_restored(writer: RunWriter | None, config: Config) -> bool:
+    """Return whether the loop puts a checkpoint's weights over all that are prepared here, before it uses any.
+
+    Raises:
+        CheckpointError: There are checkpoints, and all are damaged.
+    """
+    if writer is None or (config.optimizer.lr == "auto" and not Run(writer.path).lr_finder):
+        return False  # the range test comes before the checkpoint
+    return latest_checkpoint(writer.path / CHECKPOINTS)[0] is not None
 
 
 def _prepare_backbone(
@@ -161,7 +247,7 @@ def frozen_mode(config: Config) -> str:
     return "finetune" if config.training.minutes else "features"
 
 
-def _input_spec(packed: PackedDataset, splits: Splits, config: Config) -> InputSpec:
+def _input_spec(packed: PackedDataset, splits: Splits, config: Config, progress: _Progress) -> InputSpec:
     """Return the input spec of a recipe: of the weights for a backbone, else of the training pictures."""
     normalize = config.input.normalize
     facts = backbone_facts(config.model.name) if model_entry(config.model.name).is_backbone else None
@@ -172,7 +258,8 @@ def _input_spec(packed: PackedDataset, splits: Splits, config: Config) -> InputS
     else:
         streamed = any(packed.splits[source].pixels is None for source in splits.indices["train"])
         statistics = _sample(splits, "train", _STREAM_SAMPLE if streamed else splits.count("train"))
-        spec = input_spec(packed, statistics, normalize="channel" if normalize == "auto" else normalize)
+        kind = "channel" if normalize == "auto" else normalize
+        spec = input_spec(packed, statistics, normalize=kind, progress=progress)
     if facts is None:
         return spec
     side = facts.size_px if facts.fixed_size else min(facts.size_px, _ENLARGEMENT * spec.size_px)
@@ -188,13 +275,20 @@ def _drops_last(train_count: int, config: Config) -> bool:
     return train_count > size and (config.training.drop_last or train_count % size == 1)
 
 
-def input_spec(packed: PackedDataset, train: Mapping[SplitName, Int64Array], *, normalize: str) -> InputSpec:
+def input_spec(
+    packed: PackedDataset,
+    train: Mapping[SplitName, Int64Array],
+    *,
+    normalize: str,
+    progress: _Progress = lambda done, total: None,
+) -> InputSpec:
     """Return the input spec with statistics of the training pictures alone.
 
     Args:
         packed: The pictures.
         train: The training pictures: source split -> int64 (N,) rows in it.
         normalize: `channel`, `scalar`, `minmax`, `half`, `raw` or `twice`, as in the recipe.
+        progress: Told (done, all) where pictures are decoded for it.
     """
     channels = packed.channels
     if normalize == "minmax":
@@ -204,7 +298,7 @@ def input_spec(packed: PackedDataset, train: Mapping[SplitName, Int64Array], *, 
     elif normalize == "raw":
         mean, std = [0.0] * channels, [1 / 255] * channels
     else:
-        counts = _histogram(packed, train)  # (C, 256)
+        counts = _histogram(packed, train, progress)  # (C, 256)
         if normalize == "scalar":
             counts = np.tile(counts.sum(0), (channels, 1))
         levels = np.arange(256) / 255
@@ -239,15 +333,27 @@ def read_positions(packed: PackedDataset, splits: Splits, split: SplitName, posi
     return np.concatenate([np.zeros(shape, dtype=np.uint8), *pictures])
 
 
-def _histogram(packed: PackedDataset, train: Mapping[SplitName, Int64Array]) -> Int64Array:
+def _histogram(packed: PackedDataset, train: Mapping[SplitName, Int64Array], progress: _Progress) -> Int64Array:
     """Count pixel values: int64 (C, 256). Whole numbers add up to the same sum in any order."""
     counts = np.zeros((packed.channels, 256), dtype=np.int64)
-    for source, rows in train.items():
-        for start in range(0, len(rows), _STATISTICS_CHUNK):
-            chunk = read_pixels(packed, source, rows[start : start + _STATISTICS_CHUNK])
-            for channel in range(packed.channels):
-                counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    for chunk in _read(packed, train, progress):
+        for channel in range(packed.channels):
+            counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
     return counts
+
+
+def _read(packed: PackedDataset, rows_of: Mapping[SplitName, Int64Array], progress: _Progress) -> Iterator[UInt8Array]:
+    """Yield uint8 (n, S, S, C) of some pictures, part by part; where they are decoded, how far it is is told."""
+    done, total = 0, sum(map(len, rows_of.values()))
+    for source, rows in rows_of.items():
+        streamed = packed.splits[source].pixels is None
+        size = _STREAM_CHUNK if streamed else _STATISTICS_CHUNK
+        for start in range(0, len(rows), size):
+            chunk = read_pixels(packed, source, rows[start : start + size])
+            done += len(chunk)
+            if streamed:
+                progress(done, total)
+            yield chunk
 
 
 def _sample(splits: Splits, split: SplitName, count: int) -> dict[SplitName, Int64Array]:

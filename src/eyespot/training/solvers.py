@@ -14,19 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyespot.data.dataset import Int64Array
+from eyespot.arrays import BoolArray, FeatureArray, Int64Array
 from eyespot.errors import DataError, UsageError
 from eyespot.seeds import derive_seed
 
-FeatureArray: TypeAlias = npt.NDArray[Any]  # float16 or float32
 Progress: TypeAlias = Callable[[int, int], None]
 
 # Above this the standardised float32 copy of the training rows is not made: each pass reads the source anew.
@@ -39,7 +37,7 @@ _CURVATURE_FEATURES = 4096
 # need only rank penalties; since a weak one changes little, it is also held against this share of the penalty's term.
 _PATH_TOLERANCE = 1e-4
 _PATH_SHARE = 1e-2
-_LAST_TOLERANCE = 1e-9
+_LAST_TOLERANCE = 1e-10
 _MAX_ITERATIONS = 500
 _LINE_TRIALS = 10
 _PAIRS = 20
@@ -72,7 +70,7 @@ class FeatureRows:
         """Return n."""
         return len(self.rows)
 
-    def pick(self, places: npt.NDArray[np.bool_] | slice) -> FeatureRows:
+    def pick(self, places: BoolArray | slice) -> FeatureRows:
         """Return a part of the pictures in all their views; `places` is within `rows`."""
         return replace(self, rows=self.rows[places], labels=self.labels[places])
 
@@ -659,7 +657,7 @@ class _Solver:
         """
         length, low, low_descent = 1.0, 0.0, descent
         high, high_descent = math.inf, 0.0
-        noise = 1e-8 * (1 + abs(start.loss))
+        noise = 1e-7 * (1 + abs(start.loss))  # of float32, when the rows are few
         for _ in range(_LINE_TRIALS):
             value = self._evaluate(start.parameters + length * direction, l2)
             slope = _dot(value.gradient, direction)

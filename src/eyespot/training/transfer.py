@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
@@ -18,10 +19,11 @@ from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.loaders import BatchPlan, Loader
 from eyespot.data.splits import Splits
 from eyespot.device import ComputePlan
+from eyespot.errors import CheckpointError
 from eyespot.evaluation.metrics import nll_loss
 from eyespot.models.frozen_part import cut_at_first_trained
 from eyespot.models.pretrained import PretrainedClassifier
-from eyespot.runs import RunWriter
+from eyespot.runs import Run, RunWriter
 from eyespot.training import fit as loop
 from eyespot.training.features import (
     Encoder,
@@ -37,6 +39,13 @@ from eyespot.training.fit import FitResult, TrainData, TrainState
 from eyespot.training.lr_finder import resolve_learning_rate
 from eyespot.training.prepare import Prepared, frozen_mode
 from eyespot.training.solvers import FeatureRows, LinearHead, class_weights_of, solve_linear_head
+
+# What provenance keeps: decisions that a resumed run must not take anew, on another disk or with another clock.
+_FROZEN_PART, _STORED, _COMPUTED = "frozen_part", "stored", "computed"
+_SECONDS_IN_CACHE = "seconds_in_cache"
+_FINETUNE_MINUTES = "finetune_minutes"
+
+_T = TypeVar("_T", str, float)
 
 
 class Observer(loop.Observer, Protocol):
@@ -55,6 +64,7 @@ class Trained:
         store: The features of the pictures, where the head was trained on them and the backbone is as it was.
         encoder: Encodes the pictures that `store` lacks.
         head: How the head was found; empty where the loop trained it.
+        stored_views: How many stored views of each picture training saw; 0 where it augmented pixels.
         seconds_before: What encoding train and val took, whenever that was, and solving the head: the loop's own
             counter knows nothing of it.
     """
@@ -63,6 +73,7 @@ class Trained:
     store: FeatureStore | None = None
     encoder: Encoder | None = None
     head: dict[str, Any] = field(default_factory=dict)
+    stored_views: int = 0
     seconds_before: float = 0.0
 
 
@@ -88,23 +99,26 @@ def train_model(
         observer: Told about steps, epochs, counts and messages.
 
     Raises:
-        DataError: The feature cache cannot be written.
+        DataError: The feature cache cannot be written, or has no room any more for what this run stores in it.
         DivergedError, MemoryLimitError, CheckpointError, Interrupted: As `fit`.
     """
     model, mode = prepared.model, frozen_mode(config)
     if not isinstance(model, PretrainedClassifier):
-        return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
+        return Trained(_fit_pixels(prepared, config, plan=plan, writer=writer, observer=observer))
     if mode == "last-block" or config.model.freeze_until:
         return _fit_rest(prepared, packed, splits, config, plan=plan, writer=writer, observer=observer)
-    if mode == "full":
-        return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
-    if mode == "finetune" and not _is_closed(config, model):
-        # A head that needs the loop is trained in it: training.freeze_epochs keeps the backbone still at first.
-        return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
+    # A head that needs the loop is trained in it: training.freeze_epochs keeps the backbone still at first.
+    if mode == "full" or (mode == "finetune" and not _is_closed(config, model)):
+        return Trained(_fit_pixels(prepared, config, plan=plan, writer=writer, observer=observer))
     views = config.features.views
+    observer.on_message(f"training pictures: {describe_views(prepared, views)}")
     encoder = _encoder(FrozenNetwork.pooled(model), prepared, packed, config, plan)
     sources = sources_of(splits, "train", "val")
     observer.on_message(f"features: {encoder.estimate(sources, views)}")
+    in_cache = 0.0
+    if config.training.minutes:
+        # What this run encodes counts towards the limit, whatever life of it; what was there when it began does not.
+        in_cache = _once(writer, _SECONDS_IN_CACHE, lambda: encoder.seconds_kept(sources, views))
     store = encode(encoder, sources, views, observer)
     if not _is_closed(config, model):
         return _fit_head(prepared, splits, config, store, encoder, plan=plan, writer=writer, observer=observer)
@@ -114,11 +128,14 @@ def train_model(
     solve_seconds = time.monotonic() - begun
     head = {**_summary(found), "encode_seconds": encode_seconds, "solve_seconds": solve_seconds}
     state = TrainState(planned_epochs=0, steps_per_epoch=1)  # a closed solution: no epoch, no step
-    trained = Trained(FitResult(model.eval(), state), store, encoder, head, encode_seconds + solve_seconds)
+    seconds = encode_seconds + solve_seconds
+    trained = Trained(FitResult(model.eval(), state), store, encoder, head, views, seconds)
     if mode == "features":
         return trained
     if config.training.minutes:
-        left = config.training.minutes - (store.seconds + solve_seconds) / 60
+        used = max(encode_seconds - in_cache, 0.0) + solve_seconds
+        minutes = config.training.minutes
+        left = _once(writer, _FINETUNE_MINUTES, lambda: minutes - used / 60)
         if left <= 0:
             observer.on_message("the time limit is over: no fine-tuning")
             return trained
@@ -127,12 +144,48 @@ def train_model(
     return _fine_tune(trained, prepared, splits, config, plan=plan, writer=writer, observer=observer)
 
 
+def describe_views(prepared: Prepared, stored_views: int) -> str:
+    """Return in words what the training sees of a picture.
+
+    Args:
+        prepared: For the augmentation.
+        stored_views: Views whose features are computed once; 0 where pictures are augmented anew in every epoch.
+    """
+    augmented = prepared.data.train_transform.describe()
+    if not stored_views:
+        return augmented
+    once = "; their features are computed once, and nothing else is changed"
+    if stored_views == 1:
+        return f"as they are{once}"
+    if stored_views == 2:
+        return f"as they are and mirrored left-right{once}"
+    drawn = stored_views - 2
+    return f"as they are, mirrored left-right, and in {drawn} augmented view{'s' * (drawn > 1)} ({augmented}){once}"
+
+
+def _fit_pixels(
+    prepared: Prepared, config: Config, *, plan: ComputePlan, writer: RunWriter, observer: Observer
+) -> FitResult:
+    """Run the loop on the pictures themselves, and say what it sees of them."""
+    observer.on_message(f"training pictures: {describe_views(prepared, 0)}")
+    return _fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=observer)
+
+
 def _fit(
     model: nn.Module, data: TrainData, config: Config, *, plan: ComputePlan, writer: RunWriter, observer: Observer
 ) -> FitResult:
     """Run the loop, at the rate that the recipe names or that a range test finds."""
     config = resolve_learning_rate(model, data, config, plan=plan, writer=writer, observer=observer)
     return loop.fit(model, data, config, plan=plan, writer=writer, observer=observer)
+
+
+def _once(writer: RunWriter, key: str, decide: Callable[[], _T]) -> _T:
+    """Return what the run's provenance says under a key; the first time it is decided, and written before it counts."""
+    known = Run(writer.path).provenance
+    if key not in known:
+        known = {key: decide()}
+        writer.write_provenance(known)
+    return cast(_T, known[key])
 
 
 def sources_of(splits: Splits, *names: SplitName) -> list[SplitName]:
@@ -148,6 +201,7 @@ def encode(encoder: Encoder, sources: list[SplitName], views: int, observer: Obs
             views,
             progress=lambda done, total: observer.on_count("encoding", done, total, unit="views"),
             should_stop=check,
+            message=observer.on_message,
         )
     if store.encoded:
         rate = store.encoded / max(store.seconds, 1e-9)
@@ -250,7 +304,8 @@ def _fit_head(
     assert isinstance(model, PretrainedClassifier)
     head = FeatureHead(model).to(plan.device)
     result = _fit_stored(head, store, prepared, splits, config, plan=plan, writer=writer, observer=observer)
-    return Trained(FitResult(model.eval(), result.state), store, encoder, seconds_before=_encode_seconds(store))
+    views, seconds = config.features.views, _encode_seconds(store)
+    return Trained(FitResult(model.eval(), result.state), store, encoder, stored_views=views, seconds_before=seconds)
 
 
 def _fit_rest(
@@ -263,24 +318,41 @@ def _fit_rest(
     writer: RunWriter,
     observer: Observer,
 ) -> Trained:
-    """Train what comes after a backbone's frozen part: on stored features where the network can be cut and they fit."""
+    """Train what comes after a backbone's frozen part: on stored features where the network can be cut and they fit.
+
+    Whether they do is decided once: what trains on stored features cannot go on from a checkpoint of the whole network.
+
+    Raises:
+        CheckpointError: The run began on stored features, and the network cannot be cut any more.
+        DataError: It began so, and the disk has no room for the rest of them.
+    """
     model, spec = prepared.model, prepared.spec
     assert isinstance(model, PretrainedClassifier)
     sample = torch.randn(2, spec.channels, spec.input_px, spec.input_px, generator=torch.Generator().manual_seed(0))
     cut = cut_at_first_trained(model, sample.to(plan.device))
+    encoder = None if cut is None else _encoder(FrozenNetwork.before(model, cut), prepared, packed, config, plan)
+    sources, views = sources_of(splits, "train", "val"), config.features.views
+    fits = encoder is not None and encoder.fits(sources, views)
+    way = _once(writer, _FROZEN_PART, lambda: _STORED if fits else _COMPUTED)
+    if way == _STORED:
+        if cut is None or encoder is None:
+            raise CheckpointError(
+                "the run trains on stored features, and the network cannot be cut here where its trained part begins",
+                where=writer.path,
+                remedy="resume it with the versions of torch and timm in its provenance.json, or train again",
+            )
+        encoder.check_space(sources, views)
+        observer.on_message(f"features of the frozen part: {encoder.estimate(sources, views)}")
+        observer.on_message(f"training pictures: {describe_views(prepared, views)}")
+        store = encode(encoder, sources, views, observer)
+        result = _fit_stored(cut.rest, store, prepared, splits, config, plan=plan, writer=writer, observer=observer)
+        trained = FitResult(model.eval(), result.state)
+        return Trained(trained, stored_views=views, seconds_before=_encode_seconds(store))
     why = "it cannot be cut where its trained part begins"
-    if cut is not None:
-        encoder = _encoder(FrozenNetwork.before(model, cut), prepared, packed, config, plan)
-        sources, views = sources_of(splits, "train", "val"), config.features.views
-        if encoder.fits(sources, views):
-            observer.on_message(f"features of the frozen part: {encoder.estimate(sources, views)}")
-            store = encode(encoder, sources, views, observer)
-            result = _fit_stored(cut.rest, store, prepared, splits, config, plan=plan, writer=writer, observer=observer)
-            trained = FitResult(model.eval(), result.state)
-            return Trained(trained, seconds_before=_encode_seconds(store))
-        why = f"its features would not fit on the disk: {encoder.estimate(sources, views)}"
+    if encoder is not None:
+        why = f"its features would not fit on the disk when the run began: {encoder.estimate(sources, views)}"
     observer.on_message(f"the frozen part is computed in every step: {why}")
-    return Trained(_fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer))
+    return Trained(_fit_pixels(prepared, config, plan=plan, writer=writer, observer=observer))
 
 
 def _encoder(
@@ -349,14 +421,14 @@ def _fine_tune(
     loss_before = None
     if splits.count("val"):
         loss_before = _val_loss(before.result.model, splits, before.store, prepared, plan)
-    result = _fit(model, prepared.data, config, plan=plan, writer=writer, observer=observer)
+    result = _fit_pixels(prepared, config, plan=plan, writer=writer, observer=observer)
     if loss_before is None or not result.state.history:
-        return replace(before, result=result, store=None, encoder=None)
+        return replace(before, result=result, store=None, encoder=None, stored_views=0)
     best = result.state.best_epoch if config.training.restore_best else len(result.state.history)
     loss_after = result.state.history[best - 1]["val/loss"]
     if loss_after < loss_before:
         observer.on_message(f"fine-tuning brought the loss on val from {loss_before:.3f} to {loss_after:.3f}")
-        return replace(before, result=result, store=None, encoder=None)
+        return replace(before, result=result, store=None, encoder=None, stored_views=0)
     observer.on_message(
         f"fine-tuning made the loss on val no better ({loss_before:.3f} before, {loss_after:.3f} after): "
         "the head on frozen features is kept"

@@ -73,9 +73,15 @@ function add(files) {
     }));
     queue.push(job);
   }
-  while (byId("answers").children.length > HISTORY) forget(byId("answers").lastElementChild);
+  forgetOld();
   say(pictures.length === 1 ? "Looking at the picture" : `Looking at ${pictures.length} pictures`);
   work();
+}
+
+function forgetOld() {
+  const items = [...byId("answers").children];
+  const answered = items.filter((item) => !item.classList.contains("waiting"));
+  for (const item of answered.reverse().slice(0, Math.max(0, items.length - HISTORY))) forget(item);
 }
 
 function forget(item) {

@@ -1,0 +1,95 @@
+"""Where to compute: devices that are there, and what a GPU is told before a run. None of it needs a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from eyespot.device import ComputePlan, plan_compute, prepare_process
+from eyespot.errors import UsageError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+
+
+@pytest.mark.parametrize("device", ["auto:0", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:0:1", "cpu:\u0661"])
+@pytest.mark.usefixtures("two_gpus")
+def test_a_device_that_torch_would_not_read_is_unknown(device: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown device .*use auto, cpu, cuda or mps"):
+        plan_compute(device)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_is_not_there_is_found_before_the_first_tensor() -> None:
+    assert [plan_compute(device).device for device in ("cuda", "cuda:0", "cuda:1", "cpu:0", "auto")] == [
+        *("cuda", "cuda:0", "cuda:1", "cpu:0", "cuda")
+    ]
+    with pytest.raises(UsageError, match="device 'cuda:9' is not on this machine: use --device cuda:0 to cuda:1"):
+        plan_compute("cuda:9")
+    with pytest.raises(UsageError, match="device 'cpu:1' is not on this machine: use --device cpu:0"):
+        plan_compute("cpu:1")
+
+
+def settings() -> dict[str, object]:
+    return {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "fill": torch.utils.deterministic.fill_uninitialized_memory,
+        "cudnn deterministic": torch.backends.cudnn.deterministic,
+        "cudnn benchmark": torch.backends.cudnn.benchmark,
+        "cudnn tf32": torch.backends.cudnn.allow_tf32,
+        "matmul tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+@pytest.fixture
+def kept_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    before = settings()
+    yield
+    torch.use_deterministic_algorithms(bool(before["deterministic"]), warn_only=bool(before["warn only"]))
+    torch.utils.deterministic.fill_uninitialized_memory = bool(before["fill"])
+    torch.backends.cudnn.deterministic = bool(before["cudnn deterministic"])
+    torch.backends.cudnn.benchmark = bool(before["cudnn benchmark"])
+    torch.backends.cudnn.allow_tf32 = bool(before["cudnn tf32"])
+    torch.backends.cuda.matmul.allow_tf32 = bool(before["matmul tf32"])
+
+
+@pytest.mark.usefixtures("kept_settings")
+def test_a_gpu_computes_the_same_each_time_and_float32_as_float32() -> None:
+    torch.backends.cudnn.benchmark = True
+    prepare_process(ComputePlan("cuda:1", "float32", "asked for"))
+    assert settings() == {
+        "deterministic": True,
+        "warn only": True,
+        "fill": False,
+        "cudnn deterministic": True,
+        "cudnn benchmark": False,
+        "cudnn tf32": False,
+        "matmul tf32": False,
+        "cublas": ":4096:8",
+    }
+
+
+@pytest.mark.usefixtures("kept_settings")
+def test_the_users_own_workspace_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    prepare_process(ComputePlan("cuda", "bf16", "the GPU has bf16"))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.usefixtures("kept_settings")
+@pytest.mark.parametrize("plan", [None, ComputePlan("cpu", "float32", ""), ComputePlan("mps", "float32", "")])
+def test_elsewhere_torch_is_left_as_it_is(plan: ComputePlan | None) -> None:
+    before = settings()
+    prepare_process(plan)
+    assert settings() == before
