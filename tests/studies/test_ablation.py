@@ -70,6 +70,11 @@ def test_an_ablation_from_end_to_end(in_process: list[str], pictures: Path, tmp_
     }  # fmt: skip
     with pytest.raises(UsageError, match="it has 3 seeds already"):
         eyespot.ablate(out=out, resume=True, seeds=2)
+    # What runs with other limits is not comparable with what is there.
+    with pytest.raises(UsageError, match="its runs have no time limit"):
+        eyespot.ablate(out=out, resume=True, minutes=1.0)
+    with pytest.raises(UsageError, match="its runs use auto"):
+        eyespot.ablate(out=out, resume=True, device="cpu")
     with pytest.raises(RunError, match="there is an ablation already"):
         eyespot.ablate("small", pictures, without=["flip"], settings=SETTINGS, out=out)
 

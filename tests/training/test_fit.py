@@ -295,6 +295,7 @@ def test_minutes_plan_the_epochs_before_the_first_step(tmp_path: Path, monkeypat
     result = run_fit(tmp_path, tiny_config(training__minutes=0.05, training__epochs=100), watcher=watcher)
     assert result.state.planned_epochs == 5
     assert any("5 of 100 epochs" in text for text in watcher.messages)
+    assert result.state.stopped == "time limit: 0.05 minutes"
 
 
 def pretend_pace(monkeypatch: pytest.MonkeyPatch, seconds_per_epoch: Callable[[int], float]) -> None:
@@ -323,6 +324,7 @@ def test_a_run_cut_short_brings_its_learning_rate_down(
     assert [text for text in watcher.messages if "time limit" in text] == [
         "time limit: the learning rate goes down to zero in the last 3 of 11 epochs"
     ]
+    assert result.state.stopped == "time limit: 0.19 minutes"
 
 
 def test_the_plan_follows_a_machine_that_becomes_faster_or_slower(

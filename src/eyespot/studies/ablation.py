@@ -134,6 +134,11 @@ def ablate(
             )
         folder = _known_folder(out)
         plan = read_plan(folder)
+        if minutes not in (None, plan.minutes):
+            kept = f"{plan.minutes:g} minutes" if plan.minutes else "no time limit"
+            raise UsageError(f"its runs have {kept}", where=folder, remedy="leave --minutes out, or begin another")
+        if device not in ("auto", plan.device):
+            raise UsageError(f"its runs use {plan.device}", where=folder, remedy="leave --device out, or begin another")
         if seeds is not None and seeds != plan.seeds:
             if seeds < plan.seeds:
                 raise UsageError(f"it has {plan.seeds} seeds already", where=folder, remedy="give as many or more")

@@ -456,18 +456,21 @@ class _Loop:
     def _keep_to_minutes(self) -> None:
         """Plan the rest of a run with a time limit after each epoch, and stop where another epoch would pass it."""
         limit, state = self.config.training.minutes * 60, self.state
-        if not limit or state.done:
+        if not limit or state.stopped:
             return
-        fits = max(state.epoch, math.floor(limit * _LIMIT_SHARE / state.seconds * state.epoch))
-        cooling = state.cooldown_epochs and state.epoch > state.planned_epochs - state.cooldown_epochs
-        if self.config.schedule.name in _OPEN_ENDED and not cooling:
-            # The machine may have become faster or slower: until the rate comes down nothing depends on the plan.
-            self._plan_cooldown(fits)
-        elif state.seconds * (state.epoch + 1) / state.epoch > limit:
-            state.planned_epochs = state.epoch
-        if state.done:
+        as_planned = state.done
+        if not as_planned:
+            fits = max(state.epoch, math.floor(limit * _LIMIT_SHARE / state.seconds * state.epoch))
+            cooling = state.cooldown_epochs and state.epoch > state.planned_epochs - state.cooldown_epochs
+            if self.config.schedule.name in _OPEN_ENDED and not cooling:
+                # The machine may have become faster or slower: until the rate comes down nothing depends on the plan.
+                self._plan_cooldown(fits)
+            elif state.seconds * (state.epoch + 1) / state.epoch > limit:
+                state.planned_epochs = state.epoch
+        if state.done and state.epoch < self.config.training.epochs:
             state.stopped = f"time limit: {self.config.training.minutes:g} minutes"
-            self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch}")
+            if not as_planned:
+                self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch}")
 
     def _plan_cooldown(self, fits: int) -> None:
         """Let the last part of the epochs that fit bring the learning rate down, if not all of the recipe's fit."""
