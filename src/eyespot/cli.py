@@ -449,6 +449,35 @@ def data_pack(
     print_pack(packed, json=json)
 
 
+@data_app.command("table")
+def data_table(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER|TABLE", help="Pictures named after their class, or a table of names.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Where to write path,label[,split].")],
+    pattern: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="What of a path is the class: the first group. [the name up to its number]"),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the pictures of a table are; its folder when left out.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="PICTURE,CLASS", help="The columns of a table, where they have other names.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a CSV to train on, of pictures whose class is in their names or in a table of somebody else's.
+
+    Example: eyespot data table pets/images --out pets.csv
+    """
+    from eyespot.data_verbs import tabulate
+    from eyespot.tables import print_picture_table
+
+    found = tabulate(source, out, pattern=pattern, pictures=pictures, columns=columns)
+    print_picture_table(found, out, json=json)
+
+
 @data_app.command("cache")
 def data_cache(
     rooms: Annotated[

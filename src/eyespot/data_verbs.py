@@ -1,6 +1,6 @@
-"""What `eyespot data` does with data sets: pack them, show them, and clear what was derived from them.
+"""What `eyespot data` does with data sets: list them as a CSV, pack them, show them, clear what was derived from them.
 
-Before this: the command line. After this: `packing`, `grids`, and the cache folders.
+Before this: the command line. After this: `picture_table`, `packing`, `grids`, and the cache folders.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
     from eyespot.data.dataset import PackedDataset
+    from eyespot.data.picture_table import PictureTable
 
 ROOMS = ("downloads", "unpacked", "packed", "features", "checks", "exports")
 """Kinds of derived data, each a folder in the cache."""
@@ -113,6 +114,48 @@ def show(
         row_names=names if by_class else None,
     )
     return path.resolve()
+
+
+def tabulate(
+    source: str | Path,
+    out: str | Path,
+    *,
+    pattern: str | None = None,
+    pictures: str | Path | None = None,
+    columns: str | None = None,
+) -> PictureTable:
+    """Write a CSV that can be trained on, and return what is in it.
+
+    Args:
+        source: A folder whose pictures are named after their class, or a table of pictures and classes.
+        out: The CSV; it must not be there yet.
+        pattern: For a folder: a regular expression whose first group is the class.
+        pictures: For a table: the folder of the pictures; its own when left out.
+        columns: For a table: `PICTURE,CLASS`, the names of its columns.
+
+    Raises:
+        UsageError: An option that does not go with the source, or a file that is there already.
+        DataError: The source does not say the classes.
+    """
+    from eyespot.data.picture_table import label_by_names, label_by_table, write_table
+
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    if source.is_dir():
+        if pictures is not None or columns is not None:
+            raise UsageError("--pictures and --columns are for tables", where=source, remedy="leave them out")
+        found = label_by_names(source, pattern)
+    elif source.is_file():
+        if pattern is not None:
+            raise UsageError("--pattern is for folders", where=source, remedy="leave it out, or name a folder")
+        named = tuple(columns.split(",")) if columns is not None else None
+        if named is not None and len(named) != 2:
+            raise UsageError(f"--columns {columns}", where=source, remedy="give two names, such as id,breed")
+        folder = source.parent if pictures is None else Path(pictures).expanduser()
+        found = label_by_table(source, folder, named)
+    else:
+        raise UsageError("no such folder or table", where=source, remedy="check the path")
+    write_table(found, out)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ the cache

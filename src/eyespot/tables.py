@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from eyespot.terminal import add_row, plain_table, print_json, print_table, prin
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import PackedDataset
+    from eyespot.data.picture_table import PictureTable
 
 RUN_ORDERS = {
     "created": "created",
@@ -301,6 +303,24 @@ def show_cache(*, rooms: Sequence[str], clear: bool, json: bool) -> None:
     for room in found:
         for name in room.kept:
             print(f"kept, in use or not eyespot's: {printable(str(room.folder / name))}")
+
+
+def print_picture_table(found: PictureTable, path: Path, *, json: bool) -> None:
+    """Print the classes of a CSV that was made, what was left out, and how to go on."""
+    counts = found.counts
+    if json:
+        print_json({"path": str(path), "pictures": len(found.rows), "classes": counts, "notes": list(found.notes)})
+        return
+    print(f"{words.plural(len(found.rows), 'picture')} of {words.plural(len(counts), 'class', 'classes')}:")
+    table = plain_table("class", "pictures>")
+    for name, count in list(counts.items())[:_MOST_CLASSES]:
+        add_row(table, name, words.whole(count))
+    if len(counts) > _MOST_CLASSES:
+        add_row(table, f"... and {words.whole(len(counts) - _MOST_CLASSES)} more classes")
+    print_table(table)
+    for note in found.notes:
+        print(printable(f"note: {note}"))
+    print(printable(f"{path}: look at it, then: eyespot train {shlex.quote(str(path))}"))
 
 
 def print_data_card(card: DataCard, decisions: Sequence[str]) -> None:

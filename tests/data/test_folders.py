@@ -416,7 +416,7 @@ class TestRefused:
             (("test/cat/1.png", "val/dog/1.png"), "test/, val/ without train/"),
             (("train/1.png", "test/1.png"), "train/ has no class folders"),
             (("train/", "test/cat/1.png"), "train/ has no class folders"),
-            (("train/cat/1.png", "train/dog/1.png", "test1/1.png"), "splits or classes?"),
+            (("train/cat/1.png", "train/dog/1.png", "holdout/1.png"), "splits or classes?"),
             (("train/cat/1.png", "train/dog/1.png", "val/", "valid/"), "two folders for the split val: 'val', 'valid'"),
             (("train/cat/1.png", "train/dog/1.png", "training/cat/1.png"), "two folders for the split train"),
             (("train_set/cat/1.png", "training_set/cat/1.png"), "two folders for the split train"),

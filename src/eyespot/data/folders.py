@@ -34,10 +34,10 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
     "testing": "test",
 }
 
-# How data sets are handed out: `training_set`, `Train_Images`, `images-val`, `seg_test`, `trainset`. Nothing else may
-# stand beside the word: `test_tube` and `training_shoes` are things that a class is named after.
+# How data sets are handed out: `training_set`, `Train_Images`, `images-val`, `seg_test`, `trainset`, `val2017`, `test1`.
+# Nothing else may stand beside the word: `test_tube` and `training_shoes` are things that a class is named after.
 _KIND = "(?:data)?set|data|images?|imgs?|pictures?|photos?"
-_SPLIT_FOLDER = re.compile(f"(?:(?:seg|{_KIND})[-_ ])?({'|'.join(SPLIT_WORDS)})(?:[-_ ]?(?:{_KIND}))?")
+_SPLIT_FOLDER = re.compile(f"(?:(?:seg|{_KIND})[-_ ])?({'|'.join(SPLIT_WORDS)})(?:[-_ ]?(?:{_KIND}))?(?:[-_ ]?[0-9]{{1,4}})?")
 # With the same folders inside of each, names with such a word in them are doubtful.
 _SPLIT_LIKE = re.compile(f"{'|'.join(SPLIT_WORDS)}|eval|fold|hold|part|set|split")
 
@@ -68,6 +68,7 @@ _LITTER = frozenset(
 )
 _EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BY_NAMES = "or, where names or a table say the class, make a CSV of path,label (eyespot data table --help)"
 # A download folder in a folder in a folder: nobody wraps a data set deeper.
 _MAX_WRAPPERS = 5
 
@@ -206,6 +207,9 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
     found: dict[SplitName, dict[str, list[str]]] = {}
     if split_folders is None:
         _refuse_hidden_splits(root, top)
+        doubtful = [safe_text(name) for name in top.folders if split_of(name)]
+        if doubtful:
+            notes.append(f"taken for a class, not for a split, since it holds no class folders: {few(doubtful)}")
         _count_stray(_list(root, "", left_out).pictures, "", left_out)
         found["train"] = _read_classes(root, "", top.folders, left_out)
         if not found["train"]:
@@ -409,7 +413,9 @@ def _find_splits(root: str, top: _Listing) -> dict[SplitName, str] | None:
         if others:
             return None
         raise DataError(
-            f"{safe_text(train)}/ has no class folders", where=root, remedy=f"make a folder for each class in {train}/"
+            f"{safe_text(train)}/ has no class folders",
+            where=root,
+            remedy=f"make a folder for each class in {train}/, {_BY_NAMES}",
         )
     if others and len(by_split) == 1:
         if listing.pictures:
@@ -551,7 +557,7 @@ def _no_classes(folder: Path, top: _Listing, left_out: _LeftOut) -> DataError:
         return DataError(
             f"{len(top.pictures):,} pictures but no class folders",
             where=folder,
-            remedy="expected folders named after the classes, such as cat/ and dog/, with the pictures in them",
+            remedy=f"expected folders named after the classes, such as cat/ and dog/, {_BY_NAMES}",
         )
     remedy = "expected folders named after the classes"
     if left_out.kinds:

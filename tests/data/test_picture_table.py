@@ -1,0 +1,198 @@
+"""CSVs made of pictures that are named after their class, and of other people's tables."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import eyespot
+from eyespot import cli
+from eyespot.data.csvfile import read_csv
+from eyespot.data.picture_table import PictureTable, label_by_names, label_by_table, write_table
+from eyespot.errors import DataError, EyespotError, UsageError
+
+
+def files(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def listed(found: PictureTable, root: Path) -> list[tuple[str, str, str]]:
+    return [(os.path.relpath(row.path, root).replace(os.sep, "/"), row.label, row.split) for row in found.rows]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("cat.0.jpg", "cat.1.jpg", "dog.0.jpg", "dog.1.jpg"), ["cat", "cat", "dog", "dog"]),
+        (("Abyssinian_1.jpg", "Abyssinian_12.jpg", "great_dane_1.jpg", "great_dane_2.jpg"),
+         ["Abyssinian", "Abyssinian", "great_dane", "great_dane"]),
+        (("n01440764_10026.JPEG", "n01440764_7.JPEG", "n02_1.JPEG", "n02_2.JPEG"),
+         ["n01440764", "n01440764", "n02", "n02"]),
+        (("dog (1).png", "dog (2).png", "dog3.png", "eel-004.png", "eel 5.png"), ["dog", "dog", "dog", "eel", "eel"]),
+        (("sub/cat_1.jpg", "cat_2.jpg", "sub/deep/dog_1.jpg", "dog_2.jpg"), ["cat", "dog", "cat", "dog"]),
+    ],
+)  # fmt: skip
+def test_the_name_up_to_its_number_is_the_class(tmp_path: Path, names: tuple[str, ...], labels: list[str]) -> None:
+    found = label_by_names(files(tmp_path, *names))
+    assert sorted(row.label for row in found.rows) == sorted(labels)
+    assert {row.split for row in found.rows} == {""}
+    assert found.notes == ()
+
+
+def test_a_pattern_says_what_of_the_path_is_the_class(tmp_path: Path) -> None:
+    files(tmp_path, "2020/healthy-x.png", "2020/ill-y.png", "2021/healthy-z.png", "2021/ill-w.png", "2021/odd.png")
+    found = label_by_names(tmp_path, r"/(\w+)-")
+    assert found.counts == {"healthy": 2, "ill": 2}
+    assert found.notes == ("1 picture left out, whose names say no class: '2021/odd.png'",)
+    assert label_by_names(tmp_path, "^[0-9]+").counts == {"2020": 2, "2021": 3}
+    with pytest.raises(UsageError, match="no regular expression"):
+        label_by_names(tmp_path, "(")
+
+
+def test_split_folders_become_the_split_column(tmp_path: Path) -> None:
+    """As Kaggle hands out dogs and cats: the pictures of test1/ have numbers for names."""
+    files(tmp_path, "train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "val/dog.1.jpg", "test1/1.jpg", "cat.9.jpg")
+    found = label_by_names(tmp_path)
+    assert listed(found, tmp_path) == [
+        ("train/cat.0.jpg", "cat", "train"),
+        ("train/cat.1.jpg", "cat", "train"),
+        ("train/dog.0.jpg", "dog", "train"),
+        ("val/dog.1.jpg", "dog", "val"),
+    ]
+    assert found.notes == (
+        "1 picture left out, whose names say no class: 'test1/1.jpg'",
+        "1 picture left out: they are in no split",
+    )
+    write_table(found, tmp_path / "pets.csv")
+    dataset = read_csv(tmp_path / "pets.csv")
+    assert (dataset.class_names, set(dataset.splits)) == (("cat", "dog"), {"train", "val"})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "no pictures"),
+        (("1.jpg", "2.jpg"), "no name says a class: '1.jpg', '2.jpg'"),
+        (("IMG_1.jpg", "IMG_2.jpg"), "all names say the same class, 'IMG'"),
+        (("ann1.jpg", "bob1.jpg", "eve1.jpg"), "3 classes in the names of 3 pictures"),
+    ],
+)
+def test_names_that_tell_no_classes_apart_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        label_by_names(files(tmp_path, *names))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("id,breed\na,pug\nb,pug\nc,collie\n", ("id", "breed")),
+        ("breed;score;ID\npug;1;a\npug;2;b\ncollie;3;c\n", ("id", "Breed")),
+        ("image_id,label\na.jpg,pug\nb.jpg,pug\nc.jpg,collie\n", None),
+        ("file\tclass\ntrain/a.jpg\tpug\ntrain\\b.jpg\tpug\n./train/c.jpg\tcollie\n", None),
+    ],
+)
+def test_a_table_names_pictures_in_its_own_way(
+    tmp_path: Path, text: str, columns: tuple[str, str] | None
+) -> None:
+    files(tmp_path, "train/a.jpg", "train/b.jpg", "train/c.jpg", "train/d.jpg")
+    (tmp_path / "labels.csv").write_text(text)
+    found = label_by_table(tmp_path / "labels.csv", tmp_path, columns)
+    assert listed(found, tmp_path) == [
+        ("train/a.jpg", "pug", ""), ("train/b.jpg", "pug", ""), ("train/c.jpg", "collie", "")
+    ]  # fmt: skip
+    assert found.notes == ("1 picture left out, which the table does not name",)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("id,breed\na,pug\n", None, "columns 'id', 'breed': which is the picture, which the class.*line 1"),
+        ("id,breed\na,pug\n", ("id", "bred"), "no column 'bred'. Did you mean 'breed'.*line 1"),
+        ("id,label\na,pug\nz,pug\ny,pug\n", None, r"no picture 'z' in .* \(and 1 more\).*line 3"),
+        ("id,label\na,\n", None, "an empty class.*line 2"),
+        ("id,label\nb,pug\n", None, "'b' may be .*one/b.jpg.*two/b.png.*line 2"),
+        ("id,label,split\na,pug,somewhere\n", None, "unknown split 'somewhere'.*line 2"),
+        ("id,label\n", None, "a header and no rows"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_by_its_line(
+    tmp_path: Path, text: str, columns: tuple[str, str] | None, message: str
+) -> None:
+    files(tmp_path, "a.jpg", "one/b.jpg", "two/b.png")
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        label_by_table(tmp_path / "labels.csv", tmp_path, columns)
+
+
+def test_a_csv_is_never_written_over(tmp_path: Path) -> None:
+    found = label_by_names(files(tmp_path, "cat1.png", "cat2.png", "dog1.png", "dog2.png"))
+    write_table(found, tmp_path / "a.csv")
+    before = (tmp_path / "a.csv").read_bytes()
+    with pytest.raises(UsageError, match="there is a file already"):
+        write_table(found, tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == before
+    with pytest.raises(UsageError, match="no name of a CSV"):
+        write_table(found, tmp_path / "a.txt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are refused by this system")
+def test_names_that_no_csv_can_hold_are_left_out_and_odd_ones_come_back(tmp_path: Path) -> None:
+    files(tmp_path / "sub", 'c,"at" 1.png', 'c,"at" 2.png', "dög 1.png", "dög 2.png", " dög 3.png", "dög\n4.png")
+    (tmp_path / os.fsdecode(b"d\xff 4.png")).touch()
+    (tmp_path / os.fsdecode(b"d\xff 5.png")).touch()
+    found = label_by_names(tmp_path)
+    assert "whose names no CSV can hold" in found.notes[0]
+    write_table(found, tmp_path / "t.csv")
+    dataset = read_csv(tmp_path / "t.csv")
+    assert len(dataset.splits["train"]) == len(found.rows)
+    assert set(dataset.class_names) >= {'c,"at"', "dög"}
+
+
+def test_what_it_wrote_can_be_trained_on(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in pictures.rglob("*.png"):
+        Image.open(path).save(flat / f"{path.parent.name}.{path.stem}.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EyespotError, match="eyespot data table --help"):
+        eyespot.check("flat")
+    assert cli._run(["data", "table", "flat", "--out", "all.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "60 pictures of 3 classes" in said
+    assert "eyespot train all.csv" in said
+    with open("all.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "label"]
+    assert rows[1] == ["flat/cat.000.png", "cat"]
+    card, decisions = eyespot.check("all.csv")
+    assert not decisions
+    assert card["counts"]["train"] == {"cat": 20, "dog": 20, "eel": 20}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("flat --pictures x --out a.csv", "are for tables"),
+        ("t.csv --pattern x --out a.csv", "--pattern is for folders"),
+        ("t.csv --columns id --out a.csv", "give two names"),
+        ("nowhere --out a.csv", "no such folder or table"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    monkeypatch.chdir(files(tmp_path, "flat/cat1.png"))
+    (tmp_path / "t.csv").write_text("id,label\n")
+    assert cli._run(["data", "table", *line.split()]) == 2
+    assert message in capsys.readouterr().err
