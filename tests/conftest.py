@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 
 # Before torch is loaded, for threads and processes of the tests as well: the tests themselves fill the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +25,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), _usual)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, then those with many: at the end no worker waits for another one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path], item.path))  # stable within a file
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -59,7 +59,9 @@ def test_a_pattern_says_what_of_the_path_is_the_class(tmp_path: Path) -> None:
 
 def test_split_folders_become_the_split_column(tmp_path: Path) -> None:
     """As Kaggle hands out dogs and cats: the pictures of test1/ have numbers for names."""
-    files(tmp_path, "train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "val/dog.1.jpg", "test1/1.jpg", "cat.9.jpg")
+    files(
+        tmp_path, "train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "val/dog.1.jpg", "test1/1.jpg", "cat.9.jpg"
+    )
     found = label_by_names(tmp_path)
     assert listed(found, tmp_path) == [
         ("train/cat.0.jpg", "cat", "train"),
@@ -100,9 +102,7 @@ def test_names_that_tell_no_classes_apart_are_refused(tmp_path: Path, names: tup
         ("file\tclass\ntrain/a.jpg\tpug\ntrain\\b.jpg\tpug\n./train/c.jpg\tcollie\n", None),
     ],
 )
-def test_a_table_names_pictures_in_its_own_way(
-    tmp_path: Path, text: str, columns: tuple[str, str] | None
-) -> None:
+def test_a_table_names_pictures_in_its_own_way(tmp_path: Path, text: str, columns: tuple[str, str] | None) -> None:
     files(tmp_path, "train/a.jpg", "train/b.jpg", "train/c.jpg", "train/d.jpg")
     (tmp_path / "labels.csv").write_text(text)
     found = label_by_table(tmp_path / "labels.csv", tmp_path, columns)

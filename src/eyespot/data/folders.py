@@ -34,10 +34,13 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
     "testing": "test",
 }
 
-# How data sets are handed out: `training_set`, `Train_Images`, `images-val`, `seg_test`, `trainset`, `val2017`, `test1`.
-# Nothing else may stand beside the word: `test_tube` and `training_shoes` are things that a class is named after.
+# How data sets are handed out: `training_set`, `Train_Images`, `images-val`, `seg_test`, `trainset`, `val2017`,
+# `test1`. Nothing else may stand beside the word: `test_tube` and `training_shoes` are things that a class is named
+# after.
 _KIND = "(?:data)?set|data|images?|imgs?|pictures?|photos?"
-_SPLIT_FOLDER = re.compile(f"(?:(?:seg|{_KIND})[-_ ])?({'|'.join(SPLIT_WORDS)})(?:[-_ ]?(?:{_KIND}))?(?:[-_ ]?[0-9]{{1,4}})?")
+_SPLIT_FOLDER = re.compile(
+    f"(?:(?:seg|{_KIND})[-_ ])?({'|'.join(SPLIT_WORDS)})(?:[-_ ]?(?:{_KIND}))?(?:[-_ ]?[0-9]{{1,4}})?"
+)
 # With the same folders inside of each, names with such a word in them are doubtful.
 _SPLIT_LIKE = re.compile(f"{'|'.join(SPLIT_WORDS)}|eval|fold|hold|part|set|split")
 

@@ -82,7 +82,9 @@ def label_by_names(folder: Path, pattern: str | None = None) -> PictureTable:
     try:
         wanted = re.compile(pattern) if pattern is not None else None
     except re.error as error:
-        raise UsageError(f"no regular expression: {error}", where="--pattern", remedy="such as '(.+)_[0-9]+'") from error
+        raise UsageError(
+            f"no regular expression: {error}", where="--pattern", remedy="such as '(.+)_[0-9]+'"
+        ) from error
     found: list[PictureRow] = []
     nameless: list[str] = []
     for path, name in _pictures(folder):
@@ -253,16 +255,16 @@ def _columns(
 
 def _without_unwritable(rows: Sequence[PictureRow], notes: list[str]) -> PictureTable:
     """Return the table without what a line of UTF-8 text cannot name, in the order of splits and paths."""
-    kept = []
-    odd = []
+    kept: list[PictureRow] = []
+    odd: list[PictureRow] = []
     for row in rows:
         readable = row.path == row.path.strip() and not re.search("[\r\n\ud800-\udfff]", row.path)
         (kept if readable else odd).append(row)
     if odd:
         named = few(safe_text(row.path) for row in odd)
         notes = [*notes, f"{_pictures_left_out(len(odd))}, whose names no CSV can hold: {named}"]
-    order = {"": 0, **{name: place for place, name in enumerate(SPLIT_NAMES)}}
-    return PictureTable(sorted(kept, key=lambda row: (order[row.split], row.path)), tuple(notes))
+    order = ["", *SPLIT_NAMES]
+    return PictureTable(sorted(kept, key=lambda row: (order.index(row.split), row.path)), tuple(notes))
 
 
 def _pictures_left_out(count: int) -> str:
