@@ -75,7 +75,7 @@ def train(
     """Train a classifier, measure it on train, val and test, and write its run folder with the report.
 
     Args:
-        data: `cifar10` (the default), another known name, a folder, an archive or a CSV file.
+        data: `cifar10` (the default), another known name, a folder, an archive, a CSV or a .npz.
         recipe: Name or TOML file; chosen by the data when left out.
         settings: Changes to the recipe, `{"training.epochs": 5}` or `["training.epochs=5"]`.
         out: The run folder; `runs/RECIPE-DATA-TIME` when left out.

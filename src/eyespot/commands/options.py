@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-_DATA = "cifar10, cifar100, fashion-mnist, digits, a folder, an archive or a CSV file"
+_DATA = "cifar10, cifar100, fashion-mnist, digits, a folder, an archive, a CSV or arrays in a .npz"
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=f"{_DATA}.")]
 OptionalDataArgument = Annotated[str | None, typer.Argument(metavar="DATA", help=f"{_DATA}; cifar10 when left out.")]
 RunArgument = Annotated[

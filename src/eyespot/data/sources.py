@@ -1,6 +1,6 @@
 """One job: turn what the user names as DATA into a `Dataset`: which labelled pictures exist, nothing decoded yet.
 
-Before this: a name, a folder, an archive or a CSV. After this: `packing` scans and decodes the pictures.
+Before this: a name, a folder, an archive, a CSV or arrays in a .npz. After this: `packing` scans and decodes the pictures.
 
 `cifar.py`, `idx.py`, `folders.py` and `csvfile.py` read one layout each; here is only the choice between them.
 """
@@ -29,15 +29,17 @@ from eyespot.data.download import download
 from eyespot.data.finding import Found, find_in, find_published
 from eyespot.data.folders import few, read_folder
 from eyespot.data.idx import read_idx_folder
+from eyespot.data.npz import read_npz
 from eyespot.data.published import DIGITS, PUBLISHED, Published, plain_name
 from eyespot.errors import DataError, UsageError, did_you_mean
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 TABLE_SUFFIXES = (".csv", ".tsv")
+ARRAY_SUFFIX = ".npz"
 DIGITS_SEED = 0
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-_KINDS = "a folder of class folders, an archive of one, or a CSV of path,label"
+_KINDS = "a folder of class folders, an archive of one, a CSV of path,label, or arrays in a .npz"
 
 
 class DatasetRow(TypedDict):
@@ -75,8 +77,8 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
     A known name is looked for in the folders of EYESPOT_DATA, which are only read, in eyespot's downloads and among the
     system's data sets, in every layout in which it is published; otherwise it is downloaded from its publisher. All
     else is a path: a folder of class folders or of train/, val/ and test/ folders of them; an archive of one, which is
-    unpacked into the cache once; a CSV of path,label[,split]; or a folder or archive as CIFAR and Fashion-MNIST are
-    published.
+    unpacked into the cache once; a CSV of path,label[,split]; pictures and labels as arrays in a .npz; or a folder or
+    archive as CIFAR and Fashion-MNIST are published.
 
     Args:
         data: A name of `dataset_names`, or a path. `./cifar10`, and any `Path`, is a path.
@@ -120,8 +122,10 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
             return _from_archive(_open_folder(folder, name, str(path)), path, notes)
     if stat.S_ISREG(mode) and name.lower().endswith(TABLE_SUFFIXES):
         return read_csv(path)
-    allowed = ", ".join((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES))
-    raise DataError(f"no data set; expected {_KINDS}", where=path, remedy=f"archives and tables end with {allowed}")
+    if stat.S_ISREG(mode) and name.lower().endswith(ARRAY_SUFFIX):
+        return read_npz(path)
+    allowed = ", ".join((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES, ARRAY_SUFFIX))
+    raise DataError(f"no data set; expected {_KINDS}", where=path, remedy=f"files of data end with {allowed}")
 
 
 def prefetch(name: str, *, progress: Progress | None = None) -> Dataset:
