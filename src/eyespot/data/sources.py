@@ -1,8 +1,8 @@
 """One job: turn what the user names as DATA into a `Dataset`: which labelled pictures exist, nothing decoded yet.
 
-Before this: a name, a folder, an archive, a CSV or arrays in a .npz. After this: `packing` scans and decodes the pictures.
+Before this: a name, a folder, an archive, a CSV or a .npz. After this: `packing` scans and decodes the pictures.
 
-`cifar.py`, `idx.py`, `folders.py` and `csvfile.py` read one layout each; here is only the choice between them.
+`cifar.py`, `idx.py`, `npz.py`, `folders.py` and `csvfile.py` read one layout each; here is only the choice between them.
 """
 
 from __future__ import annotations
