@@ -2,7 +2,7 @@
 
 Before this: a name, a folder, an archive, a CSV or a .npz. After this: `packing` scans and decodes the pictures.
 
-`cifar.py`, `idx.py`, `npz.py`, `folders.py` and `csvfile.py` read one layout each; here is only the choice between them.
+`cifar.py`, `idx.py`, `npz.py`, `folders.py` and `csvfile.py` read one layout each; here is the choice between them.
 """
 
 from __future__ import annotations
