@@ -36,6 +36,7 @@ _SNIFFED_CHARACTERS = 1 << 16
 _SHOWN_CHARACTERS = 200
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _EXPECTED = "expected path,label (and split, if any) separated by commas, semicolons or tabs"
+_OTHERWISE = "eyespot data table makes such a CSV of tables with other columns or names"
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _columns(first: list[str], line: int, path: Path) -> _Columns:
     if len(first) == 2 or (len(first) == 3 and names[2] in SPLIT_WORDS):
         return _Columns(0, 1, 2 if len(first) == 3 else None, len(first), header=False)
     columns = "one column" if len(first) == 1 else f"{len(first)} columns without the names path and label"
-    fail_in_line(path, line, columns, _EXPECTED)
+    fail_in_line(path, line, columns, f"{_EXPECTED}; {_OTHERWISE}")
 
 
 def named_column(names: list[str], words: tuple[str, ...], line: int, path: Path) -> int | None:
@@ -284,11 +285,11 @@ def _collect(
 def _fail_missing(missing: list[tuple[int, str]], columns: _Columns, path: Path) -> NoReturn:
     line, written = missing[0]
     more = f" (and {len(missing) - 1:,} more missing files)" if len(missing) > 1 else ""
-    remedy = f"paths are relative to {_folder_of(path)}"
+    remedy = f"paths are relative to {_folder_of(path)}; {_OTHERWISE}"
     beside = os.path.join(_folder_of(path), written)
     for suffix in _USUAL_SUFFIXES:
         if os.path.isfile(beside + suffix):
-            remedy = f"there is {shown(written + suffix)}: write names with their extension"
+            remedy = f"there is {shown(written + suffix)}: write names with their extension; {_OTHERWISE}"
             break
     if line == 1 and not columns.header:
         remedy += "; if line 1 names the columns, call them path,label"
