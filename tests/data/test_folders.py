@@ -431,9 +431,13 @@ class TestRefused:
             ),
             (
                 ("fold1/cat/1.png", "fold1/dog/1.png", "fold2/cat/1.png", "fold2/dog/1.png", "fold2/emu/1.png"),
-                "'fold1', 'fold2' hold no pictures, but all hold folders named 'cat', 'dog': splits or classes?",
+                "'fold1', 'fold2' hold no pictures, but all hold folders named 'cat', 'dog': which are the classes?",
             ),
-            (("photos/cat/1.png", "photos/dog/1.png", "test/cat/1.png", "test/dog/1.png"), "splits or classes?"),
+            (
+                tuple(f"{look}/{kind}/1.png" for look in ("color", "grey") for kind in ("apple", "corn", "grape")),
+                "'color', 'grey' hold no pictures, but all hold folders named 'apple', 'corn', 'grape': which are",
+            ),
+            (("photos/cat/1.png", "photos/dog/1.png", "test/cat/1.png", "test/dog/1.png"), "which are the classes?"),
         ],
         ids=lambda value: "+".join(value) if isinstance(value, tuple) else None,
     )

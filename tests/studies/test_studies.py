@@ -302,6 +302,7 @@ def test_a_study_runs_goes_on_and_shows_what_the_leak_does(tmp_path: Path, monke
     assert "no pretrained weights of vgg16 at hand" in page
     assert "<svg" in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "eyespot study report FILE.toml --pictures FOLDER" in page
     before = (out / "journal.jsonl").read_text()
     assert [outcome.state for outcome in run_study(path, out=out, data=str(tmp_path / "data"))][:2] == ["finished"] * 2
     assert (out / "journal.jsonl").read_text() == before

@@ -463,9 +463,10 @@ def _inner_split(root: str, split_folder: str, split: SplitName) -> str:
 
 
 def _refuse_hidden_splits(root: str, top: _Listing) -> None:
-    """Raise where folders taken for classes look like splits under other names: the same class folders in each.
+    """Raise where folders taken for classes look like splits or variants of the data: the same class folders in each.
 
-    They would become a data set whose classes are its splits, and nobody would be told.
+    `fold1` and `fold2`, or `color` and `grayscale` with forty kinds of leaves in each, would become the classes of a
+    data set, and nobody would be told.
     """
     same: set[str] | None = None
     for name in top.folders:
@@ -473,16 +474,19 @@ def _refuse_hidden_splits(root: str, top: _Listing) -> None:
         same = set(listing.folders) if same is None else same & set(listing.folders)
         if listing.pictures or len(same) < 2:
             return
-    if same is None or len(top.folders) < 2 or not any(map(_SPLIT_LIKE.search, map(str.casefold, top.folders))):
+    if same is None or len(top.folders) < 2:
+        return
+    if len(same) <= len(top.folders) and not any(map(_SPLIT_LIKE.search, map(str.casefold, top.folders))):
         return  # apple/ and pear/ with fresh/ and rotten/ in each are classes
     inside = _by_split(sorted(same))[0]
     if "train" in inside and len(inside) > 1:  # `_check_no_splits` will say it better
         return
     raise DataError(
         f"{few(map(safe_text, top.folders))} hold no pictures, but all hold folders named "
-        f"{few(sorted(map(safe_text, same)))}: splits or classes?",
+        f"{few(sorted(map(safe_text, same)))}: which are the classes?",
         where=root,
-        remedy="name splits train/ and test/; where they are classes, list the pictures in a CSV of path,label",
+        remedy="give one of them, or name splits train/ and test/; where they are classes, make a CSV that says so "
+        "(eyespot data table --pattern '^[^/]+')",
     )
 
 

@@ -151,9 +151,8 @@ def read_rows(study: Study, folder: Path) -> list[Row]:
         asked = read_points(folder)
         listed = {str(entry["id"]): entry for entry in asked}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        name = study.name if study.name in study_names() else "FILE.toml"
         raise RunError(
-            "no study was run here", where=folder, remedy=f"run one first: eyespot study run {name}"
+            "no study was run here", where=folder, remedy=f"run one first: eyespot study run {_argument(study)}"
         ) from error
     rows: list[Row] = []
     for point in study.points:
@@ -161,6 +160,11 @@ def read_rows(study: Study, folder: Path) -> list[Row]:
             own = [entry for entry in listed.values() if entry["id"].rpartition("-seed")[0] == id_]
             rows.append(_read_row(len(rows) + 1, point, id_, own, folder))
     return rows
+
+
+def _argument(study: Study) -> str:
+    """Return how a study is named on the command line: one of somebody's own by its file."""
+    return study.name if study.name in study_names() else "FILE.toml"
 
 
 def _read_row(number: int, point: StudyPoint, id_: str, asked: Sequence[dict[str, Any]], folder: Path) -> Row:
@@ -220,6 +224,7 @@ def _context(study: Study, folder: Path, rows: Sequence[Row], pictures: Path | N
     shared = next(iter(held)) if len(held) == 1 else ()  # said once above the table; else in each row
     return {
         "study": study,
+        "argument": _argument(study),
         "held": shared,
         "data": _describe_data(done),
         "finished": len(done),
