@@ -465,6 +465,13 @@ def data_table(
     columns: Annotated[
         str | None, typer.Option(metavar="PICTURE,CLASS", help="The columns of a table, where they have other names.")
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|REGEX", help="Draw splits that keep together what is of one patient, video, day, ..."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Make a CSV to train on, of pictures whose class is in their names or in a table of somebody else's.
@@ -474,7 +481,7 @@ def data_table(
     from eyespot.data_verbs import tabulate
     from eyespot.tables import print_picture_table
 
-    found = tabulate(source, out, pattern=pattern, pictures=pictures, columns=columns)
+    found = tabulate(source, out, pattern=pattern, pictures=pictures, columns=columns, groups=groups, seed=seed)
     print_picture_table(found, out, json=json)
 
 

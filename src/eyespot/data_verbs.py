@@ -123,6 +123,8 @@ def tabulate(
     pattern: str | None = None,
     pictures: str | Path | None = None,
     columns: str | None = None,
+    groups: str | None = None,
+    seed: int = 0,
 ) -> PictureTable:
     """Write a CSV that can be trained on, and return what is in it.
 
@@ -132,18 +134,21 @@ def tabulate(
         pattern: For a folder: a regular expression whose first group is the class.
         pictures: For a table: the folder of the pictures; its own when left out.
         columns: For a table: `PICTURE,CLASS`, the names of its columns.
+        groups: What tells the groups apart that no split may tear: a table's column, or a regular expression. Then 10 %
+            of the pictures become val and 10 % test.
+        seed: Of that draw.
 
     Raises:
         UsageError: An option that does not go with the source, or a file that is there already.
-        DataError: The source does not say the classes.
+        DataError: The source does not say the classes, or its groups cannot be divided.
     """
-    from eyespot.data.picture_table import label_by_names, label_by_table, write_table
+    from eyespot.data.picture_table import keep_groups_together, label_by_names, label_by_table, write_table
 
     source, out = Path(source).expanduser(), Path(out).expanduser()
     if source.is_dir():
         if pictures is not None or columns is not None:
             raise UsageError("--pictures and --columns are for tables", where=source, remedy="leave them out")
-        found = label_by_names(source, pattern)
+        found = label_by_names(source, pattern, groups)
     elif source.is_file():
         if pattern is not None:
             raise UsageError("--pattern is for folders", where=source, remedy="leave it out, or name a folder")
@@ -151,9 +156,11 @@ def tabulate(
         if named is not None and len(named) != 2:
             raise UsageError(f"--columns {columns}", where=source, remedy="give two names, such as id,breed")
         folder = source.parent if pictures is None else Path(pictures).expanduser()
-        found = label_by_table(source, folder, named)
+        found = label_by_table(source, folder, named, groups)
     else:
         raise UsageError("no such folder or table", where=source, remedy="check the path")
+    if groups is not None:
+        found = keep_groups_together(found, seed=seed, where=source)
     write_table(found, out)
     return found
 

@@ -289,3 +289,16 @@ def test_any_bytes_end_in_a_data_set_or_a_data_error(folder: Path, content: byte
         message = ""
         assert dataset.num_classes >= 2
     assert "\n" not in message
+
+
+def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
+    note = "the column 'Patient_ID' has 2 values for 4 pictures and is not used"
+    text = "path,label,Patient_ID\na.png,cat,1\nb.png,cat,1\nc.png,dog,2\nd.png,dog,2\n"
+    assert any(note in said for said in read_csv(table(folder, text)).notes)
+    with_split = "path,label,patient,split\na.png,cat,1,train\nb.png,cat,1,train\nc.png,dog,2,train\nd.png,dog,2,test\n"
+    assert not any("is not used" in said for said in read_csv(table(folder, with_split)).notes)
+    each_its_own = "path,label,case\na.png,cat,1\nb.png,cat,2\nc.png,dog,3\nd.png,dog,4\n"
+    assert read_csv(table(folder, each_its_own)).notes == ()
+    a_label = "path,group\na.png,cat\nb.png,dog\n"
+    with pytest.raises(DataError):  # two columns without a label's name: the first line is a row
+        read_csv(table(folder, a_label))

@@ -105,6 +105,15 @@ class TestListing:
         assert read(tmp_path / "b", *[f"{name}/1.png" for name in names]).class_names == names
         assert read(tmp_path / "c", "bus/1.png", "test/1.png").class_names == ("bus", "test")
 
+    def test_masks_beside_their_pictures_are_said(self, tmp_path: Path) -> None:
+        breast = [f"{kind}/{kind} (1){end}.png" for kind in ("benign", "normal") for end in ("", "_mask", "_mask_1")]
+        assert any("4 pictures are named like masks of others, 'benign/benign (1)_mask.png'" in note
+                   for note in read(tmp_path / "a", *breast).notes)  # fmt: skip
+        chest = [f"{kind}/{what}/1.png" for kind in ("covid", "normal", "other") for what in ("images", "masks")]
+        assert any("3 pictures are named like masks" in note for note in read(tmp_path / "b", *chest).notes)
+        worn = [f"{kind}/{kind}_{n}.png" for kind in ("with_mask", "without_mask") for n in range(3)]
+        assert not any("like masks" in note for note in read(tmp_path / "c", *worn).notes)
+
     def test_classes_may_have_the_same_folders_inside(self, tmp_path: Path) -> None:
         fruit = [f"{name}/{state}/1.png" for name in ("apple", "pear") for state in ("fresh", "rotten")]
         dataset = read(tmp_path, *fruit)

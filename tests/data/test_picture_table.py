@@ -13,7 +13,13 @@ from PIL import Image
 import eyespot
 from eyespot import cli
 from eyespot.data.csvfile import read_csv
-from eyespot.data.picture_table import PictureTable, label_by_names, label_by_table, write_table
+from eyespot.data.picture_table import (
+    PictureTable,
+    keep_groups_together,
+    label_by_names,
+    label_by_table,
+    write_table,
+)
 from eyespot.errors import DataError, EyespotError, UsageError
 
 
@@ -196,3 +202,47 @@ def test_options_that_do_not_go_together(
     (tmp_path / "t.csv").write_text("id,label\n")
     assert cli._run(["data", "table", *line.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def in_groups(root: Path, groups: int) -> Path:
+    """Write pictures of so many patients, two classes, three to five pictures each, and a table of them."""
+    names = [f"p{patient:02}/{'ill' if patient % 2 else 'well'}_{n}.png" for patient in range(groups)
+             for n in range(3 + patient % 3)]  # fmt: skip
+    files(root, *names)
+    lines = [f"{name},{name[4:].partition('_')[0]},{name[:3]}" for name in names]
+    (root / "scans.csv").write_text("\n".join(["path,label,patient", *lines]) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("words", [["scans.csv", "--groups", "patient"], [".", "--groups", "^p[0-9]+"]])
+def test_no_patient_is_in_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.chdir(in_groups(tmp_path, 40))
+    assert cli._run(["data", "table", *words, "--out", "a.csv"]) == 0
+    assert cli._run(["data", "table", *words, "--out", "b.csv"]) == 0
+    assert cli._run(["data", "table", *words, "--out", "c.csv", "--seed", "1"]) == 0
+    assert Path("a.csv").read_text() == Path("b.csv").read_text() != Path("c.csv").read_text()
+    dataset = read_csv(Path("a.csv"))
+    assert dataset.notes == ()
+    patients = {split: {identity[:3] for identity in items.ids} for split, items in dataset.splits.items()}
+    assert sum(len(found) for found in patients.values()) == len(set().union(*patients.values())) == 40
+    total = sum(len(items) for items in dataset.splits.values())
+    for split, share in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
+        items = dataset.splits[split]
+        assert len(items) == pytest.approx(share * total, abs=6)
+        assert abs(int(items.labels.sum()) * 2 - len(items)) <= 6, "both classes alike"
+
+
+def test_groups_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = label_by_table(in_groups(tmp_path, 2) / "scans.csv", tmp_path, None, "patient")
+    with pytest.raises(DataError, match="2 groups cannot be divided among 3 splits"):
+        keep_groups_together(found, seed=0, where="scans.csv")
+    with pytest.raises(DataError, match="no column 'doctor'"):
+        label_by_table(tmp_path / "scans.csv", tmp_path, None, "doctor")
+    with pytest.raises(DataError, match="no group in"):
+        label_by_names(tmp_path, None, "x(.)")
+    (tmp_path / "holes.csv").write_text("path,label,patient\np00/well_0.png,well,\n")
+    with pytest.raises(DataError, match=r"an empty group in .*line 2"):
+        label_by_table(tmp_path / "holes.csv", tmp_path, None, "patient")
+    (tmp_path / "split.csv").write_text("path,label,patient,split\np00/well_0.png,well,p00,train\n")
+    with pytest.raises(UsageError, match="it has splits already"):
+        keep_groups_together(label_by_table(tmp_path / "split.csv", tmp_path, None, "patient"), seed=0, where="x")

@@ -29,6 +29,9 @@ MAX_BYTES = 1 << 30
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "picture")
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
 SPLIT_COLUMNS = ("split", "subset", "partition")
+# What pictures may have in common beyond their class: those of one patient are alike in ways that no fingerprint sees.
+_GROUPS = ("patient", "subject", "lesion", "case", "person", "group", "video", "scene", "session", "slide")
+_GROUP_COLUMN = re.compile(f"({'|'.join(_GROUPS)})[ _-]?(id|no|nr|number|name)?")
 _DELIMITERS = ",;\t"
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".tif", ".webp", ".bmp")
 _SNIFFED_ROWS = 20
@@ -46,6 +49,7 @@ class _Columns:
     path: int
     label: int
     split: int | None
+    group: int | None
     count: int
     header: bool
 
@@ -88,7 +92,8 @@ def read_csv(path: Path) -> Dataset:
         raise DataError("an empty table", where=path, remedy=_EXPECTED)
     columns = _columns(first, first_line, path)
     found: dict[SplitName, _Rows] = {}
-    doubles = _collect(found, columns, [] if columns.header else [(first_line, first)], rows, path)
+    groups: set[str] = set()
+    doubles = _collect(found, groups, columns, [] if columns.header else [(first_line, first)], rows, path)
     if not found:
         raise DataError("a header and no rows", where=path, remedy=_EXPECTED)
     if "train" not in found:
@@ -108,6 +113,15 @@ def read_csv(path: Path) -> Dataset:
             else ("rows list a picture again with the same label and count")
         )
         notes = (*notes, f"{len(doubles):,} {again} once: line {lines}")
+    pictures = sum(len(part.names) for part in found.values())
+    if columns.group is not None and len(groups) < pictures:
+        name = first[columns.group].strip()
+        notes = (
+            *notes,
+            f"the column {shown(name)} has {len(groups):,} values for {pictures:,} pictures and is not used: with what "
+            "is alike in it both in train and in test, test says too much. Splits that keep it together: "
+            f"eyespot data table {path.name} --groups {name} --out NEW.csv",
+        )
     index = {name: number for number, name in enumerate(class_names)}
     splits: dict[SplitName, Items] = {}
     for split in counts:
@@ -230,9 +244,11 @@ def _columns(first: list[str], line: int, path: Path) -> _Columns:
         named_column(names, words, line, path) for words in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
     )
     if place is not None and label is not None:
-        return _Columns(place, label, split, len(first), header=True)
+        groups = [i for i, name in enumerate(names) if _GROUP_COLUMN.fullmatch(name) and i not in (place, label)]
+        group = groups[0] if groups and split is None else None
+        return _Columns(place, label, split, group, len(first), header=True)
     if len(first) == 2 or (len(first) == 3 and names[2] in SPLIT_WORDS):
-        return _Columns(0, 1, 2 if len(first) == 3 else None, len(first), header=False)
+        return _Columns(0, 1, 2 if len(first) == 3 else None, None, len(first), header=False)
     columns = "one column" if len(first) == 1 else f"{len(first)} columns without the names path and label"
     fail_in_line(path, line, columns, f"{_EXPECTED}; {_OTHERWISE}")
 
@@ -249,12 +265,13 @@ def named_column(names: list[str], words: tuple[str, ...], line: int, path: Path
 
 def _collect(
     found: dict[SplitName, _Rows],
+    groups: set[str],
     columns: _Columns,
     head: list[tuple[int, list[str]]],
     rows: Iterator[tuple[int, list[str]]],
     path: Path,
 ) -> list[int]:
-    """Put every row into its split and return the lines that only repeat an earlier one."""
+    """Put every row into its split, its group into `groups`, and return the lines that only repeat an earlier one."""
     folder = _folder_of(path)
     seen: dict[str, _Seen] = {}
     doubles: list[int] = []
@@ -273,6 +290,8 @@ def _collect(
                 _check_same(earlier, now, written, path)
                 doubles.append(line)
                 continue
+            if columns.group is not None:
+                groups.add(cells[columns.group].strip())
             of_split = found.setdefault(split, _Rows())
             of_split.names.append(name)
             of_split.ids.append(safe_text(_relative(key, folder)))

@@ -69,6 +69,10 @@ _LITTER = frozenset(
         "__pycache__",
     }
 )
+# `scan_mask.png` beside `scan.png`, `masks/1.png` beside `images/1.png`: what belongs to segmentation data.
+_MASK_NAME = re.compile(r"[-_ .]?masks?(?:[-_ ]?[0-9]+)?", re.IGNORECASE)
+_MASK_FOLDER = re.compile("masks?", re.IGNORECASE)
+_PICTURE_FOLDERS = ("images", "image", "Images", "imgs", "img", "originals")
 _EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BY_NAMES = "or, where names or a table say the class, make a CSV of path,label (eyespot data table --help)"
@@ -229,6 +233,10 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
             found[split] = _read_classes(root, f"{split_folder}/", listing.folders, left_out)
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
     class_names, class_notes = check_classes(counts, folder)
+    masks = [name for classes in found.values() for names in classes.values() for name in _masks(names)]
+    if masks:
+        what = f"{len(masks):,} picture{' is' if len(masks) == 1 else 's are'} named like masks of others"
+        notes.append(f"{what}, {few(map(safe_text, masks))}: they are classified like any other")
     return Dataset(
         name=name,
         class_names=class_names,
@@ -513,6 +521,25 @@ def _read_classes(root: str, prefix: str, folders: list[str], left_out: _LeftOut
     for names in classes.values():
         names.sort(key=safe_text)
     return classes
+
+
+def _masks(names: list[str]) -> list[str]:
+    """Return the pictures of a class that are named like the mask of another one in it."""
+    candidates = [name for name in names if "mask" in name.casefold()]
+    if not candidates:
+        return []
+    stems = {os.path.splitext(name)[0] for name in names}
+    return [name for name in candidates if not stems.isdisjoint(_unmasked(os.path.splitext(name)[0]))]
+
+
+def _unmasked(stem: str) -> list[str]:
+    """Return what the picture of a mask may be called, without extension; nothing where the name speaks of no mask."""
+    *folders, last = stem.split("/")
+    found = ["/".join([*folders, base]) for base in [_MASK_NAME.sub("", last)] if base != last]
+    for place, folder in enumerate(folders):
+        if _MASK_FOLDER.fullmatch(folder):
+            found += ["/".join([*folders[:place], other, *folders[place + 1 :], last]) for other in _PICTURE_FOLDERS]
+    return found
 
 
 def _walk_class(root: str, class_folder: str, above: set[tuple[int, int]], left_out: _LeftOut) -> list[str]:

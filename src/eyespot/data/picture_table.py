@@ -30,6 +30,7 @@ from eyespot.data.csvfile import (
 )
 from eyespot.data.dataset import SPLIT_NAMES
 from eyespot.data.folders import SPLIT_WORDS, few, safe_text, split_of
+from eyespot.data.group_splits import split_groups
 from eyespot.data.walking import walk_pictures
 from eyespot.errors import DataError, UsageError, did_you_mean
 from eyespot.files import write_atomic
@@ -41,11 +42,12 @@ _ID_COLUMNS = (*PATH_COLUMNS, "image_id", "image_name", "img", "id", "name")
 
 
 class PictureRow(NamedTuple):
-    """A picture with its class, and its split where the source has splits."""
+    """A picture with its class, its split where the source has splits, and its group where one is asked for."""
 
     path: str
     label: str
     split: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class PictureTable:
         return dict(sorted(Counter(row.label for row in self.rows).items()))
 
 
-def label_by_names(folder: Path, pattern: str | None = None) -> PictureTable:
+def label_by_names(folder: Path, pattern: str | None = None, groups: str | None = None) -> PictureTable:
     r"""Return the pictures in a folder and below it with the classes that their names say.
 
     Args:
@@ -74,24 +76,24 @@ def label_by_names(folder: Path, pattern: str | None = None) -> PictureTable:
         pattern: A regular expression that is searched in each path relative to the folder, with forward slashes and
             without extension; its first group (without one, all that matches) is the class. Left out: the file's name
             up to its last number, so that `Abyssinian_100.jpg` is `Abyssinian`.
+        groups: The same for the group of a picture.
 
     Raises:
-        UsageError: The pattern is no regular expression.
-        DataError: The folder cannot be listed, no name says a class, or all names say the same or one each.
+        UsageError: A pattern is no regular expression.
+        DataError: The folder cannot be listed, no name says a class, or all names say the same or one each; a picture
+            without a group.
     """
-    try:
-        wanted = re.compile(pattern) if pattern is not None else None
-    except re.error as error:
-        raise UsageError(
-            f"no regular expression: {error}", where="--pattern", remedy="such as '(.+)_[0-9]+'"
-        ) from error
+    wanted, grouping = _compiled(pattern, "--pattern"), _compiled(groups, "--groups")
     found: list[PictureRow] = []
     nameless: list[str] = []
     for path, name in _pictures(folder):
         label = _label_in(name, wanted)
+        group = _first_group(name, grouping) if grouping is not None else ""
         split = split_of(name.partition("/")[0]) if "/" in name else None
+        if label and grouping is not None and not group:
+            raise DataError(f"no group in {name!r}", where=folder, remedy="let --groups match every picture's path")
         if label:
-            found.append(PictureRow(path, label, split or ""))
+            found.append(PictureRow(path, label, split or "", group))
         else:
             nameless.append(name)
     # Folders that are no splits may well be there for another reason; without train/ they say nothing.
@@ -106,7 +108,9 @@ def label_by_names(folder: Path, pattern: str | None = None) -> PictureTable:
     return _without_unwritable(rows, notes)
 
 
-def label_by_table(table: Path, folder: Path, columns: tuple[str, str] | None = None) -> PictureTable:
+def label_by_table(
+    table: Path, folder: Path, columns: tuple[str, str] | None = None, groups: str | None = None
+) -> PictureTable:
     """Return the pictures that a table names, found in a folder, with the classes that the table gives them.
 
     Args:
@@ -114,14 +118,16 @@ def label_by_table(table: Path, folder: Path, columns: tuple[str, str] | None = 
             name or by that without extension.
         folder: Where the pictures are, or below.
         columns: The names of the columns of picture and class; left out: the usual ones.
+        groups: The name of the column of groups.
 
     Raises:
-        DataError: With the line: a picture that is not there or that two files could be, an empty class, an unknown
-            split; columns that are not there.
+        DataError: With the line: a picture that is not there or that two files could be, an empty class or group, an
+            unknown split; columns that are not there.
     """
     lines = table_rows(table)
     line, header = next(lines, (1, []))
     path_column, label_column, split_column = _columns(header, columns, line, table)
+    group_column = None if groups is None else _column(header, groups, line, table)
     by_name: dict[str, list[str]] = {}
     pictures = 0
     for path, name in _pictures(folder):
@@ -134,8 +140,10 @@ def label_by_table(table: Path, folder: Path, columns: tuple[str, str] | None = 
     for line, cells in lines:
         check_width(cells, len(header), line, table)
         written, label = cells[path_column].strip(), safe_text(cells[label_column].strip())
-        if not written or not label:
-            fail_in_line(table, line, "an empty class" if written else "an empty name", "fill it in or remove the row")
+        group = "" if group_column is None else safe_text(cells[group_column].strip())
+        for what, text in (("name", written), ("class", label), ("group", group or group_column is None)):
+            if not text:
+                fail_in_line(table, line, f"an empty {what}", "fill it in or remove the row")
         paths = by_name.get(written.replace("\\", "/").removeprefix("./"), [])
         if len(paths) > 1:
             fail_in_line(
@@ -150,7 +158,7 @@ def label_by_table(table: Path, folder: Path, columns: tuple[str, str] | None = 
         word = cells[split_column].strip().casefold() if split_column is not None else ""
         if split_column is not None and word not in SPLIT_WORDS:
             fail_in_line(table, line, f"unknown split {shown(cells[split_column])}", "use train, val or test")
-        rows.append(PictureRow(paths[0], label, SPLIT_WORDS.get(word, "")))
+        rows.append(PictureRow(paths[0], label, SPLIT_WORDS.get(word, ""), group))
     if missing:
         line, written = missing[0]
         more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
@@ -160,6 +168,26 @@ def label_by_table(table: Path, folder: Path, columns: tuple[str, str] | None = 
     others = pictures - len({row.path for row in rows})
     notes = [f"{_pictures_left_out(others)}, which the table does not name"] if others else []
     return _without_unwritable(rows, notes)
+
+
+def keep_groups_together(found: PictureTable, *, seed: int, where: object) -> PictureTable:
+    """Return the table with splits drawn so that no group is in two of them.
+
+    Raises:
+        UsageError: The source has splits of its own.
+        DataError: The groups cannot be divided.
+    """
+    if any(row.split for row in found.rows):
+        raise UsageError("it has splits already", where=where, remedy="leave --groups out, or take the splits out")
+    groups = [row.group for row in found.rows]
+    splits = split_groups(groups, [row.label for row in found.rows], seed=seed, where=where)
+    parts = []
+    for name in SPLIT_NAMES:
+        of_split = [group for group, split in zip(groups, splits, strict=True) if split == name]
+        parts.append(f"{len(of_split):,} {name} ({len(set(of_split)):,} groups)")
+    rows = [row._replace(split=split) for row, split in zip(found.rows, splits, strict=True)]
+    note = f"split by group (seed {seed}): {', '.join(parts)}"
+    return _without_unwritable(rows, [*found.notes, note])
 
 
 def write_table(found: PictureTable, out: Path) -> None:
@@ -178,12 +206,12 @@ def write_table(found: PictureTable, out: Path) -> None:
             remedy="choose another name, or remove it first",
         )
     here = os.path.abspath(out.parent)
-    split = any(row.split for row in found.rows)
+    columns = [name for name in PictureRow._fields if any(getattr(row, name) for row in found.rows)]
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["path", "label", "split"][: 2 + split])
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for row in found.rows:
-        writer.writerow([_relative(row.path, here), row.label, row.split][: 2 + split])
+        writer.writerow({**row._asdict(), "path": _relative(row.path, here)})
     write_atomic(out, buffer.getvalue().encode())
 
 
@@ -196,16 +224,25 @@ def _pictures(folder: Path) -> Iterator[tuple[str, str]]:
         yield found.path, os.path.relpath(found.path, root).replace(os.sep, "/")
 
 
+def _compiled(pattern: str | None, option: str) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"no regular expression: {error}", where=option, remedy="such as '(.+)_[0-9]+'") from error
+
+
 def _label_in(name: str, wanted: re.Pattern[str] | None) -> str:
     """Return the class that a path says; nothing where it says none."""
-    stem = os.path.splitext(name)[0]
     if wanted is not None:
-        match = wanted.search(stem)
-        text = (match[1] if wanted.groups else match[0]) if match else None
-    else:
-        match = _NUMBERED.fullmatch(stem.rpartition("/")[2])
-        text = match[1].strip(_SEPARATORS) if match else None
-    return safe_text((text or "").strip())
+        return _first_group(name, wanted)
+    match = _NUMBERED.fullmatch(os.path.splitext(name)[0].rpartition("/")[2])
+    return safe_text(match[1].strip(_SEPARATORS)) if match else ""
+
+
+def _first_group(name: str, wanted: re.Pattern[str]) -> str:
+    """Return what the first group of a pattern, or all of it, finds in a path; nothing where it finds nothing."""
+    match = wanted.search(os.path.splitext(name)[0])
+    return safe_text(((match[1] if wanted.groups else match[0]) or "").strip()) if match else ""
 
 
 def _check_classes(labels: Sequence[str], nameless: Sequence[str], folder: Path) -> None:
@@ -232,14 +269,7 @@ def _columns(
     """Return the places of picture, class and split."""
     names = [cell.strip().casefold() for cell in header]
     if columns is not None:
-        places = []
-        for column in columns:
-            if names.count(column.strip().casefold()) != 1:
-                near = did_you_mean(column, list(header))
-                have = f"it has {few(header, most=20)}"
-                fail_in_line(table, line, f"no column {shown(column)}.{near}", have)
-            places.append(names.index(column.strip().casefold()))
-        path, label = places
+        path, label = (_column(header, name, line, table) for name in columns)
     else:
         found = [named_column(names, words, line, table) for words in (_ID_COLUMNS, LABEL_COLUMNS)]
         if found[0] is None or found[1] is None:
@@ -251,6 +281,15 @@ def _columns(
             )
         path, label = found[0], found[1]
     return path, label, named_column(names, SPLIT_COLUMNS, line, table)
+
+
+def _column(header: Sequence[str], name: str, line: int, table: Path) -> int:
+    """Return the place of the column with a name, in whatever case."""
+    names = [cell.strip().casefold() for cell in header]
+    if names.count(name.strip().casefold()) != 1:
+        near = did_you_mean(name, list(header))
+        fail_in_line(table, line, f"no column {shown(name)}.{near}", f"it has {few(header, most=20)}")
+    return names.index(name.strip().casefold())
 
 
 def _without_unwritable(rows: Sequence[PictureRow], notes: list[str]) -> PictureTable:
