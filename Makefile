@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-CACHE  := .eyespot-cache
+# Three on two cores: some tests wait for the processes that they start. Each takes up to 3 GB.
+WORKERS ?= 3
 
 .PHONY: demo test lint types docs bench clean
 
@@ -14,7 +15,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint types
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/python -m coverage report --fail-under=90
 
 lint: $(VENV)/.installed-dev

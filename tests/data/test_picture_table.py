@@ -128,6 +128,8 @@ def test_a_table_names_pictures_in_its_own_way(tmp_path: Path, text: str, column
         ("id,label\nb,pug\n", None, "'b' may be .*one/b.jpg.*two/b.png.*line 2"),
         ("id,label,split\na,pug,somewhere\n", None, "unknown split 'somewhere'.*line 2"),
         ("id,label\n", None, "a header and no rows"),
+        ("", None, "an empty table"),
+        ("id,label\na,pug\n", ("id", "ID"), "one column for picture and class, 'id'"),
     ],
 )
 def test_a_table_that_is_wrong_is_refused_by_its_line(

@@ -126,6 +126,8 @@ def label_by_table(
     """
     lines = table_rows(table)
     line, header = next(lines, (1, []))
+    if not header:
+        raise DataError("an empty table", where=table, remedy="name the file that lists the pictures")
     path_column, label_column, split_column = _columns(header, columns, line, table)
     group_column = None if groups is None else _column(header, groups, line, table)
     by_name: dict[str, list[str]] = {}
@@ -184,7 +186,8 @@ def keep_groups_together(found: PictureTable, *, seed: int, where: object) -> Pi
     parts = []
     for name in SPLIT_NAMES:
         of_split = [group for group, split in zip(groups, splits, strict=True) if split == name]
-        parts.append(f"{len(of_split):,} {name} ({len(set(of_split)):,} groups)")
+        number = len(set(of_split))
+        parts.append(f"{len(of_split):,} {name} ({number:,} group{'' if number == 1 else 's'})")
     rows = [row._replace(split=split) for row, split in zip(found.rows, splits, strict=True)]
     note = f"split by group (seed {seed}): {', '.join(parts)}"
     return _without_unwritable(rows, [*found.notes, note])
@@ -270,6 +273,8 @@ def _columns(
     names = [cell.strip().casefold() for cell in header]
     if columns is not None:
         path, label = (_column(header, name, line, table) for name in columns)
+        if path == label:
+            fail_in_line(table, line, f"one column for picture and class, {shown(columns[0])}", "name two columns")
     else:
         found = [named_column(names, words, line, table) for words in (_ID_COLUMNS, LABEL_COLUMNS)]
         if found[0] is None or found[1] is None:
