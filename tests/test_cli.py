@@ -567,7 +567,7 @@ def start(*words: str | Path, **keywords: Any) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> Outcome:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     return Outcome(process.returncode, out or "", err)
 
 
@@ -647,14 +647,14 @@ cli.main([])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_that_a_destructor_swallows_stops_the_command_all_the_same(number: int, code: int) -> None:
     words = [sys.executable, "-c", LOST, str(int(number))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=180)
     assert (done.returncode, done.stderr) == (code, "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_other_lost_errors_are_still_shown() -> None:
     code = LOST.replace("os.kill(os.getpid(), int(sys.argv[1]))", "raise ValueError('odd')").replace("200", "0")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0
     assert "ValueError: odd" in done.stderr
 

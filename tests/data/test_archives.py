@@ -981,7 +981,7 @@ def test_of_several_processes_one_unpacks_and_all_find_it(tmp_path: Path) -> Non
     processes = [context.Process(target=_extract_and_tell, args=(archive, tmp_path / "out", queue)) for _ in range(4)]
     for process in processes:
         process.start()
-    answers = [queue.get(timeout=60) for _ in processes]
+    answers = [queue.get(timeout=180) for _ in processes]
     for process in processes:
         process.join()
     assert sorted(answers) == [False, False, False, True]

@@ -857,7 +857,7 @@ def test_eight_processes_at_once_make_one_download(site: Site, tmp_path: Path) -
     site.script = [slowly]
     processes = [start_process(site, tmp_path) for _ in range(8)]
     for process in processes:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert (process.returncode, out.strip()) == (0, str(tmp_path / "data.bin")), err
     assert site.ranges() == [None]
     assert (tmp_path / "data.bin").read_bytes() == CONTENT

@@ -571,7 +571,7 @@ def test_a_script_without_a_main_guard_runs_and_leaves_nothing_behind(tmp_path: 
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "json.py").write_text("raise SystemExit('the working folder must not stand for the library')")
     process = run_script(tmp_path, pictures, "print(sum(1 for _ in batches))", cwd=tmp_path / "here")
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     assert errors == ""
     first, second = output.splitlines()
@@ -589,7 +589,7 @@ def test_workers_never_outlive_the_process_that_asked(
     pids = tuple(map(int, process.stdout.readline().split()))
     assert len(pids) == 2
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode != 0
     assert errors.count("Traceback") <= 1, "only the script itself speaks"
     assert_gone(pids)
@@ -599,7 +599,7 @@ def test_workers_never_outlive_the_process_that_asked(
 def test_a_program_ends_although_its_workers_hang(tmp_path: Path, pictures: list[Path]) -> None:
     code = "import os, signal; [os.kill(pid, signal.SIGSTOP) for pid in loader.worker_pids]"
     process = run_script(tmp_path, pictures, code)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=180)
     assert (process.returncode, errors) == (0, "")
     assert_gone(tuple(map(int, output.split())))
 

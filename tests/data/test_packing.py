@@ -1130,21 +1130,21 @@ def test_kills_at_any_moment_leave_nothing_that_is_taken_for_whole(tmp_path: Pat
         return process
 
     began = time.monotonic()
-    whole, _ = start(tmp_path / "reference").communicate(timeout=60)
+    whole, _ = start(tmp_path / "reference").communicate(timeout=180)
     seconds = time.monotonic() - began
     survived = 0
     for k in range(8):
         process = start(cache.parent)
         time.sleep(seconds * k / 8)
         process.send_signal(signal.SIGKILL)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=180)
         survived += "packed" in output
         for folder in cache.iterdir() if cache.exists() else ():
             if folder.is_dir() and not folder.name.endswith(".tmp"):
                 assert {path.name for path in folder.iterdir()} == {"records.bin", "pixels.bin", "index.json"}
         if survived:
             break
-    final, _ = start(cache.parent).communicate(timeout=60)
+    final, _ = start(cache.parent).communicate(timeout=180)
     assert final == whole
     assert not list(cache.glob(".*.tmp"))
     deadline = time.monotonic() + 20

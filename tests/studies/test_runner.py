@@ -324,4 +324,4 @@ def test_a_training_does_not_outlive_its_runner() -> None:
     )
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(timeout=60) in (128 + signal.SIGTERM, -signal.SIGTERM)
+    assert process.wait(timeout=180) in (128 + signal.SIGTERM, -signal.SIGTERM)

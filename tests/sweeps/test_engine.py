@@ -55,7 +55,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # four starts of Ray, which take half a minute each on a machine with other work
+@pytest.mark.timeout(1800)  # four starts of Ray, which take half a minute each on a machine with other work
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_none_twice(
     pictures: Path, space: Path, tmp_path: Path

@@ -48,7 +48,7 @@ def train_in_lives(folder: Path, recipe: Path, *, seed: int, lives: int) -> int:
         str(lives),
     ]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=560, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1])
