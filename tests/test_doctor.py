@@ -81,7 +81,7 @@ def test_no_network_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch, tmp
     started = time.monotonic()
     reach = doctor._Reach(doctor._sources())
     rows = {check.name: check for check in reach.checks(doctor._missing_data())}
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
     hanging.set()
     toronto = rows["www.cs.toronto.edu"]
     assert toronto.status == "warning"

@@ -526,7 +526,7 @@ def test_more_than_89_megapixels_are_refused_from_the_header(size: tuple[int, in
     assert size[0] * size[1] > MAX_PIXELS
     started = time.perf_counter()
     assert reason(header_only_png(*size)).startswith("is over 89 Mpx")
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 10
 
 
 def test_89_megapixels_pass_the_header_check(tmp_path: Path) -> None:

@@ -435,7 +435,7 @@ def test_a_body_that_came_nearly_whole_at_once_may_neither_pause_nor_drip(first:
     with pytest.raises(Problem, match=r"bytes of the body in .* s: send at least 1,000 bytes a second") as caught:
         asyncio.run(read_body(receive, None, limits, lambda count: None))
     assert caught.value.status == 408
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
 
 
 class Wordy(Slow):
