@@ -159,10 +159,11 @@ def test_names_that_no_csv_can_hold_are_left_out_and_odd_ones_come_back(tmp_path
     (tmp_path / os.fsdecode(b"d\xff 5.png")).touch()
     found = label_by_names(tmp_path)
     assert "whose names no CSV can hold" in found.notes[0]
-    write_table(found, tmp_path / "t.csv")
-    dataset = read_csv(tmp_path / "t.csv")
-    assert len(dataset.splits["train"]) == len(found.rows)
-    assert set(dataset.class_names) >= {'c,"at"', "dög"}
+    for out in (tmp_path / "t.csv", tmp_path / "sub" / "t.csv"):
+        write_table(found, out)
+        dataset = read_csv(out)
+        assert len(dataset.splits["train"]) == len(found.rows)
+        assert set(dataset.class_names) >= {'c,"at"', "dög"}
 
 
 def test_what_it_wrote_can_be_trained_on(

@@ -316,7 +316,9 @@ def _pictures_left_out(count: int) -> str:
 
 
 def _relative(path: str, folder: str) -> str:
+    """Return a path relative to the CSV's folder; a space at its start, which readers strip, comes behind `./`."""
     try:
-        return os.path.relpath(path, folder).replace(os.sep, "/")
+        name = os.path.relpath(path, folder).replace(os.sep, "/")
     except ValueError:  # another drive on Windows
         return path.replace(os.sep, "/")
+    return f"./{name}" if name[0].isspace() else name
