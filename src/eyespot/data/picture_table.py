@@ -130,13 +130,7 @@ def label_by_table(
         raise DataError("an empty table", where=table, remedy="name the file that lists the pictures")
     path_column, label_column, split_column = _columns(header, columns, line, table)
     group_column = None if groups is None else _column(header, groups, line, table)
-    by_name: dict[str, list[str]] = {}
-    pictures = 0
-    for path, name in _pictures(folder):
-        pictures += 1
-        base = name.rpartition("/")[2]
-        for key in {name, os.path.splitext(name)[0], base, os.path.splitext(base)[0]}:
-            by_name.setdefault(key, []).append(path)
+    by_name, pictures = _by_every_name(folder)
     rows: list[PictureRow] = []
     missing: list[tuple[int, str]] = []
     for line, cells in lines:
@@ -225,6 +219,18 @@ def _pictures(folder: Path) -> Iterator[tuple[str, str]]:
         if found.error:
             raise DataError(found.error, where=found.path, remedy="check its permissions")
         yield found.path, os.path.relpath(found.path, root).replace(os.sep, "/")
+
+
+def _by_every_name(folder: Path) -> tuple[dict[str, list[str]], int]:
+    """Return the pictures in a folder by their paths and names, with and without extension, and their number."""
+    found: dict[str, list[str]] = {}
+    number = 0
+    for path, name in _pictures(folder):
+        number += 1
+        base = name.rpartition("/")[2]
+        for key in {name, os.path.splitext(name)[0], base, os.path.splitext(base)[0]}:
+            found.setdefault(key, []).append(path)
+    return found, number
 
 
 def _compiled(pattern: str | None, option: str) -> re.Pattern[str] | None:
