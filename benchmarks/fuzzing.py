@@ -24,11 +24,11 @@ positive_data_acceptance.expected-statuses = [200, 422]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", help="a run folder, a bundle, or a model that comes with eyespot")
     parser.add_argument("--examples", type=int, default=1000, help="for each operation")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    call = [sys.executable, "-m", "eyespot", "serve", str(arguments.run.resolve()), "--port", "0", "--quiet"]
+    call = [sys.executable, "-m", "eyespot", "serve", arguments.run, "--port", "0", "--quiet"]
     with subprocess.Popen(call, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         line = next(line for line in map(json.loads, server.stderr) if line["event"] == "listening")
