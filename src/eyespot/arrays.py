@@ -16,3 +16,4 @@ Float64Array: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 FeatureArray: TypeAlias = npt.NDArray[Any]  # float16 or float32
+AnyArray: TypeAlias = npt.NDArray[Any]

@@ -48,7 +48,7 @@ class Dataset:
 
     Attributes:
         name: `cifar10`, or the name of the folder, archive or CSV file.
-        class_names: Sorted names, one per label value (published data sets keep their official order).
+        class_names: Sorted names, one per label value (published data sets and numbered arrays keep their own order).
         splits: Found splits; "train" is always there, "val" and "test" where the data bring them.
         published: True for a named data set, whose split is what it is; False for a user's own pictures.
         origin: The path that was read, for the provenance.

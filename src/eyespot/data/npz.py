@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
-from eyespot.arrays import UInt8Array
+from eyespot.arrays import AnyArray, UInt8Array
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, SplitName
 from eyespot.data.folders import SPLIT_WORDS, check_classes, few, safe_text
 from eyespot.data.pack_spec import available_memory_bytes
@@ -29,8 +28,6 @@ _NAMES = ("class_names", "label_names", "classnames")
 _EXPECTED = (
     "expected x_train and y_train (and x_test, y_test, ...), train_images and train_labels, or images and labels"
 )
-
-AnyArray = npt.NDArray[Any]
 
 
 class _Arrays:
