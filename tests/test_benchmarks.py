@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +24,11 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
     return module
 
@@ -122,3 +124,45 @@ def test_planted_labels_are_measured_in_every_round(tmp_path: Path, monkeypatch:
     assert float(rows[-1]["precision_at_planted"]) == 1
     given = module.plant(np.arange(10).repeat(100), PUBLISHED["cifar10"].class_names, "by-class", 0)
     assert (given != np.arange(10).repeat(100)).sum() == 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_killed_and_a_damaged_training_pass_the_drill(tmp_path: Path) -> None:
+    words = ["--jobs", "train", "--faults", "kill", "damage", "--trials", "2", "--out", str(tmp_path / "faults.csv")]
+    done = subprocess.run(  # in a process of its own: it forks
+        [sys.executable, str(FOLDER / "faults.py"), *words], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "faults.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["job"], row["fault"], row["failed"]) for row in rows] == [
+        ("train", "kill", "0"),
+        ("train", "damage", "0"),
+    ]
+    assert all(int(row["struck"]) + int(row["not_struck"]) == 2 for row in rows)
+
+
+def test_the_drill_tells_a_wrong_result_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    faults = load("faults")
+    digest = load("fault_jobs").digest(b"one")
+    place = tmp_path / "trial"
+    lines = iter(["", "one", "another"])
+
+    class Trial(faults.Trial):
+        def run(self, words: list[str], strike: object) -> int:
+            (place / "out.csv").write_text(next(lines))
+            (place / ".out.tmp").touch()
+            return 0 if strike is None else -9
+
+        def said(self) -> str:
+            return "quiet"
+
+    job = faults.Job(("predict",), load("fault_jobs").one_file("out.csv"))
+    strike = faults.Strike("kill", 0.5)
+    struck, wrong = faults.attempt(job, strike, Trial(place), {"out.csv": digest})
+    assert struck
+    assert [line for line in wrong if line] == [f"left: ['{place / '.out.tmp'}']"]
+    lines = iter(["", "another"])
+    _, wrong = faults.attempt(job, strike, Trial(place), {"out.csv": digest})
+    assert wrong[0] == "another result: ['out.csv']"
