@@ -1,1 +1,1 @@
-"""The larger commands, one file each; `eyespot.cli` puts them together and turns errors into one line."""
+"""The commands, one file each: words in, verbs called. `eyespot.cli` puts them together and answers errors."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,3 +27,10 @@ BadImageOption = Annotated[
     str | None,
     typer.Option("--on-bad-image", metavar="refuse|skip", help="What to do about files that cannot be decoded."),
 ]
+
+
+def as_settings(changes: dict[str, Any]) -> list[str]:
+    """Return options that were given as --set would have them; JSON values of these kinds are TOML values."""
+    from json import dumps
+
+    return [f"{key}={dumps(value)}" for key, value in changes.items() if value is not None]
