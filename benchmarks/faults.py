@@ -85,7 +85,7 @@ class Trial:
             shutil.copytree(self.place.parent / job.changes, self.place / job.changes)
 
     def said(self) -> str:
-        """Return what the last command printed."""
+        """Return what the last command printed on stderr."""
         return self._log.read_text(errors="replace")
 
     def start(self, words: Sequence[str], *, stopped: bool = False) -> ForkProcess:
@@ -124,7 +124,7 @@ class Trial:
         os.chdir(self.place)
         os.environ["EYESPOT_CACHE"] = str(self.place / "cache")
         log = os.open(self._log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND, 0o644)
-        os.dup2(log, 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(log, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if stopped:

@@ -156,6 +156,8 @@ def tabulate(
         if named is not None and len(named) != 2:
             raise UsageError(f"--columns {columns}", where=source, remedy="give two names, such as id,breed")
         folder = source.parent if pictures is None else Path(pictures).expanduser()
+        if not folder.is_dir():
+            raise UsageError("--pictures is no folder", where=folder, remedy="name the folder of the table's pictures")
         found = label_by_table(source, folder, named, groups)
     else:
         raise UsageError("no such folder or table", where=source, remedy="check the path")

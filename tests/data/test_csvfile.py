@@ -297,6 +297,13 @@ def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
     assert any(note in said for said in read_csv(table(folder, text)).notes)
     with_split = "path,label,patient,split\na.png,cat,1,train\nb.png,cat,1,train\nc.png,dog,2,train\nd.png,dog,2,test\n"
     assert not any("is not used" in said for said in read_csv(table(folder, with_split)).notes)
+    assert any("1 value of the column 'patient' is in more than one split" in said and said.endswith("'2'")
+               for said in read_csv(table(folder, with_split)).notes)  # fmt: skip
+    kept = "path,label,patient,split\na.png,cat,1,train\nb.png,dog,1,train\nc.png,dog,2,test\nd.png,dog,,test\n"
+    assert not any("patient" in said for said in read_csv(table(folder, kept)).notes)
+    spaced = "path,label,Patient ID\na.png,cat,1\nb.png,cat,1\nc.png,dog,2\nd.png,dog,2\n"
+    assert any(f'{folder / "list.csv"} --groups "Patient ID" --out' in said
+               for said in read_csv(table(folder, spaced)).notes)  # fmt: skip
     each_its_own = "path,label,case\na.png,cat,1\nb.png,cat,2\nc.png,dog,3\nd.png,dog,4\n"
     assert read_csv(table(folder, each_its_own)).notes == ()
     a_label = "path,group\na.png,cat\nb.png,dog\n"

@@ -241,6 +241,23 @@ class TestListing:
         assert dataset.class_names == ("Cat", "cat", "dog")
         assert "classes that differ only in upper and lower case: 'Cat', 'cat'" in dataset.notes
 
+    @pytest.mark.parametrize(
+        ("names", "note"),
+        [
+            (("1", "01", "2"), "classes that are the same number: '01', '1'"),
+            (("cat", "nan", "NA"), "'NA', 'nan' are classes that are named as if there were no label"),
+            (("0", "1", "-1"), "'-1' is a class that is named as if there were no label"),
+            (("images", "masks", "cat"), ""),
+            (("1a", "01a", "1.0.1"), ""),
+        ],
+    )
+    def test_class_names_that_are_hardly_meant_are_noted(
+        self, tmp_path: Path, names: tuple[str, ...], note: str
+    ) -> None:
+        notes = read(tmp_path, *[f"{name}/{n}.png" for name in names for n in range(2)]).notes
+        assert len(notes) == bool(note)
+        assert all(said.startswith(note) for said in notes)
+
     def test_pillows_extensions_are_all_known(self) -> None:
         Image.init()
         # Containers and data formats that Pillow has a plug-in for, and nobody keeps photographs in.
@@ -446,6 +463,13 @@ class TestRefused:
                 tuple(f"{look}/{kind}/1.png" for look in ("color", "grey") for kind in ("apple", "corn", "grape")),
                 "'color', 'grey' hold no pictures, but all hold folders named 'apple', 'corn', 'grape': which are",
             ),
+            (
+                ("data/train/cat/1.png", "data/test/cat/1.png", "docs/a.txt"),
+                "data if that is the data set, or turn them",
+            ),
+            (("images/a_1.jpg", "annotations/trimaps/a_1.png"), "folders 'annotations', 'images' are no classes"),
+            (("images/1.jpg", "Masks/1.png"), "folders 'Masks', 'images' are no classes"),
+            (("train/images/1.jpg", "train/labels/1.txt", "val/images/2.jpg"), "'images', 'labels' are no classes"),
             (("photos/cat/1.png", "photos/dog/1.png", "test/cat/1.png", "test/dog/1.png"), "which are the classes?"),
         ],
         ids=lambda value: "+".join(value) if isinstance(value, tuple) else None,

@@ -98,6 +98,12 @@ def test_pictures_of_every_shape(tmp_path: Path, shape: tuple[int, ...], channel
         ({"x_test": images(), "y_test": LABELS}, "no training pictures"),
         ({"x_train": images(), "y_train": LABELS[:5]}, "6 pictures in x_train, 5 labels in y_train"),
         ({"x": images() / 255, "y": LABELS}, r"x holds float64.*\(255 \* x\)"),
+        (
+            {"x": images().astype(int), "y": LABELS},
+            r"x holds int64.*such as x\.round\(\)\.astype",
+        ),  # 255 * x would wrap
+        ({"x": images() * np.uint16(257), "y": LABELS}, r"x holds uint16.*\(these go from \d+ to \d{5}\)"),
+        ({"x_train": images(), "y_train": LABELS, "x_val": [], "y_val": []}, "x_val is empty.*leave it"),
         ({"x": images(6, 8, 8, 4), "y": LABELS}, r"x has the shape \(6, 8, 8, 4\)"),
         ({"x": images(6, 8), "y": LABELS}, r"x has the shape \(6, 8\)"),
         ({"x": images(), "y": LABELS / 2}, "y holds float64"),
@@ -114,6 +120,13 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, arrays: dict[str, Any], me
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path, **arrays)
     assert caught.value.remedy
+
+
+def test_arrays_that_are_not_used_are_said(tmp_path: Path) -> None:
+    arrays = {"x_train": images(), "y_train": LABELS, "class_names": np.array(["a", "b", "c"])}
+    assert read(tmp_path, **arrays).notes == ()
+    notes = read(tmp_path, **arrays, x_unlabelled=images(), labels_train=LABELS).notes
+    assert notes == ("2 arrays are not used: 'labels_train', 'x_unlabelled'",)
 
 
 class Bomb:

@@ -13,6 +13,7 @@ from PIL import Image
 import eyespot
 from eyespot import cli
 from eyespot.data.csvfile import read_csv
+from eyespot.data.group_splits import split_groups
 from eyespot.data.picture_table import (
     PictureTable,
     keep_groups_together,
@@ -129,6 +130,9 @@ def test_a_table_names_pictures_in_its_own_way(tmp_path: Path, text: str, column
         ("id,label,split\na,pug,somewhere\n", None, "unknown split 'somewhere'.*line 2"),
         ("id,label\n", None, "a header and no rows"),
         ("", None, "an empty table"),
+        ("id,x,X\na,pug,1\n", ("id", "x"), "two columns named 'x'.*line 1"),
+        ("id,label\na,pug\na.jpg,cat\n", None, "two classes for .*a.jpg': 'pug' in line 2, 'cat' here.*line 3"),
+        ("id,label,split\na,pug,val\na,pug,test\n", None, "two splits for .*a.jpg'.*line 3"),
         ("id,label\na,pug\n", ("id", "ID"), "one column for picture and class, 'id'"),
     ],
 )
@@ -139,6 +143,22 @@ def test_a_table_that_is_wrong_is_refused_by_its_line(
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         label_by_table(tmp_path / "labels.csv", tmp_path, columns)
+
+
+def test_a_path_goes_before_a_name_and_may_be_absolute_or_leave_the_folder(tmp_path: Path) -> None:
+    files(tmp_path, "in/1.png", "in/sub/1.png", "out/2.png")
+    (tmp_path / "t.csv").write_text(
+        f"path,label\n1.png,a\nsub/1.png,b\n./1.png,a\n{tmp_path}/in/1.png,a\n../out/2.png,b\n"
+    )
+    found = label_by_table(tmp_path / "t.csv", tmp_path / "in")
+    assert listed(found, tmp_path) == [("in/1.png", "a", ""), ("in/sub/1.png", "b", ""), ("out/2.png", "b", "")]
+    assert found.notes == ("2 rows name pictures once more: counted once",)
+
+
+def test_splits_in_a_folder_around_everything_are_found(tmp_path: Path) -> None:
+    files(tmp_path, *[f"data/v1/{split}/{kind}_{n}.png" for split in ("train", "test") for kind in ("cat", "dog")
+                      for n in range(2)])  # fmt: skip
+    assert [row.split for row in label_by_names(tmp_path).rows] == ["train"] * 4 + ["test"] * 4
 
 
 def test_a_csv_is_never_written_over(tmp_path: Path) -> None:
@@ -195,6 +215,7 @@ def test_what_it_wrote_can_be_trained_on(
         ("flat --pictures x --out a.csv", "are for tables"),
         ("t.csv --pattern x --out a.csv", "--pattern is for folders"),
         ("t.csv --columns id --out a.csv", "give two names"),
+        ("t.csv --pictures nowhere --out a.csv", "--pictures is no folder in nowhere"),
         ("nowhere --out a.csv", "no such folder or table"),
     ],
 )
@@ -233,6 +254,24 @@ def test_no_patient_is_in_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyP
         items = dataset.splits[split]
         assert len(items) == pytest.approx(share * total, abs=6)
         assert abs(int(items.labels.sum()) * 2 - len(items)) <= 6, "both classes alike"
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("number", range(3, 13))
+def test_few_groups_of_one_size_are_divided(number: int, mixed: bool) -> None:
+    rows = [(f"p{group}", str((n if mixed else group) % 2)) for group in range(number) for n in range(10)]
+    groups, labels = zip(*rows, strict=True)
+    if number == 3 and not mixed:  # both classes in train take two groups
+        with pytest.raises(DataError, match="found no division with a group in test"):
+            split_groups(groups, labels, seed=0, where="x")
+        return
+    for seed in range(5):
+        splits = split_groups(groups, labels, seed=seed, where="x")
+        assert set(splits) == {"train", "val", "test"}
+        assert len(set(zip(groups, splits, strict=True))) == number, "a group is in two splits"
+        in_train = [label for label, split in zip(labels, splits, strict=True) if split == "train"]
+        assert set(in_train) == {"0", "1"}
+        assert len(in_train) >= 10 * (number - max(2, round(0.4 * number)))
 
 
 def test_groups_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

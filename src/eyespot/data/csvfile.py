@@ -12,6 +12,7 @@ import io
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, SplitName
-from eyespot.data.folders import SPLIT_WORDS, PathList, check_classes, make_unique, safe_text
+from eyespot.data.folders import SPLIT_WORDS, PathList, check_classes, few, make_unique, safe_text
 from eyespot.errors import DataError, did_you_mean
 
 # Ten million rows; the whole table is read into memory.
@@ -92,7 +93,7 @@ def read_csv(path: Path) -> Dataset:
         raise DataError("an empty table", where=path, remedy=_EXPECTED)
     columns = _columns(first, first_line, path)
     found: dict[SplitName, _Rows] = {}
-    groups: set[str] = set()
+    groups: set[tuple[str, SplitName]] = set()
     doubles = _collect(found, groups, columns, [] if columns.header else [(first_line, first)], rows, path)
     if not found:
         raise DataError("a header and no rows", where=path, remedy=_EXPECTED)
@@ -113,15 +114,9 @@ def read_csv(path: Path) -> Dataset:
             else ("rows list a picture again with the same label and count")
         )
         notes = (*notes, f"{len(doubles):,} {again} once: line {lines}")
-    pictures = sum(len(part.names) for part in found.values())
-    if columns.group is not None and len(groups) < pictures:
-        name = first[columns.group].strip()
-        notes = (
-            *notes,
-            f"the column {shown(name)} has {len(groups):,} values for {pictures:,} pictures and is not used: with what "
-            "is alike in it both in train and in test, test says too much. Splits that keep it together: "
-            f"eyespot data table {path.name} --groups {name} --out NEW.csv",
-        )
+    if columns.group is not None:
+        pictures = sum(len(part.names) for part in found.values())
+        notes = (*notes, *_note_groups(groups, first[columns.group].strip(), columns, pictures, path))
     index = {name: number for number, name in enumerate(class_names)}
     splits: dict[SplitName, Items] = {}
     for split in counts:
@@ -138,6 +133,34 @@ def read_csv(path: Path) -> Dataset:
         layout="CSV",
         notes=notes,
     )
+
+
+def _note_groups(
+    groups: set[tuple[str, SplitName]], name: str, columns: _Columns, pictures: int, path: Path
+) -> tuple[str, ...]:
+    """Return a note where what is alike in a column of patients, videos, ... is in several splits, or will be."""
+    if columns.split is not None:
+        counts = Counter(group for group, _ in groups if group)
+        torn = sorted(group for group, splits in counts.items() if splits > 1)
+        if not torn:
+            return ()
+        values, are = ("value", "is") if len(torn) == 1 else ("values", "are")
+        return (
+            f"{len(torn):,} {values} of the column {shown(name)} {are} in more than one split, so val and test may say "
+            f"too much: {few(torn)}",
+        )
+    if len(groups) >= pictures:
+        return ()
+    return (
+        f"the column {shown(name)} has {len(groups):,} values for {pictures:,} pictures and is not used: with what "
+        "is alike in it both in train and in test, test says too much. Splits that keep it together: "
+        f"eyespot data table {_quoted(str(path))} --groups {_quoted(safe_text(name))} --out NEW.csv",
+    )
+
+
+def _quoted(text: str) -> str:
+    """Return a word of a command line, for any shell."""
+    return f'"{text}"' if " " in text else text
 
 
 def _folder_of(path: Path) -> str:
@@ -245,7 +268,7 @@ def _columns(first: list[str], line: int, path: Path) -> _Columns:
     )
     if place is not None and label is not None:
         groups = [i for i, name in enumerate(names) if _GROUP_COLUMN.fullmatch(name) and i not in (place, label)]
-        group = groups[0] if groups and split is None else None
+        group = groups[0] if groups else None
         return _Columns(place, label, split, group, len(first), header=True)
     if len(first) == 2 or (len(first) == 3 and names[2] in SPLIT_WORDS):
         return _Columns(0, 1, 2 if len(first) == 3 else None, None, len(first), header=False)
@@ -265,7 +288,7 @@ def named_column(names: list[str], words: tuple[str, ...], line: int, path: Path
 
 def _collect(
     found: dict[SplitName, _Rows],
-    groups: set[str],
+    groups: set[tuple[str, SplitName]],
     columns: _Columns,
     head: list[tuple[int, list[str]]],
     rows: Iterator[tuple[int, list[str]]],
@@ -291,7 +314,7 @@ def _collect(
                 doubles.append(line)
                 continue
             if columns.group is not None:
-                groups.add(cells[columns.group].strip())
+                groups.add((cells[columns.group].strip(), split))
             of_split = found.setdefault(split, _Rows())
             of_split.names.append(name)
             of_split.ids.append(safe_text(_relative(key, folder)))

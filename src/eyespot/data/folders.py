@@ -73,6 +73,12 @@ _LITTER = frozenset(
 _MASK_NAME = re.compile(r"[-_ .]?masks?(?:[-_ ]?[0-9]+)?", re.IGNORECASE)
 _MASK_FOLDER = re.compile("masks?", re.IGNORECASE)
 _PICTURE_FOLDERS = ("images", "image", "Images", "imgs", "img", "originals")
+# What an archive holds beside its pictures: no classes, where there is nothing else.
+_PICTURE_PART = re.compile("(?:jpe?g)?images?|imgs?|pictures?|photos?", re.IGNORECASE)
+_OTHER_PART = re.compile("annotations?|labels?|masks?|trimaps?|segmentation[a-z]*|ground[-_ ]?truth", re.IGNORECASE)
+# What programs write where there is no label; a class may well be called so, too.
+_NO_LABEL = frozenset(["nan", "NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "-1"])
+_NUMBER = re.compile(r"[-+]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BY_NAMES = "or, where names or a table say the class, make a CSV of path,label (eyespot data table --help)"
@@ -231,6 +237,7 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
                 continue
             _count_stray(listing.pictures, f"{split_folder}/", left_out)
             found[split] = _read_classes(root, f"{split_folder}/", listing.folders, left_out)
+    _refuse_parts(found["train"], folder)
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
     class_names, class_notes = check_classes(counts, folder)
     masks = [name for classes in found.values() for names in classes.values() for name in _masks(names)]
@@ -295,6 +302,17 @@ def check_classes(
     for names in by_case.values():
         if len(names) > 1:
             notes.append(f"classes that differ only in upper and lower case: {few(names)}")
+    by_number: dict[float, list[str]] = {}
+    for name in class_names:
+        if _NUMBER.fullmatch(name):
+            by_number.setdefault(float(name), []).append(name)
+    for names in by_number.values():
+        if len(names) > 1:
+            notes.append(f"classes that are the same number: {few(names)}")
+    unnamed = [name for name in class_names if name in _NO_LABEL]
+    if unnamed:
+        what = "is a class that is" if len(unnamed) == 1 else "are classes that are"
+        notes.append(f"{few(unnamed)} {what} named as if there were no label: where that is so, remove the pictures")
     return class_names, tuple(notes)
 
 
@@ -498,6 +516,19 @@ def _refuse_hidden_splits(root: str, top: _Listing) -> None:
     )
 
 
+def _refuse_parts(classes: Iterable[str], folder: Path) -> None:
+    """Raise where the folders taken for classes are pictures and what belongs to them, such as `images` and `masks`."""
+    names = sorted(classes)
+    others = [name for name in names if _OTHER_PART.fullmatch(name)]
+    pictures = [name for name in names if _PICTURE_PART.fullmatch(name)]
+    if others and pictures and len(others) + len(pictures) == len(names):
+        raise DataError(
+            f"folders {few(names)} are no classes",
+            where=folder,
+            remedy=f"give a folder for each class, {_BY_NAMES}",
+        )
+
+
 def _aside(top: _Listing, split_folders: Mapping[SplitName, str]) -> list[str]:
     """Return notes on what lies beside the split folders."""
     notes = []
@@ -579,11 +610,10 @@ def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
     inside = {split: names[0] for split, names in _by_split(listing.folders)[0].items()}
     if "train" in inside and len(inside) > 1:
         have = f"{class_folder}/{inside['train']}"
-        raise DataError(
-            f"the splits are inside of the class folders ({safe_text(have)})",
-            where=root,
-            remedy=f"turn them round: {safe_text(inside['train'] + '/' + class_folder)}",
-        )
+        remedy = f"turn them round: {safe_text(inside['train'] + '/' + class_folder)}"
+        if _list(os.path.join(root, have), "", _LeftOut()).folders:  # `data/train/cat` beside `docs/`
+            remedy = f"give {safe_text(os.path.join(root, class_folder))} if that is the data set, or {remedy}"
+        raise DataError(f"the splits are inside of the class folders ({safe_text(have)})", where=root, remedy=remedy)
 
 
 def _no_classes(folder: Path, top: _Listing, left_out: _LeftOut) -> DataError:

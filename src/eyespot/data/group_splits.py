@@ -33,7 +33,8 @@ def split_groups(groups: Sequence[str], labels: Sequence[str], *, seed: int, whe
         where: For error messages.
 
     Raises:
-        DataError: Fewer than three groups, or no division that leaves each class in train and pictures in each split.
+        DataError: Fewer than three groups, or no division found that leaves each class in train and pictures in each
+            split.
 
     Source:
         The greedy idea is that of scikit-learn's StratifiedGroupKFold. Changed: shares that differ, and the order.
@@ -50,7 +51,7 @@ def split_groups(groups: Sequence[str], labels: Sequence[str], *, seed: int, whe
     empty = [name for place, name in enumerate(SHARES) if not (home == place).any()]
     if missing.size or empty:
         what = f"class {class_names[missing[0]]!r} in train" if missing.size else f"a group in {empty[0]}"
-        raise DataError(f"no division has {what}", where=where, remedy="name a finer group, or add pictures")
+        raise DataError(f"found no division with {what}", where=where, remedy="name a finer group, or add pictures")
     return [SPLIT_NAMES[place] for place in home[group].tolist()]
 
 
@@ -61,10 +62,36 @@ def _divide(counts: Int64Array, seed: int) -> Int64Array:
     home = np.zeros(len(counts), np.int64)
     chance = np.random.PCG64(derive_seed(seed, "split groups")).random_raw(len(counts))
     magnitude = np.log2(counts.sum(axis=1)).astype(np.int64)
-    for one in np.lexsort((chance, -magnitude)).tolist():
+    order = np.lexsort((chance, -magnitude))
+    for one in order.tolist():
         # How much the squared distances from the targets grow, each in units of its target.
         mine = counts[one]
         growth = (mine * (mine + 2 * (filled - target)) / target).sum(axis=1)
         home[one] = int(growth.argmin())
         filled[home[one]] += mine
+    for place in range(len(SHARES)):
+        if not (home == place).any():
+            _spare_one(home, place, counts[order], order, target)
     return home
+
+
+def _spare_one(home: Int64Array, place: int, counts: Int64Array, order: Int64Array, target: Float64Array) -> None:
+    """Move into an empty split the group that fits best there, of those that theirs can spare; perhaps there is none.
+
+    Where groups are few, or each is of one class, the next one fits train best to the end.
+
+    Args:
+        home: Split of each group, int64 (G,); changed.
+        place: The split without a group.
+        counts: Pictures per group, in the order of `order`, and class, int64 (G, K).
+        order: Numbers of the groups, int64 (G,), as they were divided.
+        target: Wanted pictures per split and class, float64 (S, K).
+    """
+    own = home[order]
+    filled = np.array([counts[own == split].sum(axis=0) for split in range(len(SHARES))])
+    spared = filled[own] - counts  # (G, K)
+    free = (np.bincount(own, minlength=len(SHARES))[own] > 1) & ((own != 0) | (spared > 0).all(axis=1))
+    shrink = ((spared - target[own]) ** 2 - (filled[own] - target[own]) ** 2) / target[own]
+    growth = (shrink + counts * (counts - 2 * target[place]) / target[place]).sum(axis=1)
+    if free.any():
+        home[order[np.where(free, growth, np.inf).argmin()]] = place

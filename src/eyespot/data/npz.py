@@ -100,6 +100,9 @@ def read_npz(path: Path) -> Dataset:
         _fail(path, "splits with different numbers of channels", "save all of them as grey, or all as RGB")
     counts = {split: dict(Counter(of_split)) for split, (_, of_split) in found.items()}
     class_names, notes = check_classes(counts, path)
+    unused = sorted(set(arrays.members).difference(_NAMES, *pairs.values()))
+    if unused:
+        notes = (*notes, f"{len(unused)} array{' is' if len(unused) == 1 else 's are'} not used: {few(unused)}")
     class_names = _in_order(class_names, names)
     index = {name: place for place, name in enumerate(class_names)}
     return Dataset(
@@ -175,8 +178,15 @@ def _claimed_bytes(file: IO[bytes]) -> int | None:
 def _as_pictures(array: AnyArray, name: str, path: Path) -> UInt8Array:
     """Return pictures uint8 (N, H, W, C)."""
     if array.dtype != np.uint8:
-        remedy = "save numbers from 0 to 255 as uint8, such as (255 * x).round().astype('uint8')"
-        _fail(path, f"{name} holds {array.dtype}", remedy)
+        if not array.size:
+            _fail(path, f"{name} is empty", "leave it and its labels out")
+        # 255 times whole numbers would wrap round, and nobody would be told.
+        lowest, highest = (0, 1) if array.dtype.kind not in "iuf" else (array.min(), array.max())
+        way = ""
+        if 0 <= lowest <= highest <= 255:
+            way = "(255 * x).round()" if highest <= 1 else "x.round()"
+        remedy = f", such as {way}.astype('uint8')" if way else f" (these go from {lowest} to {highest})"
+        _fail(path, f"{name} holds {array.dtype}", f"save numbers from 0 to 255 as uint8{remedy}")
     if array.ndim == 3:
         array = array[..., None]
     elif array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):

@@ -13,7 +13,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from eyespot.data.csvfile import (
     table_rows,
 )
 from eyespot.data.dataset import SPLIT_NAMES
-from eyespot.data.folders import SPLIT_WORDS, few, safe_text, split_of
+from eyespot.data.folders import SPLIT_WORDS, few, may_be_picture, safe_text, split_of
 from eyespot.data.group_splits import split_groups
 from eyespot.data.walking import walk_pictures
 from eyespot.errors import DataError, UsageError, did_you_mean
@@ -86,10 +86,13 @@ def label_by_names(folder: Path, pattern: str | None = None, groups: str | None 
     wanted, grouping = _compiled(pattern, "--pattern"), _compiled(groups, "--groups")
     found: list[PictureRow] = []
     nameless: list[str] = []
-    for path, name in _pictures(folder):
+    pictures = list(_pictures(folder))
+    around = len(_around([name for _, name in pictures]))
+    for path, name in pictures:
         label = _label_in(name, wanted)
         group = _first_group(name, grouping) if grouping is not None else ""
-        split = split_of(name.partition("/")[0]) if "/" in name else None
+        top, is_below, _ = name[around:].partition("/")
+        split = split_of(top) if is_below else None
         if label and grouping is not None and not group:
             raise DataError(f"no group in {name!r}", where=folder, remedy="let --groups match every picture's path")
         if label:
@@ -114,15 +117,15 @@ def label_by_table(
     """Return the pictures that a table names, found in a folder, with the classes that the table gives them.
 
     Args:
-        table: CSV or TSV with names for its columns. A picture may be named by its path below the folder, by its file
-            name or by that without extension.
+        table: CSV or TSV with names for its columns. A picture may be named by its path from the folder, by its file
+            name or by that without extension; where several could be meant, the path goes first.
         folder: Where the pictures are, or below.
         columns: The names of the columns of picture and class; left out: the usual ones.
         groups: The name of the column of groups.
 
     Raises:
         DataError: With the line: a picture that is not there or that two files could be, an empty class or group, an
-            unknown split; columns that are not there.
+            unknown split, a picture with two classes, splits or groups; columns that are not there.
     """
     lines = table_rows(table)
     line, header = next(lines, (1, []))
@@ -131,7 +134,9 @@ def label_by_table(
     path_column, label_column, split_column = _columns(header, columns, line, table)
     group_column = None if groups is None else _column(header, groups, line, table)
     by_name, pictures = _by_every_name(folder)
-    rows: list[PictureRow] = []
+    root = os.path.abspath(folder)
+    rows: dict[str, tuple[int, PictureRow]] = {}
+    again = outside = 0
     missing: list[tuple[int, str]] = []
     for line, cells in lines:
         check_width(cells, len(header), line, table)
@@ -140,7 +145,7 @@ def label_by_table(
         for what, text in (("name", written), ("class", label), ("group", group or group_column is None)):
             if not text:
                 fail_in_line(table, line, f"an empty {what}", "fill it in or remove the row")
-        paths = by_name.get(written.replace("\\", "/").removeprefix("./"), [])
+        paths, is_inside = _named(written, root, by_name)
         if len(paths) > 1:
             fail_in_line(
                 table,
@@ -154,16 +159,24 @@ def label_by_table(
         word = cells[split_column].strip().casefold() if split_column is not None else ""
         if split_column is not None and word not in SPLIT_WORDS:
             fail_in_line(table, line, f"unknown split {shown(cells[split_column])}", "use train, val or test")
-        rows.append(PictureRow(paths[0], label, SPLIT_WORDS.get(word, ""), group))
+        row = PictureRow(paths[0], label, SPLIT_WORDS.get(word, ""), group)
+        earlier, before = rows.setdefault(row.path, (line, row))
+        if before is row:
+            outside += not is_inside
+            continue
+        again += 1
+        _check_same(earlier, before, line, row, table)
     if missing:
         line, written = missing[0]
         more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
         fail_in_line(table, line, f"no picture {shown(written)} in {folder}{more}", "name the folder with --pictures")
     if not rows:
         raise DataError("a header and no rows", where=table, remedy="fill it in")
-    others = pictures - len({row.path for row in rows})
+    others = pictures + outside - len(rows)
     notes = [f"{_pictures_left_out(others)}, which the table does not name"] if others else []
-    return _without_unwritable(rows, notes)
+    if again:
+        notes.append(f"{again:,} row{' names a picture' if again == 1 else 's name pictures'} once more: counted once")
+    return _without_unwritable([row for _, row in rows.values()], notes)
 
 
 def keep_groups_together(found: PictureTable, *, seed: int, where: object) -> PictureTable:
@@ -233,6 +246,39 @@ def _by_every_name(folder: Path) -> tuple[dict[str, list[str]], int]:
     return found, number
 
 
+def _check_same(earlier: int, before: PictureRow, line: int, row: PictureRow, table: Path) -> None:
+    """Raise where a picture that is named twice is not listed alike."""
+    for what, old, new in zip(("paths", "classes", "splits", "groups"), before, row, strict=True):
+        if old != new:
+            two = f"two {what} for {shown(row.path)}: {old!r} in line {earlier:,}, {new!r} here"
+            fail_in_line(table, line, two, "keep one of the two rows")
+
+
+def _named(written: str, root: str, by_name: Mapping[str, list[str]]) -> tuple[list[str], bool]:
+    """Return the files that a table may mean by a name, and whether the walk through the folder `root` found them."""
+    name = written.replace("\\", "/")
+    # A path goes first, absolute or with `..`, too: else nothing could be written for `1.png` beside `sub/1.png`.
+    exact = os.path.normpath(os.path.join(root, name))
+    inside = os.path.join(root, "")
+    if exact.startswith(inside) and exact in by_name.get(exact[len(inside) :].replace(os.sep, "/"), []):
+        return [exact], True
+    paths = by_name.get(name.removeprefix("./"), [])
+    if not paths and may_be_picture(os.path.basename(exact)) and os.path.isfile(exact):
+        return [exact], False
+    return paths, True
+
+
+def _around(names: Sequence[str]) -> str:
+    """Return the folder that all paths have around everything, with a slash; nothing where it is named as a split."""
+    around = ""
+    while True:
+        first = {name[len(around) :].partition("/")[:2] for name in names}
+        top, is_below = first.pop() if len(first) == 1 else ("", "")
+        if not is_below or split_of(top):
+            return around
+        around += f"{top}/"
+
+
 def _compiled(pattern: str | None, option: str) -> re.Pattern[str] | None:
     try:
         return None if pattern is None else re.compile(pattern)
@@ -297,7 +343,9 @@ def _columns(
 def _column(header: Sequence[str], name: str, line: int, table: Path) -> int:
     """Return the place of the column with a name, in whatever case."""
     names = [cell.strip().casefold() for cell in header]
-    if names.count(name.strip().casefold()) != 1:
+    if names.count(name.strip().casefold()) > 1:
+        fail_in_line(table, line, f"two columns named {shown(name)}", "rename one of them")
+    if name.strip().casefold() not in names:
         near = did_you_mean(name, list(header))
         fail_in_line(table, line, f"no column {shown(name)}.{near}", f"it has {few(header, most=20)}")
     return names.index(name.strip().casefold())
