@@ -107,7 +107,9 @@ def runs_below(folder: str) -> Callable[[Path], dict[str, str]]:
                     del row[key]
             found[f"{name} history"] = digest(json.dumps(rows).encode())
             metrics = json.loads((run / "metrics.json").read_text())
-            found[f"{name} top-1"] = str([metrics[split]["top1"] for split in ("train", "val", "test")])
+            found[f"{name} top-1"] = str(
+                [metrics[split]["top1"] for split in ("train", "val", "test") if split in metrics]
+            )
             found[f"{name} report"] = str((run / "report.html").read_text().rstrip().endswith("</html>"))
         return found
 

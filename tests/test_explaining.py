@@ -101,6 +101,26 @@ def test_commands(trained: Run, photographs: Path, tmp_path: Path, monkeypatch: 
     assert "Grad-CAM" in why.read_text()
 
 
+@pytest.mark.parametrize("words", [["predict", "--gallery"], ["explain", "--out"]])
+def test_a_page_takes_the_place_of_nothing_but_a_page(
+    words: list[str], trained: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eyespot.evaluation.predictor.load_predictor", lambda *given, **named: pytest.fail("too late"))
+    picture = tmp_path / "cat.jpg"
+    picture.write_bytes(b"a picture")
+    (tmp_path / "folder.html").mkdir()
+    verb, option = words
+    for place, what in (
+        (picture, "is there already and is no page: name a file that ends in .html"),
+        (tmp_path / "folder.html", "is a folder, not a page: name a file in it"),
+        (tmp_path / "none" / "page.html", "there is no folder for the page"),
+    ):
+        result = CliRunner().invoke(app, [verb, str(trained.path), str(photographs), option, str(place)])
+        assert isinstance(result.exception, UsageError)
+        assert what in str(result.exception)
+    assert picture.read_bytes() == b"a picture"
+
+
 @pytest.mark.parametrize("views", ["none", "mirror"])
 def test_the_page_shows_the_answer_that_is_printed(
     views: Views, trained: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from eyespot.answer_file import check_page
 from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
 from eyespot.opening import Observer, open_data, pack_data
 from eyespot.runs import Run
@@ -49,7 +50,7 @@ def explain(
         that have no room on it come without pixels and maps; without one all are kept, up to a megabyte a picture.
 
     Raises:
-        UsageError: Unknown method or class, or nothing that could be a picture.
+        UsageError: Unknown method or class, nothing that could be a picture, or no place for a page.
         MissingExtraError: captum is not installed, for the methods other than `gradcam`.
         ModelError: The network has no layer with places in it that is known, for `gradcam`.
         RunError: The folder is not a run or bundle, or the page cannot be written.
@@ -63,6 +64,8 @@ def explain(
     methods = [checked_method(name) for name in ([method] if isinstance(method, str) else method)]
     if neighbours < 0:
         raise UsageError(f"{neighbours} neighbours", remedy="use 0 for none")
+    if out is not None:
+        check_page(Path(out).expanduser())
     named = _named(pictures)
     folder = Path(run).expanduser() if isinstance(run, (str, Path)) else None
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from eyespot.deployment.guard import raw_response
 from eyespot.deployment.limits import Limits
+from eyespot.deployment.problems import RETRY_SECONDS, Problem
 from eyespot.errors import MissingExtraError
 
 Refuse = Callable[[bytes, bytes], "bytes | None"]
@@ -32,6 +35,46 @@ class _ClosedBehindBody:
         return getattr(self._transport, name)
 
 
+class _WithoutUpgrades:
+    """httptools' parser, for a server that speaks HTTP/1.1 alone.
+
+    A request that offers another protocol is read as if it did not (RFC 9110, 7.8). httptools takes what follows the
+    headers of such a request for that protocol: the body would be lost, of each POST of `curl --http2` and of Java.
+    """
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._parser = protocol.parser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def is_offer(self) -> bool:
+        """Return whether the request whose headers are there is to be read again, without its offer."""
+        return bool(self._parser.should_upgrade()) and self._parser.get_method() != b"CONNECT"
+
+    def feed_data(self, data: bytes) -> None:
+        """Parse a piece of the connection; see httptools."""
+        from httptools import HttpParserUpgrade, HttpRequestParser
+
+        rest = memoryview(data)
+        while True:  # a piece may hold thousands of requests
+            try:
+                self._parser.feed_data(rest)
+                return
+            except HttpParserUpgrade as offer:
+                if not self.is_offer():
+                    raise
+                rest = rest[offer.args[0] :]
+            method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (method, self._protocol.url, version)]
+            lines += [b"%s: %s" % line for line in self._protocol.headers if line[0] != b"upgrade"]
+            self._parser = HttpRequestParser(self._protocol)
+            with suppress(AttributeError):  # as uvicorn does: httptools before 0.6.3 has it not
+                self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
+
+
 def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: None) -> type[asyncio.Protocol]:
     """Return uvicorn's HTTP protocol with bounds on headers and connections.
 
@@ -47,6 +90,22 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
     except ImportError as error:
         raise MissingExtraError("httptools", "serve") from error
     base: Any = HttpToolsProtocol
+    again = f"try again in {RETRY_SECONDS} s"
+    no_room = raw_response(Problem(503, "too many connections", remedy=again, close=True))
+    too_long = raw_response(
+        Problem(
+            431,
+            f"headers of more than {limits.header_bytes // 1024} kB",
+            remedy="send fewer or shorter ones",
+            close=True,
+        )
+    )
+    too_slow = raw_response(
+        Problem(
+            408, f"no whole headers within {limits.header_seconds:g} s", remedy="send them without pauses", close=True
+        )
+    )
+    no_http = raw_response(Problem(400, "a request that is no HTTP", remedy="send HTTP/1.1, without TLS", close=True))
 
     class BoundedProtocol(base):  # type: ignore[misc]
         """One connection."""
@@ -57,15 +116,20 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
         _unread_bytes = 0  # of a body whose request was answered before it came
         _refused = False
         _ending = False  # nothing more is answered: what still comes of a body is thrown away
+        _under_way: Any = None  # the request that is being answered; uvicorn's `cycle` is the last one of a pipeline
         _steps = 0  # requests begun and ended
         _cut_timer: asyncio.TimerHandle | None = None
         _leave_seconds = limits.leave_seconds
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.parser = _WithoutUpgrades(self)
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             transport.set_write_buffer_limits(high=0)  # pause_writing as soon as the client does not take all
             if len(self.connections) > limits.connections:
-                self._end(b"503 Service Unavailable\r\nretry-after: 1")
+                self._end(no_room)
                 return
             self._wait(self._too_slow)
 
@@ -78,7 +142,7 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
                 # A piece that holds earlier requests, too, may be long without this head being so: the next ones count.
                 self._head_bytes = self._head_bytes + len(data) if self._steps == before else 0
                 if self._head_bytes > limits.header_bytes:
-                    self._end(b"431 Request Header Fields Too Large")
+                    self._end(too_long)
                 elif self._timer is None:
                     self._wait(self._too_slow)
             elif self._ending or (self._state == _BODY and self._is_answered()):
@@ -92,7 +156,12 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
                 self._head_bytes = self._unread_bytes = 0
 
         def on_headers_complete(self) -> None:
-            if self._ending:
+            if self._ending or self.parser.is_offer():
+                return
+            # Headers that come whole in one piece are not counted above.
+            if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > limits.header_bytes:
+                self._ending = True
+                self._end(too_long)
                 return
             self._state = _BODY
             self._steps += 1
@@ -123,6 +192,8 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
             super().on_message_begin()
 
         def on_message_complete(self) -> None:
+            if self.parser.is_offer():
+                return
             self._state = _BETWEEN
             self._steps += 1
             if self._ending:
@@ -139,6 +210,7 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
             self._stop_cutting()
+            self._let_go()
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
@@ -157,6 +229,16 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
             if self._cut_timer is not None:
                 self._stop_cutting()
                 self._cut_timer = self.loop.call_later(self._leave_seconds, self.transport.abort)
+
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            self._under_way = cycle
+            super()._start_asgi_task(cycle, app)
+
+        def _let_go(self) -> None:
+            """Tell the request under way that nobody takes its answer; uvicorn tells but the last one of a pipeline."""
+            if self._under_way is not None and not self._under_way.response_complete:
+                self._under_way.disconnected = True
+                self._under_way.message_event.set()
 
         def _is_answered(self) -> bool:
             return self._refused or (self.cycle is not None and self.cycle.response_complete)
@@ -187,16 +269,20 @@ def bounded_protocol(limits: Limits, refuse: Refuse = lambda method, target: Non
         def _too_slow(self) -> None:
             self._timer = None
             if not self.transport.is_closing():
-                self._end(b"408 Request Timeout")
+                self._end(too_slow)
 
         def _leave(self) -> None:
             """End the connection without a word: its request has had an answer."""
             self._stop_waiting()
             self.transport.close()
 
-        def _end(self, status: bytes) -> None:
+        def send_400_response(self, msg: str) -> None:
+            self._end(no_http)
+
+        def _end(self, response: bytes) -> None:
             self._stop_waiting()
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self._let_go()
+            self.transport.write(response)
             self.transport.close()
 
     return BoundedProtocol

@@ -105,7 +105,9 @@ class Guard:
         try:
             problem = self._problem(scope)
             if problem is None:
-                await self._app(scope, receive, note)
+                # HEAD is a GET whose body uvicorn leaves away; whoever watches a server asks with it.
+                wanted = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._app(wanted, receive, note)
             else:
                 await send_problem(problem, note)
         except Exception as error:  # the last door: a defect is a 500 with nothing about its inside
