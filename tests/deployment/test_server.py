@@ -121,6 +121,11 @@ def test_the_answer_is_that_of_predict_bit_for_bit(client: httpx.Client, trained
         assert found.json() == {"predictions": [expected]}
 
 
+@pytest.mark.parametrize("kind", ["image/jpg", "image/x-png", "IMAGE/*", "", "application/octet-stream"])
+def test_the_bytes_say_what_a_picture_is(client: httpx.Client, kind: str) -> None:
+    assert client.post("/v1/predict", content=png(1), headers={"content-type": kind}).status_code == 200
+
+
 def test_several_files_of_which_one_is_bad(client: httpx.Client) -> None:
     files = [
         ("file", ("a/b\\cat.png", png(1), "image/png")),
@@ -199,6 +204,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "json": (post(b'{"a": 1}', "application/json"), 415),
     "deep json": (post(b"[" * 100_000, "application/json"), 415),
     "html": (post(b"<html>", "text/html"), 415),
+    "svg": (post(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), 422),
     "url as body": (post(b"http://127.0.0.1/x.png"), 422),
     "path as body": (post(b"/etc/passwd"), 422),
     "file url": (post(b"file:///etc/passwd", "image/png"), 422),

@@ -17,6 +17,7 @@ from eyespot.deployment.problems import Problem, busy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Named in the interface's description; any other `image/...` is read as well.
 RAW_TYPES = (
     *("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/jp2", "image/avif"),
     *("image/x-portable-anymap", "application/octet-stream"),
@@ -125,7 +126,7 @@ def parse_body(content_type: str, body: bytes, limits: Limits) -> list[Upload]:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == FORM_TYPE:
         uploads = _parse_form(content_type, body, limits)
-    elif kind in RAW_TYPES or not kind:
+    elif kind in RAW_TYPES or kind.startswith("image/") or not kind:  # image/jpg: what a picture is, its bytes say
         uploads = [Upload("picture 1", body)] if body else []
     else:
         raise Problem(415, f"a body of type {kind[:80]!r}", remedy=_ONE_WAY)
