@@ -75,7 +75,21 @@ def fetch(hub_id: str, filenames: list[str]) -> tuple[Path, str]:
         HubError: The hub has none of them; or it cannot be reached, and the cache has none either.
     """
     with _quiet():
-        return _hub_path(hub_id, filenames)
+        cached = [(path, filename) for filename in filenames if (path := _cached(hub_id, filename)) is not None]
+        try:
+            for filename in filenames:
+                # With a copy at hand, nobody has to wait for a hub that does not answer at once.
+                metadata = _ask_hub(hub_id, filename, tries=1 if cached else _HUB_TRIES)
+                if metadata is not None:
+                    return _download(hub_id, filename, metadata), filename
+        except HubError as error:
+            for path, filename in cached:
+                if _is_intact(path, None):
+                    return path, filename
+                _forget(path)
+                raise HubError(f"{error}; the copy in the cache was damaged, and is removed") from error
+            raise
+        raise HubError(f"HTTP 404: the repository has no {' and no '.join(filenames)}")
 
 
 def _first_stop(address: str) -> tuple[str, int]:
@@ -105,25 +119,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         hub_logging.set_verbosity(level)
-
-
-def _hub_path(hub_id: str, filenames: list[str]) -> tuple[Path, str]:
-    """Return the file from the hub, and from the cache where the hub does not answer."""
-    cached = [(path, filename) for filename in filenames if (path := _cached(hub_id, filename)) is not None]
-    try:
-        for filename in filenames:
-            # With a copy at hand, nobody has to wait for a hub that does not answer at once.
-            metadata = _ask_hub(hub_id, filename, tries=1 if cached else _HUB_TRIES)
-            if metadata is not None:
-                return _download(hub_id, filename, metadata), filename
-    except HubError as error:
-        for path, filename in cached:
-            if _is_intact(path, None):
-                return path, filename
-            _forget(path)
-            raise HubError(f"{error}; the copy in the cache was damaged, and is removed") from error
-        raise
-    raise HubError(f"HTTP 404: the repository has no {' and no '.join(filenames)}")
 
 
 def _cached(hub_id: str, filename: str) -> Path | None:
