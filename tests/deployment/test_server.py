@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,9 @@ class Running:
     def __init__(self, engine: Any, limits: Limits = LIMITS, door: Door | None = None) -> None:
         import uvicorn
 
-        from eyespot.deployment.connections import bounded_protocol
-
         self.app = build_app(engine, limits=limits, door=door or Door(log=False))
-        config = uvicorn.Config(
-            self.app, http=bounded_protocol(limits, self.app.refuse), ws="none", log_config=None, access_log=False
-        )  # type: ignore[arg-type]
+        protocol: Any = partial(connections.BoundedProtocol, bounds=connections.Bounds(limits, self.app.refuse))
+        config = uvicorn.Config(self.app, http=protocol, ws="none", log_config=None, access_log=False)
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]

@@ -19,14 +19,14 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from eyespot import __version__
 from eyespot.deployment.batching import Batcher, stand_back
 from eyespot.deployment.bodies import FORM_TYPE, RAW_TYPES, HeldBytes, Upload, parse_body, read_body
-from eyespot.deployment.connections import bounded_protocol
 from eyespot.deployment.engine import Engine, open_engine
 from eyespot.deployment.explanations import Explanations
 from eyespot.deployment.guard import LOOPBACK_NAMES, Door, Guard, write_log
@@ -88,8 +88,10 @@ def serve(
     """
     try:
         import uvicorn
+
+        from eyespot.deployment.connections import BoundedProtocol, Bounds
     except ImportError as error:
-        raise MissingExtraError("uvicorn", "serve") from error
+        raise MissingExtraError(error.name or "uvicorn", "serve") from error
     token = token.strip()
     _check_token(token)
     if not 0 <= port <= 65535:
@@ -114,7 +116,7 @@ def serve(
         _quiet_libraries()
         config = uvicorn.Config(
             app,
-            http=bounded_protocol(limits, app.refuse),
+            http=cast(Any, partial(BoundedProtocol, bounds=Bounds(limits, app.refuse))),
             ws="none",
             log_config=None,
             access_log=False,
