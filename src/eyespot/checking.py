@@ -5,7 +5,7 @@ Before this: the command line or Python. After this: a data card, what must be d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eyespot.data.drift import Drift
     from eyespot.data.fingerprints import NearPairs
 
-_BLOCK = 2048  # pictures read at once
+_BLOCK_BYTES = 2**25  # of pixels that are read at once
 _EXAMPLES = 10
 _SHOWN = 48  # pairs or pictures in a section of the page
 _TINY_PX = 8
@@ -208,16 +208,14 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
     from eyespot.data.dataset import SPLIT_NAMES
     from eyespot.data.drift import STATISTICS, measure_drift, picture_statistics
     from eyespot.data.fingerprints import BLANK_DEVIATION, thumbnails
-    from eyespot.training.prepare import read_pixels
 
     names = [name for name in SPLIT_NAMES if name in packed.splits]
     counts = [len(packed.splits[name]) for name in names]
     total = sum(counts)
     thumbs, statistics = [np.zeros((0, 32, 32), np.uint8)], [np.zeros((0, 7), np.float32)]
     done = 0
-    for name, count in zip(names, counts, strict=True):
-        for start in range(0, count, _BLOCK):
-            pixels = read_pixels(packed, name, np.arange(start, min(start + _BLOCK, count)))
+    for name in names:
+        for pixels in _blocks(packed, name):
             thumbs.append(thumbnails(pixels))
             statistics.append(picture_statistics(pixels))
             done += len(pixels)
@@ -247,6 +245,18 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
     )
 
 
+def _blocks(packed: PackedDataset, name: SplitName) -> Iterator[UInt8Array]:
+    """Yield a split's pictures in order, uint8 (B, S, S, C), so many at once as memory has room for beside others."""
+    import numpy as np
+
+    from eyespot.training.prepare import read_pixels
+
+    count = len(packed.splits[name])
+    rows = max(1, _BLOCK_BYTES // (packed.size_px**2 * packed.channels))
+    for start in range(0, count, rows):
+        yield read_pixels(packed, name, np.arange(start, min(start + rows, count)))
+
+
 def near_pairs(packed: PackedDataset, watcher: Observer, *, thumbs: UInt8Array | None = None) -> NearPairs:
     """Return the near copies among all pictures, from the cache where somebody has looked before.
 
@@ -260,7 +270,6 @@ def near_pairs(packed: PackedDataset, watcher: Observer, *, thumbs: UInt8Array |
     from eyespot.data.dataset import SPLIT_NAMES
     from eyespot.data.fingerprints import find_near_pairs, thumbnails
     from eyespot.data.near_cache import load_near_pairs, save_near_pairs
-    from eyespot.training.prepare import read_pixels
 
     comparable = packed.size_px >= _COMPARED_PX
     known = load_near_pairs(packed) if comparable else None
@@ -271,13 +280,7 @@ def near_pairs(packed: PackedDataset, watcher: Observer, *, thumbs: UInt8Array |
     if not comparable:
         thumbs, hashes = np.zeros((0, 32, 32), np.uint8), hashes[:0]
     elif thumbs is None:
-        thumbs = np.concatenate(
-            [
-                thumbnails(read_pixels(packed, name, np.arange(start, min(start + _BLOCK, len(packed.splits[name])))))
-                for name in names
-                for start in range(0, len(packed.splits[name]), _BLOCK)
-            ]
-        )
+        thumbs = np.concatenate([thumbnails(pixels) for name in names for pixels in _blocks(packed, name)])
     pairs = find_near_pairs(
         thumbs,
         contents_of(hashes),

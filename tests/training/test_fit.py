@@ -361,6 +361,41 @@ def test_a_machine_that_became_slower_stops_at_the_limit(tmp_path: Path, monkeyp
     assert 1 <= result.state.epoch < 100
 
 
+def test_a_schedule_ends_within_the_time_of_a_machine_that_became_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module._Loop, "_measure_epoch", lambda self: 1.0)
+    pretend_pace(monkeypatch, lambda epoch: 1.0 if epoch < 5 else 2.0)
+    config = tiny_config(training__minutes=12.5 / 60, training__epochs=100, schedule__name="linear")
+    watcher = Watcher()
+    result = run_fit(tmp_path, config, watcher=watcher)
+    rates = [row["lr"] for row in result.state.history]
+    assert len(rates) == 8  # 4 epochs of one second, 4 of two
+    assert "slower than planned: 8 of 9 epochs fit into 0.208333 minutes" in watcher.messages
+    assert rates == sorted(rates, reverse=True)
+    peak = rates[0] / (1 - 2.5 / 36)  # the middle of the third of 12 x 3 steps
+    assert rates[-1] == pytest.approx(peak * 0.5 / 24)  # that of the last of 8 x 3
+    assert "time limit" in result.state.stopped
+
+
+def test_small_pictures_at_first_are_no_reason_to_expect_quick_epochs_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module._Loop, "_measure_epoch", lambda self: 1.0)
+    pretend_pace(monkeypatch, lambda epoch: 1.0 if epoch <= 4 else 4.0)
+    config = tiny_config(
+        training__minutes=19.5 / 60,
+        training__epochs=8,
+        training__size_schedule=[[0.0, 4], [0.5, 8]],
+        schedule__name="linear",
+        model__name="spot",
+    )
+    watcher = Watcher()
+    result = run_fit(tmp_path, config, watcher=watcher)
+    assert result.state.epoch == 7  # 4 of one second, 3 of four: planned so after the first
+    assert next(text for text in watcher.messages if "slower" in text).startswith("slower than planned: 7 of 8")
+
+
 def test_progressive_sizes_cost_what_their_areas_say(tmp_path: Path) -> None:
     config = tiny_config(training__size_schedule=[[0.0, 4], [0.5, 8]], model__name="spot")
     prepared = prepare(config)

@@ -56,16 +56,16 @@ class Drift:
 
 def picture_statistics(pixels: UInt8Array) -> Float32Array:
     """Return `STATISTICS` of pictures uint8 (N, H, W, C) with C 1 or 3: float32 (N, 7)."""
-    colours = pixels.astype(np.float32) / 255
-    if colours.shape[3] == 1:
-        colours = np.broadcast_to(colours, (*colours.shape[:3], 3))
-    grey = colours @ np.array([0.299, 0.587, 0.114], np.float32)
+    # Plane by plane: numpy goes through an axis of three ten times slower than through three arrays.
+    planes = [np.ascontiguousarray(pixels[..., channel]) for channel in range(pixels.shape[3])]
+    red, green, blue = planes if len(planes) == 3 else planes * 3
+    grey = red * np.float32(0.299 / 255) + green * np.float32(0.587 / 255) + blue * np.float32(0.114 / 255)
     steps = np.abs(np.diff(grey, axis=2)) if grey.shape[2] > 1 else np.zeros_like(grey)
+    saturation = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     parts = [
         grey.mean((1, 2)),
         grey.std((1, 2)),
-        *colours.mean((1, 2)).T,
-        (colours.max(3) - colours.min(3)).mean((1, 2)),
+        *(plane.mean((1, 2)) / 255 for plane in (red, green, blue, saturation)),
         steps.mean((1, 2)),
     ]
     return np.stack(parts, axis=1).astype(np.float32)

@@ -460,17 +460,38 @@ class _Loop:
             return
         as_planned = state.done
         if not as_planned:
-            fits = max(state.epoch, math.floor(limit * _LIMIT_SHARE / state.seconds * state.epoch))
             cooling = state.cooldown_epochs and state.epoch > state.planned_epochs - state.cooldown_epochs
             if self.config.schedule.name in _OPEN_ENDED and not cooling:
                 # The machine may have become faster or slower: until the rate comes down nothing depends on the plan.
-                self._plan_cooldown(fits)
-            elif state.seconds * (state.epoch + 1) / state.epoch > limit:
-                state.planned_epochs = state.epoch
+                self._plan_cooldown(max(state.epoch, math.floor(limit * _LIMIT_SHARE / state.seconds * state.epoch)))
+            else:
+                self._shorten(limit)
         if state.done and state.epoch < self.config.training.epochs:
             state.stopped = f"time limit: {self.config.training.minutes:g} minutes"
             if not as_planned:
                 self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch}")
+
+    def _shorten(self, limit: float) -> None:
+        """Plan as many epochs as fit into the limit at the pace so far, where those planned do not.
+
+        The schedule then ends with them: a run that is stopped before its end is stopped at a high learning rate.
+        """
+        state, planned = self.state, self.state.planned_epochs
+        pace = state.seconds / (state.epoch * self._mean_area(0.0, state.epoch / planned))
+
+        def end(epochs: int) -> float:
+            rest = epochs - state.epoch
+            return state.seconds + (pace * rest * self._mean_area(state.epoch / epochs, 1.0) if rest else 0.0)
+
+        if end(planned) <= limit:
+            return
+        fits = range(state.epoch + 1, planned)
+        state.planned_epochs = max((epochs for epochs in fits if end(epochs) <= limit), default=state.epoch)
+        if state.planned_epochs > state.epoch:
+            self.observer.on_message(
+                f"slower than planned: {state.planned_epochs} of {planned} epochs fit into "
+                f"{self.config.training.minutes:g} minutes"
+            )
 
     def _plan_cooldown(self, fits: int) -> None:
         """Let the last part of the epochs that fit bring the learning rate down, if not all of the recipe's fit."""
@@ -605,20 +626,20 @@ class _Loop:
         return settled[len(settled) // 2] * self.steps_per_epoch * self._relative_cost()
 
     def _relative_cost(self) -> float:
-        """Return the mean cost of a step under progressive sizes, as a share of a measured step."""
+        """Return the mean cost of a step under progressive sizes, as a share of a measured, first, step."""
+        return self._mean_area(0.0, 1.0) / self._mean_area(0.0, 0.0)
+
+    def _mean_area(self, start: float, end: float) -> float:
+        """Return the mean area of the pictures between two shares of the run, as a share of the full one."""
         full = self.data.eval_transform.spec.input_px  # what the network sees; a backbone's own size
-        # The measurement ran at the size of the first entry if that starts at 0.
         entries = [(0.0, full), *self.config.training.size_schedule, (1.0, full)]
-        areas = [((min(size, full) / full) ** 2, end - start) for (start, size), (end, _) in pairwise(entries)]
-        first = next(
-            (
-                (min(size, full) / full) ** 2
-                for share, size in reversed(self.config.training.size_schedule)
-                if share <= 0
-            ),
-            1.0,
-        )
-        return sum(area * width for area, width in areas) / first
+        found = 0.0
+        for (first, size), (last, _) in pairwise(entries):
+            area = (min(size, full) / full) ** 2
+            if start == end and first <= start < last:
+                return area
+            found += area * max(0.0, min(last, end) - max(first, start))
+        return found / (end - start)
 
     def final_model(self) -> nn.Module:
         """Return the network that the recipe asks for at the end: best, averaged or last weights, in eval mode."""
