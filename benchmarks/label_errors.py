@@ -29,8 +29,8 @@ from sklearn.metrics import roc_auc_score
 
 from eyespot.analysis.label_errors import LabelErrors, assign_folds, find_label_errors
 from eyespot.arrays import BoolArray, Float32Array, FloatArray, Int64Array
-from eyespot.checking import contents_of
 from eyespot.cross_validation import encode_all, networks_out_of_sample, recipe_from_scratch
+from eyespot.data.fingerprints import contents_of
 from eyespot.evaluation.metrics import softmax
 from eyespot.label_check import judge_features, together
 from eyespot.opening import load_recipe, open_data, pack_data

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from eyespot.arrays import Int64Array, UInt8Array
-from eyespot.data.fingerprints import find_near_pairs, thumbnails
+from eyespot.data.fingerprints import find_near_pairs
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
-from eyespot.training.prepare import read_pixels
 
 _BLOCK = 10_000
 
@@ -77,7 +76,8 @@ def main() -> None:
     asked = parser.parse_args()
     watcher = Terminal(quiet=True)
     packed = pack_data(open_data(asked.data, watcher), load_recipe("fast", {}), watcher)
-    real = thumbnails(read_pixels(packed, "train", np.arange(len(packed.splits["train"]))))
+    real = packed.splits["train"].thumbs
+    assert real is not None
     rows = []
     for count in asked.counts:
         rows.append(measure(real, count, asked.seed))

@@ -12,10 +12,10 @@ from PIL import Image
 from tests.conftest import TINY, draw_pictures
 
 from eyespot.analysis.label_errors import LabelErrors, assign_folds, estimate_noise, find_label_errors
-from eyespot.checking import contents_of
 from eyespot.config import Config
 from eyespot.cross_validation import recipe_from_scratch
 from eyespot.data.dataset import PackedDataset
+from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
 from eyespot.errors import CheckpointError, DataError, Interrupted, UsageError
 from eyespot.evaluation.metrics import softmax

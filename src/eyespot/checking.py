@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyespot.errors import DataError, UsageError
-from eyespot.opening import Observer, choose_recipe, data_card, load_recipe, open_data, pack_data
+from eyespot.opening import Observer, choose_recipe, data_card, divide, load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ _BLOCK_BYTES = 2**25  # of pixels that are read at once
 _EXAMPLES = 10
 _SHOWN = 48  # pairs or pictures in a section of the page
 _TINY_PX = 8
-# Symbols of 8 x 8 px are alike because there is little to tell them apart: of the test pictures of `digits`, 91 % would
-# be called near copies.
-_COMPARED_PX = 24
 # Of the shares that red, green and blue have of a picture's light. Re-encoding as JPEG 40 moves them by 0.005 at most
 # in 99 % of the pictures, by 0.022 in the worst (the first 1,000 test pictures of CIFAR-10, JPEG 75).
 _SAME_COLOUR = 0.05
@@ -131,7 +128,7 @@ def check(
     for sentence, decided in _policies(packed):
         (decisions if decided else notes).append(sentence)
     try:
-        notes += _divide_notes(packed, config.data.model_dump())
+        notes += divide(packed, config, watcher).notes
     except DataError as error:
         decisions.append(str(error))
     look = look_at(packed, watcher)
@@ -188,41 +185,28 @@ def _policies(packed: PackedDataset) -> list[tuple[str, bool]]:
     return told
 
 
-def _divide_notes(packed: PackedDataset, settings: dict[str, Any]) -> tuple[str, ...]:
-    from eyespot.data.splits import make_splits
-
-    return make_splits(
-        packed,
-        val_fraction=settings["val_fraction"],
-        test_fraction=settings["test_fraction"],
-        stratify=settings["stratify"],
-        seed=settings["split_seed"],
-        final=False,
-    ).notes
-
-
 def look_at(packed: PackedDataset, watcher: Observer) -> Look:
     """Return what is seen in the pictures themselves: near copies, blank and tiny ones, drift from train to test."""
     import numpy as np
 
     from eyespot.data.dataset import SPLIT_NAMES
     from eyespot.data.drift import STATISTICS, measure_drift, picture_statistics
-    from eyespot.data.fingerprints import BLANK_DEVIATION, thumbnails
+    from eyespot.data.fingerprints import BLANK_DEVIATION
+    from eyespot.data.near_cache import near_pairs
 
     names = [name for name in SPLIT_NAMES if name in packed.splits]
     counts = [len(packed.splits[name]) for name in names]
     total = sum(counts)
-    thumbs, statistics = [np.zeros((0, 32, 32), np.uint8)], [np.zeros((0, 7), np.float32)]
+    statistics = [np.zeros((0, 7), np.float32)]
     done = 0
     for name in names:
         for pixels in _blocks(packed, name):
-            thumbs.append(thumbnails(pixels))
             statistics.append(picture_statistics(pixels))
             done += len(pixels)
             watcher.on_count("looking at pictures", done, total)
     values, labels = np.concatenate(statistics), np.concatenate([packed.splits[name].labels for name in names])
     owner = np.repeat(np.arange(len(names)), counts)
-    pairs = near_pairs(packed, watcher, thumbs=np.concatenate(thumbs))
+    pairs = near_pairs(packed, partial(watcher.on_count, "comparing pictures"))
     drift = None
     if "train" in names and "test" in names:
         mine, other = owner == names.index("train"), owner == names.index("test")
@@ -257,50 +241,10 @@ def _blocks(packed: PackedDataset, name: SplitName) -> Iterator[UInt8Array]:
         yield read_pixels(packed, name, np.arange(start, min(start + rows, count)))
 
 
-def near_pairs(packed: PackedDataset, watcher: Observer, *, thumbs: UInt8Array | None = None) -> NearPairs:
-    """Return the near copies among all pictures, from the cache where somebody has looked before.
-
-    Args:
-        packed: The pictures; under 24 px they are not compared.
-        watcher: Told how far it is.
-        thumbs: uint8 (N, 32, 32), in the order of the splits; made here when left out.
-    """
-    import numpy as np
-
-    from eyespot.data.dataset import SPLIT_NAMES
-    from eyespot.data.fingerprints import find_near_pairs, thumbnails
-    from eyespot.data.near_cache import load_near_pairs, save_near_pairs
-
-    comparable = packed.size_px >= _COMPARED_PX
-    known = load_near_pairs(packed) if comparable else None
-    if known is not None:
-        return known
-    names = [name for name in SPLIT_NAMES if name in packed.splits]
-    hashes = np.concatenate([packed.splits[name].hashes for name in names])
-    if not comparable:
-        thumbs, hashes = np.zeros((0, 32, 32), np.uint8), hashes[:0]
-    elif thumbs is None:
-        thumbs = np.concatenate([thumbnails(pixels) for name in names for pixels in _blocks(packed, name)])
-    pairs = find_near_pairs(
-        thumbs,
-        contents_of(hashes),
-        progress=lambda done, total: watcher.on_count("comparing pictures", done, total),
-    )
-    if comparable:
-        save_near_pairs(packed, pairs)
-    return pairs
-
-
-def contents_of(hashes: UInt8Array) -> Int64Array:
-    """Return a number for each picture, equal for equal content hashes uint8 (N, 16)."""
-    import numpy as np
-
-    return np.asarray(np.unique(hashes, axis=0, return_inverse=True)[1], np.int64).reshape(-1)
-
-
 def describe_look(look: Look) -> list[str]:
     """Return the sentences about near copies, odd pictures and drift."""
     from eyespot.analysis import words
+    from eyespot.data.near_cache import COMPARED_PX, can_be_compared
 
     facts, notes = _near_facts(look), []
     if look.too_alike:
@@ -326,10 +270,10 @@ def describe_look(look: Look) -> list[str]:
     if facts["conflicts"]:
         pairs = words.plural(facts["conflicts"], "pair")
         notes.append(f"{pairs} of near copies with different labels: one label is wrong, or both classes fit")
-    if look.packed.size_px < _COMPARED_PX:
-        side = look.packed.size_px
+    if not can_be_compared(look.packed):
         notes.append(
-            f"near copies were not searched: pictures of {side} px hold too little to tell copies from likeness"
+            f"near copies were not searched: most pictures have a side under {COMPARED_PX} px, too little to tell "
+            "copies from likeness"
         )
     if facts["cut"]:
         notes.append("very many pictures look alike: near copies were searched in a part of them only")

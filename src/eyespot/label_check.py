@@ -9,10 +9,11 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eyespot.checking import contents_of, fix_settings
+from eyespot.checking import fix_settings
 from eyespot.errors import CheckpointError, DataError, UsageError
 from eyespot.opening import Observer, choose_recipe, load_recipe, open_data, pack_data
 from eyespot.runs import with_label_fixes
@@ -88,6 +89,8 @@ def check_labels(
         RunError: The list or the page cannot be written.
     """
     import numpy as np
+
+    from eyespot.data.fingerprints import contents_of
 
     watcher = observer or Terminal(quiet=True)
     if folds is not None and folds < 2:
@@ -259,10 +262,10 @@ def together(packed: PackedDataset, contents: Int64Array, folds: int, watcher: O
     """
     import numpy as np
 
-    from eyespot.checking import near_pairs
     from eyespot.data.fingerprints import group_pairs
+    from eyespot.data.near_cache import near_pairs
 
-    pairs = near_pairs(packed, watcher)
+    pairs = near_pairs(packed, partial(watcher.on_count, "comparing pictures"))
     # Exact copies are compared by their first one only: the pairs speak of groups of contents.
     one, other = contents[pairs.first], contents[pairs.second]
     sizes = np.bincount(contents)

@@ -267,6 +267,25 @@ def _pack_spec(dataset: Dataset, config: Config) -> PackSpec:
     )
 
 
+def divide(packed: PackedDataset, config: Config, watcher: Observer) -> Splits:
+    """Return train, val and test as a recipe says, near copies together where they are searched before training."""
+    from functools import partial
+
+    from eyespot.data.near_cache import near_pairs_for_training
+    from eyespot.data.splits import make_splits
+
+    return make_splits(
+        packed,
+        val_fraction=config.data.val_fraction,
+        test_fraction=config.data.test_fraction,
+        stratify=config.data.stratify,
+        seed=config.data.split_seed,
+        final=config.data.final,
+        train_fraction=config.data.train_fraction,
+        near=near_pairs_for_training(packed, partial(watcher.on_count, "comparing pictures")),
+    )
+
+
 def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
     """Return what the scan found as JSON values, for the report and for `eyespot check --json`.
 

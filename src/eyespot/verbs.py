@@ -25,6 +25,7 @@ from eyespot.opening import (
     check_settings,
     checked_split,
     choose_recipe,
+    divide,
     lasting_name,
     load_recipe,
     open_data,
@@ -298,7 +299,7 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
         packed.report, dataset, on_bad_image=config.data.on_bad_image, allow_leak=config.data.allow_leak
     ):
         watcher.on_message(f"note: {sentence}")
-    splits = _divide(packed, config, writer)
+    splits = _divide(packed, config, writer, watcher)
     for note in splits.notes:
         watcher.on_message(f"note: {note}")
     counts = ", ".join(f"{splits.count(split):,} {split}" for split in split_names(splits))
@@ -339,22 +340,14 @@ def _keep_fixes(path: Path, writer: RunWriter) -> None:
     writer.write_provenance({"label_fixes": {"file": str(path), "sha256": hashlib.sha256(content).hexdigest()}})
 
 
-def _divide(packed: PackedDataset, config: Config, writer: RunWriter) -> Splits:
+def _divide(packed: PackedDataset, config: Config, writer: RunWriter, watcher: Observer) -> Splits:
     """Return the run's split: the saved one of a resumed run, else a new one, saved."""
-    from eyespot.data.splits import Splits, make_splits
+    from eyespot.data.splits import Splits
 
     path = writer.path / "split.json"
     if path.exists():
         return Splits.load(path, packed)
-    splits = make_splits(
-        packed,
-        val_fraction=config.data.val_fraction,
-        test_fraction=config.data.test_fraction,
-        stratify=config.data.stratify,
-        seed=config.data.split_seed,
-        final=config.data.final,
-        train_fraction=config.data.train_fraction,
-    )
+    splits = divide(packed, config, watcher)
     splits.save(path)
     return splits
 

@@ -16,8 +16,12 @@ from eyespot.data.fingerprints import (
     find_candidates,
     find_near_pairs,
     group_pairs,
-    thumbnails,
 )
+from eyespot.data.resizing import thumbnail
+
+
+def thumbs_of(pictures: np.ndarray) -> np.ndarray:
+    return np.array([thumbnail(picture) for picture in pictures], np.uint8).reshape(-1, 32, 32)
 
 
 def smooth(count: int, *, side: int = 32, seed: int = 0) -> np.ndarray:
@@ -31,7 +35,7 @@ def smooth(count: int, *, side: int = 32, seed: int = 0) -> np.ndarray:
 
 
 def test_the_fingerprint_of_the_mirrored_picture_is_known_without_computing_it() -> None:
-    thumbs = thumbnails(smooth(20))
+    thumbs = thumbs_of(smooth(20))
     np.testing.assert_allclose(
         describe(thumbs[:, :, ::-1]), describe(thumbs) * fingerprints._MIRROR, rtol=1e-3, atol=1e-2
     )
@@ -40,7 +44,7 @@ def test_the_fingerprint_of_the_mirrored_picture_is_known_without_computing_it()
 def test_description_is_the_cosine_transform() -> None:
     from scipy.fft import dctn
 
-    thumbs = thumbnails(smooth(5))
+    thumbs = thumbs_of(smooth(5))
     spectra = dctn(thumbs.astype(float), axes=(1, 2), norm="ortho")
     for place, (row, column) in enumerate(fingerprints._FREQUENCIES):
         scale = 2**0.5 if 0 in (row, column) else 1  # the row of zero frequency is not normalised: only signs matter
@@ -58,7 +62,7 @@ def test_changed_copies_are_found(kind: str) -> None:
         "larger": lambda: sources.repeat(2, axis=1).repeat(2, axis=2),
         "noisy": lambda: np.clip(sources + np.random.default_rng(1).normal(0, 4, sources.shape), 0, 255).astype("u1"),
     }[kind]()
-    thumbs = np.concatenate([thumbnails(pictures), thumbnails(changed)])
+    thumbs = np.concatenate([thumbs_of(pictures), thumbs_of(changed)])
     found = find_near_pairs(thumbs, np.arange(len(thumbs)))
     pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
     assert pairs == {(i, 300 + i) for i in range(50)}
@@ -68,13 +72,13 @@ def test_changed_copies_are_found(kind: str) -> None:
 
 def test_equal_and_blank_pictures_are_no_near_copies() -> None:
     pictures = smooth(3)
-    thumbs = thumbnails(np.concatenate([pictures, pictures[:1], np.full((4, 32, 32, 3), 7, np.uint8)]))
+    thumbs = thumbs_of(np.concatenate([pictures, pictures[:1], np.full((4, 32, 32, 3), 7, np.uint8)]))
     assert not len(find_near_pairs(thumbs, np.array([0, 1, 2, 0, 4, 5, 6, 7])).first)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_almost_no_pictures(count: int) -> None:
-    assert not len(find_near_pairs(thumbnails(smooth(count)), np.arange(count)).first)
+    assert not len(find_near_pairs(thumbs_of(smooth(count)), np.arange(count)).first)
 
 
 def test_planted_neighbours_among_200_000_are_found_without_comparing_all_with_all() -> None:
@@ -129,6 +133,6 @@ def test_groups_are_what_pairs_tie_together(pairs: list[tuple[int, int]]) -> Non
 
 
 def test_correlation_ignores_brightness_and_finds_a_move() -> None:
-    thumbs = thumbnails(smooth(4))
+    thumbs = thumbs_of(smooth(4))
     assert correlations(thumbs, thumbs // 2 + 40).min() > 0.99
     assert correlations(thumbs[:, 2:, :], thumbs[:, :-2, :]).min() > 0.95

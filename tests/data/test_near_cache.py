@@ -11,11 +11,12 @@ from PIL import Image
 from tests.conftest import TINY
 
 import eyespot
-from eyespot.data.dataset import PackedDataset
+from eyespot.data import near_cache
+from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.fingerprints import NearPairs
-from eyespot.data.near_cache import _path, load_near_pairs, near_across, save_near_pairs
+from eyespot.data.near_cache import _path, load_near_pairs, near_across, near_pairs_for_training, save_near_pairs
 from eyespot.data.splits import Splits
-from eyespot.opening import load_recipe, open_data, pack_data
+from eyespot.opening import divide, load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 
 
@@ -41,21 +42,66 @@ def packed_of(data: Path) -> PackedDataset:
     return pack_data(open_data(data, watcher), load_recipe("small", {}), watcher)
 
 
-def test_a_run_says_what_check_found(copied: Path, tmp_path: Path) -> None:
+def test_a_run_says_which_test_pictures_nearly_equal_a_training_picture(copied: Path, tmp_path: Path) -> None:
     packed = packed_of(copied)
     assert load_near_pairs(packed) is None
-    before = eyespot.train(copied, recipe="small", settings=TINY, out=tmp_path / "before")
-    assert "that eyespot check found" not in before.report.read_text(encoding="utf-8")
-    card, _ = eyespot.check(copied)
-    assert card["near"]["test"] == 2
+    run = eyespot.train(copied, recipe="small", settings=TINY, out=tmp_path / "run")
+    report = run.report.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert "2 of the 14 test pictures (14.3 %) nearly equal one in train, of those that were found" in report
     pairs = load_near_pairs(packed)
     assert pairs is not None
     assert len(pairs.first) == 2
-    assert eyespot.check(copied)[0]["near"] == card["near"]
-    after = eyespot.train(copied, recipe="small", settings=TINY, out=tmp_path / "after")
-    report = after.report.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
-    assert "2 of the 14 test pictures (14.3 %) nearly equal one in train, of those that eyespot check found" in report
-    assert after.metrics["test"]["top1"] == before.metrics["test"]["top1"]
+    assert eyespot.check(copied)[0]["near"]["test"] == 2
+
+
+def bursts(folder: Path, names: tuple[str, ...], scenes: int, shots: int) -> Path:
+    """Write pictures of so many scenes a class, each shot several times with other noise."""
+    dice = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for scene in range(scenes):
+            smooth = Image.fromarray(dice.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((48, 48))
+            for shot in range(shots if scene % 3 == 0 else 1):
+                noise = dice.normal(0, 3, (48, 48, 3))
+                pixels = np.clip(np.asarray(smooth) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{scene:02}-{shot}.png")
+    return folder
+
+
+def scenes_of(splits: Splits, packed: PackedDataset, name: SplitName) -> set[str]:
+    return {id_.rsplit("-", 1)[0] for id_ in splits.ids(packed, name)}
+
+
+def test_shots_of_a_scene_stay_in_one_split_whatever_size_a_recipe_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    data = bursts(tmp_path / "data", ("cat", "dog"), scenes=30, shots=2)
+    watcher, found = Terminal(quiet=True), []
+    for size in (16, 40):
+        config = load_recipe("small", {"input.size_px": size})
+        packed = pack_data(open_data(data, watcher), config, watcher)
+        found.append((divide(packed, config, watcher), packed))
+    splits, packed = found[0]
+    assert splits.hash() == found[1][0].hash()
+    parts: list[set[str]] = [scenes_of(splits, packed, name) for name in ("train", "val", "test")]
+    assert all(parts)
+    assert len(set.union(*parts)) == sum(map(len, parts))
+    assert any("40 pictures nearly equal another one, in 20 groups, each of which stays" in it for it in splits.notes)
+    pairs = load_near_pairs(packed)
+    assert pairs is not None
+    facts = near_across(pairs, packed, splits)
+    assert (facts["test"], facts["val"]) == (0, 0)
+
+
+def test_more_pictures_than_training_waits_for_are_divided_as_if_nobody_had_looked(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = packed_of(copied)
+    assert near_pairs_for_training(packed) is not None
+    monkeypatch.setattr(near_cache, "MOST_SEARCHED", 20)
+    assert near_pairs_for_training(packed) is None
+    assert load_near_pairs(packed) is not None
 
 
 def test_what_is_damaged_is_searched_again(copied: Path) -> None:

@@ -279,11 +279,15 @@ def test_another_spec_is_packed_apart(tmp_path: Path, options: dict[str, object]
     assert pack_dataset(dataset).seconds == 0
 
 
+PACK_FILES = ("records.bin", "thumbs.bin", "pixels.bin", "index.json")
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "pixels cut": lambda f: os.truncate(f / "pixels.bin", 100),
     "pixels longer": lambda f: (f / "pixels.bin").write_bytes((f / "pixels.bin").read_bytes() + b"x"),
     "pixel flipped": lambda f: flip(f / "pixels.bin", 777),
     "pixels gone": lambda f: (f / "pixels.bin").unlink(),
+    "thumbnails cut": lambda f: os.truncate(f / "thumbs.bin", 100),
+    "thumbnail flipped": lambda f: flip(f / "thumbs.bin", 777),
+    "thumbnails gone": lambda f: (f / "thumbs.bin").unlink(),
     "record flipped": lambda f: flip(f / "records.bin", 40),
     "records cut": lambda f: os.truncate(f / "records.bin", 26),
     "index cut": lambda f: os.truncate(f / "index.json", 60),
@@ -778,9 +782,10 @@ def test_size_must_be_positive(tmp_path: Path) -> None:
 
 
 def make_job(folder: Path, number: int, *, pixels: str | None = None) -> DecodeJob:
-    records = folder / "records"
+    records, thumbs = folder / "records", folder / "thumbs"
     records.write_bytes(bytes(number * RECORD.itemsize))
-    return DecodeJob(str(records), pixels, RowFormat(16, 3, "crop", "bicubic"))
+    thumbs.write_bytes(bytes(number * 32 * 32))
+    return DecodeJob(str(records), str(thumbs), pixels, RowFormat(16, 3, "crop", "bicubic"))
 
 
 def deadly_workers(monkeypatch: pytest.MonkeyPatch, deed: str) -> None:
@@ -993,7 +998,7 @@ def test_a_write_that_writes_nothing_is_a_full_disk() -> None:
             return 0
 
     with pytest.raises(OSError) as caught:  # noqa: PT011
-        decode_pool.write_fully(Stuck(), np.zeros((2, 2), np.uint8))  # type: ignore[arg-type]
+        decode_pool._write_fully(Stuck(), np.zeros((2, 2), np.uint8))  # type: ignore[arg-type]
     assert caught.value.errno == errno.ENOSPC
 
 
@@ -1027,7 +1032,7 @@ def test_chunks_are_bounded_in_files_and_bytes(tmp_path: Path) -> None:
     large = list(decode_pool._chunks(job, FileSegment(0, paths[:5], [6 * 1024**2, 6 * 1024**2, -1, 10**9, 1])))
     assert [chunk.paths for chunk in large] == [("0",), ("1", "2"), ("3",), ("4",)]
     assert list(decode_pool._chunks(job, FileSegment(0, [], []))) == []
-    photos = DecodeJob("", None, RowFormat(1024, 3, "crop", "bicubic"))
+    photos = DecodeJob("", "", None, RowFormat(1024, 3, "crop", "bicubic"))
     assert len(next(iter(decode_pool._chunks(photos, FileSegment(0, paths, [1] * 1000)))).paths) == 2
 
 
@@ -1141,7 +1146,7 @@ def test_kills_at_any_moment_leave_nothing_that_is_taken_for_whole(tmp_path: Pat
         survived += "packed" in output
         for folder in cache.iterdir() if cache.exists() else ():
             if folder.is_dir() and not folder.name.endswith(".tmp"):
-                assert {path.name for path in folder.iterdir()} == {"records.bin", "pixels.bin", "index.json"}
+                assert {path.name for path in folder.iterdir()} == set(PACK_FILES)
         if survived:
             break
     final, _ = start(cache.parent).communicate(timeout=180)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, PackedDataset, PackedSplit, ScanReport, SplitName
+from eyespot.data.fingerprints import NearPairs
 from eyespot.data.resizing import RowFormat
 from eyespot.data.splits import Splits, largest_remainders, make_splits
 from eyespot.errors import DataError, RunError, UsageError
@@ -516,6 +517,42 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_cannot_be_saved_to(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot write"):
         split(simple(5, 5)).save(tmp_path / "gone" / "split.json")
+
+
+def near_of(*pairs: tuple[int, int]) -> NearPairs:
+    first, second = (np.array(side, np.int64) for side in zip(*pairs, strict=True))
+    return NearPairs(first, second, np.ones(len(pairs), np.float32), np.zeros(len(pairs), np.bool_), 0, 0)
+
+
+def test_near_copies_stay_together_and_a_draw_that_has_too_few_others_takes_them_whole() -> None:
+    packed = simple(40, 40)
+    chains = [(i, i + 1) for i in range(0, 20, 2)] + [(i, i + 1) for i in range(40, 60, 2)]
+    homes = [members(split(packed, seed=seed, near=near_of(*chains))) for seed in range(5)]
+    for home in homes:
+        place = {row: name for name, rows in home.items() for _, row in rows}
+        assert all(place[one] == place[other] for one, other in chains)
+    apart = [members(split(packed, seed=seed)) for seed in range(5)]
+    assert any(
+        {row: name for name, rows in home.items() for _, row in rows}[one]
+        != {row: name for name, rows in home.items() for _, row in rows}[other]
+        for home in apart
+        for one, other in chains
+    )
+
+
+def test_a_class_of_which_most_pictures_are_alike_is_divided_as_ever_and_that_is_said() -> None:
+    packed = simple(10, 20)
+    chain = [(i, i + 1) for i in range(7)]
+    tied = split(packed, near=near_of(*chain, (10, 11)))
+    assert class_counts(tied, packed, "test") == [1, 2]
+    assert any("Most pictures of 'class0' nearly equal another one" in note for note in tied.notes)
+    assert any("2 pictures nearly equal another one, in 1 group, each" in note for note in tied.notes)
+
+
+def test_near_copies_with_other_labels_or_in_other_splits_tie_nothing() -> None:
+    packed = packed_of({"train": ([0] * 10 + [1] * 10, list(range(20))), "test": ([0, 1], [20, 21])})
+    plain = split(packed)
+    assert split(packed, near=near_of((0, 10), (3, 20), (12, 21))).hash() == plain.hash()
 
 
 def test_a_million_pictures(tmp_path: Path) -> None:

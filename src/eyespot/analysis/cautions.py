@@ -42,8 +42,8 @@ class DataCard(TypedDict, total=False):
         packed_bytes: Size of the packed pixels; 0 where the files are streamed.
         fit, interpolation: How a picture became that shape.
         near: What `eyespot check` found of near copies; `checking` names its keys.
-        near_across: How many of them a run's own division put on both sides, where `eyespot check` has looked;
-            `near_cache` names its keys.
+        near_across: How many of them are on both sides of a run's division, where they were searched; see
+            `near_cache`.
         drift: Its comparison of train with test.
         preparation: What is done to every picture before the model, in words.
     """
@@ -151,9 +151,9 @@ def _about_copies(card: DataCard) -> list[Finding]:
                 f"{words.whole(near)} of the {words.plural(total, f'{split} picture')} ({words.percent(near / total)})"
             )
             text += (
-                f" nearly equal{'s' if near == 1 else ''} one in train, of those that eyespot check found: at most so"
+                f" nearly equal{'s' if near == 1 else ''} one in train, of those that were found: at most so much of"
             )
-            text += f" much of the {split} accuracy is recognising instead of classifying."
+            text += f" the {split} accuracy is recognising instead of classifying."
             found.append(Finding(f"near-copies-in-{split}", "note" if card.get("published") else "warning", text))
     if conflicts := card.get("conflicts", 0):
         text = f"{words.plural(conflicts, 'picture is', 'pictures are')} there under different labels"

@@ -143,6 +143,7 @@ class PackedSplit:
         sizes_px: int64 (N, 2), width and height of each decoded picture.
         pixels: uint8 (N, S, L, C), memory-mapped; L is S, or more where strips are kept (`RowFormat.shape`).
         paths: N files to be decoded by workers at each epoch.
+        thumbs: uint8 (N, 32, 32), memory-mapped: a grey thumbnail of each picture; None where nothing looks at them.
     """
 
     ids: Sequence[str]
@@ -151,6 +152,7 @@ class PackedSplit:
     sizes_px: Int64Array
     pixels: UInt8Array | None = None
     paths: Sequence[Path] | None = None
+    thumbs: UInt8Array | None = None
 
     def __len__(self) -> int:
         """Return N."""

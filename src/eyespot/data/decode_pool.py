@@ -14,6 +14,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import queue
 import signal
@@ -30,7 +31,7 @@ import numpy as np
 
 from eyespot.arrays import UInt8Array
 from eyespot.data.decoding import content_hash, decode_picture, to_channels
-from eyespot.data.resizing import RowFormat
+from eyespot.data.resizing import THUMBNAIL_PX, RowFormat, thumbnail
 from eyespot.data.worker_process import search_path, start_worker
 from eyespot.errors import BadImageError
 
@@ -67,11 +68,13 @@ class DecodeJob:
 
     Attributes:
         records_path: File of N records, made before the workers start.
+        thumbs_path: File of N thumbnails.
         pixels_path: File of N rows; None where pictures are only scanned.
         row_format: What a row is.
     """
 
     records_path: str
+    thumbs_path: str
     pixels_path: str | None
     row_format: RowFormat
 
@@ -164,6 +167,7 @@ def decode_chunk(job: DecodeJob, chunk: FileChunk) -> dict[int, str]:
     records = np.memmap(job.records_path, dtype=RECORD, mode="r+")[chunk.start : chunk.start + len(chunk.paths)]
     form = job.row_format
     packed = np.zeros((len(chunk.paths), *form.shape), np.uint8) if job.pixels_path else None
+    thumbs = np.zeros((len(chunk.paths), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
     bad: dict[int, str] = {}
     for i, path in enumerate(chunk.paths):
         records["status"][i] = READING
@@ -177,12 +181,11 @@ def decode_chunk(job: DecodeJob, chunk: FileChunk) -> dict[int, str]:
         if packed is not None:
             # In this order, as prediction and the streaming loader do it: the luma of a mean is not the mean of lumas.
             packed[i] = form.row(to_channels(pixels, form.channels))
+        thumbs[i] = thumbnail(pixels)
         records[i] = (GOOD, mode_number(mode), width, height, np.frombuffer(content_hash(pixels), np.uint8))
+    write_rows(job.thumbs_path, chunk.start, thumbs)
     if packed is not None and job.pixels_path is not None:
-        # A plain write, not a memory map: on a full disk a write says so, a map kills the process with SIGBUS.
-        with open(job.pixels_path, "r+b", buffering=0) as file:
-            file.seek(chunk.start * form.row_bytes)
-            write_fully(file, packed)
+        write_rows(job.pixels_path, chunk.start, packed)
     return bad
 
 
@@ -191,13 +194,21 @@ def mode_number(mode: str) -> int:
     return _MODE_NUMBERS.get(mode, 0)
 
 
-def write_fully(file: io.FileIO, pixels: UInt8Array) -> None:
-    """Write an array to an unbuffered file, in as many writes as the system wants.
+def write_rows(path: str, start: int, rows: UInt8Array) -> None:
+    """Write rows, uint8 (n, ...), to their places in a file of equal rows, from number `start` on.
 
     Raises:
         OSError: The disk is full or failed.
     """
-    data = np.ascontiguousarray(pixels).data.cast("B")
+    # A plain write, not a memory map: on a full disk a write says so, a map kills the process with SIGBUS.
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(start * math.prod(rows.shape[1:]))
+        _write_fully(file, rows)
+
+
+def _write_fully(file: io.FileIO, rows: UInt8Array) -> None:
+    """Write an array to an unbuffered file, in as many writes as the system wants."""
+    data = np.ascontiguousarray(rows).reshape(-1).data
     while data:
         written = file.write(data)
         if not written:

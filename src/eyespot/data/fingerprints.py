@@ -1,7 +1,7 @@
 """Which pictures are nearly equal: perceptual fingerprints, a search that does not compare all with all, and a check.
 
-Before this: `packing` decoded every picture; equal pixels are found there by their content hash. After this: `eyespot
-check` shows the groups, and says how many test pictures have a near copy in train.
+Before this: `packing` made a thumbnail of every picture; equal pixels are found there by their content hash. After
+this: `near_cache` keeps what was found.
 
 Three steps, each of which throws most pairs away:
 
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from eyespot.arrays import BoolArray, Float32Array, Int64Array, UInt8Array, UInt64Array
+from eyespot.data.resizing import THUMBNAIL_PX
 
 Progress = Callable[[int, int], None]
 
-THUMBNAIL_PX = 32
 _BITS = 64
 # The coefficients in the order of their frequency, without the mean: what brightness changes is not looked at.
 _FREQUENCIES = sorted(
@@ -75,20 +75,9 @@ class NearPairs:
     cut: int
 
 
-def thumbnails(pixels: UInt8Array) -> UInt8Array:
-    """Return grey thumbnails, uint8 (N, 32, 32), of pictures uint8 (N, H, W, C) with C 1 or 3."""
-    import torch
-    import torch.nn.functional as F
-
-    if pixels.shape[3] == 1:
-        grey = pixels[..., 0].astype(np.float32)
-    else:
-        grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's "L"
-    if grey.shape[1:] != (THUMBNAIL_PX, THUMBNAIL_PX):
-        side = (THUMBNAIL_PX, THUMBNAIL_PX)
-        image = torch.from_numpy(np.ascontiguousarray(grey))[:, None]
-        grey = F.interpolate(image, size=side, mode="bilinear", antialias=True, align_corners=False)[:, 0].numpy()
-    return np.asarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
+def contents_of(hashes: UInt8Array) -> Int64Array:
+    """Return a number for each picture, equal for equal content hashes uint8 (N, 16)."""
+    return np.asarray(np.unique(hashes, axis=0, return_inverse=True)[1], np.int64).reshape(-1)
 
 
 def describe(thumbs: UInt8Array) -> Float32Array:
@@ -250,7 +239,7 @@ def find_near_pairs(
     """Return the pairs of pictures that are nearly, but not exactly equal.
 
     Args:
-        thumbs: uint8 (N, 32, 32), as `thumbnails` returns them.
+        thumbs: uint8 (N, 32, 32), as `resizing.thumbnail` makes them.
         contents: int64 (N,), equal for pictures with equal pixels; only the first of equal ones is compared.
         correlation: From which correlation on a pair counts.
         progress: Told (done, all), in pictures.

@@ -1,7 +1,8 @@
-"""Near copies of a data set, kept in the cache: found once by `eyespot check`, told in every report.
+"""Near copies of a data set, searched once and kept in the cache, told in every report.
 
-Before this: `fingerprints` searched all pictures. After this: `checking` shows them, `label_check` keeps them in one
-fold, and `finishing` says how many of them a run's own division put on both sides.
+Before this: `packing` made a thumbnail of every picture, whatever size a recipe takes: which pictures are near copies
+does not depend on it. After this: `splits` and `label_check` keep them together, `checking` shows them, and `finishing`
+says how many of them are on both sides of a division.
 """
 
 from __future__ import annotations
@@ -16,13 +17,69 @@ import numpy as np
 
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import SPLIT_NAMES, PackedDataset, SplitName
-from eyespot.data.fingerprints import MOST_CHAINED, NEAR_CORRELATION, NearPairs, count_chained
+from eyespot.data.fingerprints import (
+    MOST_CHAINED,
+    NEAR_CORRELATION,
+    NearPairs,
+    Progress,
+    contents_of,
+    count_chained,
+    find_near_pairs,
+)
+from eyespot.data.resizing import THUMBNAIL_PX
 from eyespot.data.splits import Splits
 from eyespot.errors import RunError
 from eyespot.files import write_atomic
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _FIELDS = ("first", "second", "correlation", "mirrored", "compared", "cut")
+
+
+COMPARED_PX = 24
+"""Symbols of 8 x 8 px are alike because there is little to tell them apart: 91 % of the test pictures of `digits` would
+be called near copies."""
+
+MOST_SEARCHED = 20_000
+"""So many pictures of somebody's own are searched before they are divided; `eyespot check` searches more."""
+
+
+def near_pairs(packed: PackedDataset, progress: Progress | None = None) -> NearPairs:
+    """Return the near copies among all pictures, in the order of the splits; from the cache where they are known.
+
+    Args:
+        packed: The pictures; none where they cannot be compared.
+        progress: Told (done, all), in pictures.
+    """
+    known = load_near_pairs(packed)
+    if known is not None:
+        return known
+    parts = [packed.splits[name] for name in SPLIT_NAMES if name in packed.splits]
+    thumbs = [part.thumbs for part in parts if part.thumbs is not None]
+    if not can_be_compared(packed):
+        return find_near_pairs(np.zeros((0, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8), np.zeros(0, np.int64))
+    contents = contents_of(np.concatenate([part.hashes for part in parts]))
+    pairs = find_near_pairs(np.concatenate(thumbs), contents, progress=progress)
+    save_near_pairs(packed, pairs)
+    return pairs
+
+
+def can_be_compared(packed: PackedDataset) -> bool:
+    """Return whether the pictures, at least half of them, have sides of `COMPARED_PX` or more, and thumbnails."""
+    parts = packed.splits.values()
+    sides = np.concatenate([part.sizes_px.min(axis=1) for part in parts])
+    return float(np.median(sides)) >= COMPARED_PX and all(part.thumbs is not None for part in parts)
+
+
+def near_pairs_for_training(packed: PackedDataset, progress: Progress | None = None) -> NearPairs | None:
+    """Return the near copies where a division is to keep them together, else None.
+
+    That does not depend on whether somebody has looked before: the same data are divided the same way everywhere.
+    """
+    total = sum(map(len, packed.splits.values()))
+    if packed.dataset.published or total > MOST_SEARCHED or not can_be_compared(packed):
+        return None
+    pairs = near_pairs(packed, progress)
+    return None if count_chained(total, pairs) > MOST_CHAINED * total else pairs
 
 
 def load_near_pairs(packed: PackedDataset) -> NearPairs | None:

@@ -5,8 +5,9 @@ Before this: `pack_spec` said what the pictures become. After this: `packing` ha
 An entry is a folder `<name>-<key>` with
 
     records.bin   N records (`decode_pool.RECORD`): status, mode, size and content hash of each picture, bad ones too
+    thumbs.bin    uint8 (usable pictures, 32, 32), a grey thumbnail of each, whatever the row format
     pixels.bin    uint8 (usable pictures, S, L, C), all splits in order; absent where pixels are streamed or referenced
-    index.json    the report, and the checksums of all three
+    index.json    the report, and the checksums of the others
 
 It is built in a temporary folder, made durable, and renamed: what has the final name is whole.
 """
@@ -55,15 +56,16 @@ from eyespot.data.decode_pool import (
     WorkerDiedError,
     decode_files,
     mode_number,
-    write_fully,
+    write_rows,
 )
 from eyespot.data.decoding import content_hash, to_channels
 from eyespot.data.pack_spec import PackSpec, is_ready
+from eyespot.data.resizing import THUMBNAIL_PX, thumbnail
 from eyespot.errors import DataError
 from eyespot.files import fsync_folder
 from eyespot.locks import file_lock
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _BATCH = 4096  # array pictures handled at once
 _BLOCK_BYTES = 16 * 1024**2  # a checksum for each
 _CHECKED_BLOCKS = 16  # looked at when a pack is opened: all of a pack up to 256 MB, a spread of a larger one
@@ -130,15 +132,15 @@ class CacheEntry:
             if index["key"] != self.key or zlib.crc32(raw) != index["records_checksum"]:
                 return None
             records = np.frombuffer(raw, dtype=RECORD)
+            usable = int((records["status"] == GOOD).sum())
+            thumbs = self._map("thumbs.bin", (usable, THUMBNAIL_PX, THUMBNAIL_PX), index["thumb_checksums"])
             pixels = None
             if with_pixels and self.copies_pixels:
-                pixels = self._map_pixels(int((records["status"] == GOOD).sum()), index["pixel_checksums"])
-                if pixels is None:
-                    return None
+                pixels = self._map("pixels.bin", (usable, *self.spec.row_format.shape), index["pixel_checksums"])
             report = _report_from_json(index["report"])
         except (OSError, ValueError, KeyError, TypeError):
             return None  # nothing there, or nothing that we wrote: it is packed again
-        splits = self._packed_splits(records, pixels, with_pixels=with_pixels)
+        splits = self._packed_splits(records, thumbs, pixels, with_pixels=with_pixels)
         return PackedDataset(
             dataset=self.dataset,
             splits=splits,
@@ -147,24 +149,27 @@ class CacheEntry:
             row_format=self.spec.row_format,
         )
 
-    def _map_pixels(self, usable: int, checksums: list[int] | None) -> UInt8Array | None:
-        """Return the memory-mapped pixels, None where the file is not what was written."""
-        path = self.folder / "pixels.bin"
-        shape = (usable, *self.spec.row_format.shape)
+    def _map(self, name: str, shape: tuple[int, ...], checksums: list[int] | None) -> UInt8Array:
+        """Return a memory-mapped file of one row a usable picture.
+
+        Raises:
+            ValueError: It is not there, or not what was written.
+        """
+        path = self.folder / name
         if checksums is None or path.stat().st_size != math.prod(shape):
-            return None
-        if usable == 0:
+            raise ValueError(f"{name} is not what was written")
+        if not shape[0]:
             return np.zeros(shape, dtype=np.uint8)  # an empty file cannot be mapped
         looks = np.unique(np.linspace(0, len(checksums) - 1, min(len(checksums), _CHECKED_BLOCKS)).astype(int)).tolist()
         with open(path, "rb") as file:
             for block in looks:
                 file.seek(block * _BLOCK_BYTES)
                 if zlib.crc32(file.read(_BLOCK_BYTES)) != checksums[block]:
-                    return None
+                    raise ValueError(f"{name} is damaged")
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
     def _packed_splits(
-        self, records: Records, pixels: UInt8Array | None, *, with_pixels: bool
+        self, records: Records, thumbs: UInt8Array, pixels: UInt8Array | None, *, with_pixels: bool
     ) -> dict[SplitName, PackedSplit]:
         """Return the usable pictures of each split, with their packed pixels, their own arrays, or their files."""
         splits: dict[SplitName, PackedSplit] = {}
@@ -186,6 +191,7 @@ class CacheEntry:
                 sizes_px=_sizes_px(mine[kept]),
                 pixels=split_pixels,
                 paths=paths,
+                thumbs=thumbs[rows],
             )
         return splits
 
@@ -225,23 +231,17 @@ class CacheEntry:
 
     def _make_files(self, temporary: Path, with_pixels: bool) -> DecodeJob:
         """Make the result files at their full sizes, so that a full disk shows now and not after minutes."""
-        records, pixels = temporary / "records.bin", temporary / "pixels.bin"
+        records, thumbs, pixels = (temporary / name for name in ("records.bin", "thumbs.bin", "pixels.bin"))
         records.write_bytes(bytes(self.number * RECORD.itemsize))
+        _reserve(thumbs, self.number * THUMBNAIL_PX**2)
         job = DecodeJob(
             records_path=os.fspath(records),
+            thumbs_path=os.fspath(thumbs),
             pixels_path=os.fspath(pixels) if with_pixels else None,
             row_format=self.spec.row_format,
         )
         if with_pixels:
-            with open(pixels, "wb") as file:
-                size = self.number * job.row_format.row_bytes
-                file.truncate(size)
-                if hasattr(os, "posix_fallocate"):
-                    try:
-                        os.posix_fallocate(file.fileno(), 0, size)
-                    except OSError as error:
-                        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:  # file systems that cannot reserve
-                            raise
+            _reserve(pixels, self.number * job.row_format.row_bytes)
         return job
 
     def _scan(self, job: DecodeJob, workers: int | None, progress: Callable[[int, int], None]) -> list[BadImage]:
@@ -286,9 +286,10 @@ class CacheEntry:
                 position -= len(items)
 
     def _finish(self, temporary: Path, job: DecodeJob, bad: Sequence[BadImage]) -> None:
-        """Close the gaps that bad pictures left in the pixels, write the index, and make all of it durable."""
+        """Close the gaps that bad pictures left in the rows, write the index, and make all of it durable."""
         records = np.fromfile(job.records_path, dtype=RECORD)
         usable = records["status"] == GOOD
+        _close_gaps(Path(job.thumbs_path), usable, THUMBNAIL_PX**2)
         checksums = None
         if job.pixels_path is not None:
             _close_gaps(Path(job.pixels_path), usable, job.row_format.row_bytes)
@@ -297,6 +298,7 @@ class CacheEntry:
             "version": _FORMAT_VERSION,
             "key": self.key,
             "records_checksum": zlib.crc32(records.tobytes()),
+            "thumb_checksums": _block_checksums(Path(job.thumbs_path)),
             "pixel_checksums": checksums,
             "report": _report_to_json(self._report(records[usable], np.flatnonzero(usable).tolist(), bad)),
         }
@@ -382,13 +384,24 @@ def _scan_array(job: DecodeJob, start: int, images: UInt8Array, advance: Callabl
         hashes = b"".join(content_hash(image) for image in batch)
         rows["status"], rows["mode"], rows["width_px"], rows["height_px"] = GOOD, mode, width, height
         rows["hash"] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 16)
+        write_rows(job.thumbs_path, start + first, np.stack([thumbnail(image) for image in batch]))
         if job.pixels_path is not None:
             form = job.row_format
             packed = [form.row(to_channels(image, form.channels)) for image in batch]
-            with open(job.pixels_path, "r+b", buffering=0) as file:
-                file.seek((start + first) * job.row_format.row_bytes)
-                write_fully(file, np.stack(packed))
+            write_rows(job.pixels_path, start + first, np.stack(packed))
         advance(len(batch))
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of so many bytes that the disk has room for."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+        if size and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:  # file systems that cannot reserve
+                    raise
 
 
 def _close_gaps(path: Path, usable: BoolArray, picture_bytes: int) -> None:

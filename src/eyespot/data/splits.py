@@ -17,6 +17,7 @@ import numpy as np
 
 from eyespot.arrays import BoolArray, Int64Array, UInt8Array, UInt64Array
 from eyespot.data.dataset import SPLIT_NAMES, PackedDataset, PackedSplit, SplitName
+from eyespot.data.fingerprints import NearPairs, group_pairs
 from eyespot.errors import DataError, RunError, UsageError
 from eyespot.files import write_atomic
 from eyespot.seeds import derive_seed
@@ -153,6 +154,7 @@ def make_splits(
     seed: int,
     final: bool,
     train_fraction: float = 1.0,
+    near: NearPairs | None = None,
 ) -> Splits:
     """Return train, val and test for a run.
 
@@ -167,8 +169,10 @@ def make_splits(
     Exact copies of a picture always stay together, for a picture in train whose copy is in val or test is a leak that
     we would make ourselves. Pictures without copies go into val and test first, so that there each counts once; copies
     follow, fewest first, where a class has too few others, and a group that would overshoot its class's share stays in
-    train. So does a picture whose copy is in a given val or test split, or val would select on a picture of test. Which
-    pictures are drawn follows from their content and the seed, not from file names or their order.
+    train. So does a picture whose copy is in a given val or test split, or val would select on a picture of test. Near
+    copies, where they are given, stay together like exact ones, except in classes of which most pictures are near one
+    another: there likeness says little. Which pictures are drawn follows from their content and the seed, not from file
+    names or their order.
 
     Args:
         packed: The data with their own splits; only the labels and content hashes are read.
@@ -180,6 +184,7 @@ def make_splits(
         final: Whether val becomes a part of train (whoever made it); there is no val then.
         train_fraction: Share of what is left for train that is used. A smaller share is part of every larger one with
             the same seed; val and test do not depend on it.
+        near: Pairs among all pictures, in the order of the splits; those within train are kept together.
 
     Raises:
         UsageError: The fractions leave nothing for train.
@@ -197,7 +202,7 @@ def make_splits(
         shares["test"] = test_fraction
     if "val" not in given and val_fraction and not final:
         shares["val"] = val_fraction
-    pool = _Pool.of(packed, stratify=stratify)
+    pool = _Pool.of(packed, near, stratify=stratify)
     pool.refuse_small_classes(packed, [*shares])
 
     indices: dict[SplitName, dict[SplitName, Int64Array]] = {"train": {}}
@@ -239,6 +244,9 @@ class _Pool:
         stratum: int64 (G,), what the shares are kept equal over.
         free: bool (G,), False for what was drawn.
         tied: bool (G,), True for what is also in a val or test split that the data bring.
+        copies: Pictures with an exact copy, and how many different ones they are.
+        alike: Pictures with a near copy, and the groups they are kept together in.
+        loose: Classes of which most pictures are near one another, so that they are not kept together.
         num_classes: K.
         stratify: Whether the strata are the classes.
     """
@@ -249,23 +257,38 @@ class _Pool:
     stratum: Int64Array
     free: BoolArray
     tied: BoolArray
+    copies: tuple[int, int]
+    alike: tuple[int, int]
+    loose: tuple[int, ...]
     num_classes: int
     stratify: bool
 
     @classmethod
-    def of(cls, packed: PackedDataset, *, stratify: bool) -> _Pool:
+    def of(cls, packed: PackedDataset, near: NearPairs | None, *, stratify: bool) -> _Pool:
         """Return the pool with everything free."""
         split = packed.splits["train"]
         others = [packed.splits[name].hashes for name in SPLIT_NAMES[1:] if name in packed.splits]
         group, first = _group_equal(split.hashes, split.labels)
+        exact = np.bincount(group, minlength=len(first))
+        tied = _occurs(split.hashes[first], others)
         label = split.labels[first]
+        home, loose = np.arange(len(first)), np.zeros(0, np.int64)
+        if near is not None:
+            inside = near.second < len(group)  # train comes first
+            home, loose = _tie_near(group[near.first[inside]], group[near.second[inside]], exact, label)
+        size = np.bincount(home, exact).astype(np.int64)
+        alike = np.bincount(home) > 1
+        label = label[np.unique(home, return_index=True)[1]]
         return cls(
-            group=group,
+            group=home[group],
             label=label,
-            size=np.bincount(group, minlength=len(first)),
+            size=size,
             stratum=label if stratify else np.zeros_like(label),
-            free=np.ones(len(first), np.bool_),
-            tied=_occurs(split.hashes[first], others),
+            free=np.ones(len(size), np.bool_),
+            tied=np.bincount(home, tied) > 0,
+            copies=(int(exact[exact > 1].sum()), int((exact > 1).sum())),
+            alike=(int(size[alike].sum()), int(alike.sum())),
+            loose=tuple(loose.tolist()),
             num_classes=packed.dataset.num_classes,
             stratify=stratify,
         )
@@ -405,6 +428,32 @@ def _group_equal(hashes: UInt8Array, labels: Int64Array) -> tuple[Int64Array, In
     return group, order[is_first]
 
 
+def _tie_near(
+    one: Int64Array, other: Int64Array, sizes: Int64Array, label: Int64Array
+) -> tuple[Int64Array, Int64Array]:
+    """Return groups of groups that pairs of one label tie together, and the classes in which nothing is tied.
+
+    Args:
+        one: int64 (M,), a group of equal pictures of each pair.
+        other: int64 (M,), the other one.
+        sizes: int64 (G,), pictures in each group.
+        label: int64 (G,).
+
+    Returns:
+        int64 (G,), new numbers in the order of the old ones; and the classes.
+    """
+    same = label[one] == label[other]
+    groups = group_pairs(len(sizes), one[same], other[same])
+    members = np.concatenate([np.zeros(0, np.int64), *groups])
+    tied = np.bincount(label[members], sizes[members], minlength=int(label.max()) + 1)
+    loose = np.flatnonzero(2 * tied > np.bincount(label, sizes))
+    home = np.arange(len(sizes))
+    for group in groups:
+        if label[group[0]] not in loose:
+            home[group] = group[0]
+    return np.unique(home, return_inverse=True)[1].astype(np.int64), loose
+
+
 def _occurs(hashes: UInt8Array, others: list[UInt8Array]) -> BoolArray:
     """Return bool (G,): whether each hash, uint8 (G, 16), is among the others, uint8 (n, 16) each."""
     together = np.concatenate([hashes, *others])
@@ -491,11 +540,23 @@ def _division_notes(
 def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapping[SplitName, float]) -> list[str]:
     """Return in sentences what the draw had to do about copies, and which classes it left out."""
     notes = []
-    copies = pool.size[pool.size > 1]
-    if shares and copies.size:
+    pictures, different = pool.copies
+    if shares and pictures:
         notes.append(
-            f"{copies.sum():,} pictures of train are only {copies.size:,} different ones; "
-            "exact copies stay in one split."
+            f"{pictures:,} pictures of train are only {different:,} different ones; exact copies stay in one split."
+        )
+    pictures, groups = pool.alike
+    if shares and pictures:
+        notes.append(
+            f"{pictures:,} pictures nearly equal another one, in {groups:,} group{'' if groups == 1 else 's'}, each of "
+            "which stays in one split (`eyespot check` shows them)."
+        )
+    if shares and pool.loose:
+        names = ", ".join(repr(packed.dataset.class_names[k]) for k in pool.loose[:5])
+        more = f" and {len(pool.loose) - 5} more" if len(pool.loose) > 5 else ""
+        notes.append(
+            f"Most pictures of {names}{more} nearly equal another one: likeness says little there, and such pictures "
+            "may be in train and in what is measured."
         )
     for split in shares:
         counts = np.bincount(splits.labels(packed, split), minlength=pool.num_classes)

@@ -75,23 +75,14 @@ def _kind(data: str, config: Config) -> str:
 
 def _measure(data: str, config: Config, device: str, observer: Observer) -> tuple[float, float]:
     """Return the seconds of an epoch with its look at val, and of everything that is done once."""
-    from eyespot.data.splits import make_splits
     from eyespot.device import plan_compute
     from eyespot.models.pretrained import PretrainedClassifier
-    from eyespot.opening import open_for, pack_data
+    from eyespot.opening import divide, open_for, pack_data
     from eyespot.training.prepare import frozen_mode, prepare_training
 
     plan = plan_compute(device, config.training.precision)
     packed = pack_data(open_for(config, data, observer), config, observer)
-    splits = make_splits(
-        packed,
-        val_fraction=config.data.val_fraction,
-        test_fraction=config.data.test_fraction,
-        stratify=config.data.stratify,
-        seed=config.data.split_seed,
-        final=config.data.final,
-        train_fraction=config.data.train_fraction,
-    )
+    splits = divide(packed, config, observer)
     prepared = prepare_training(packed, splits, config, plan)
     train, val, test = (splits.count("train"), splits.count("val"), splits.count("test"))
     views = {"none": 1, "mirror": 2, "mirror-shift": 6}[config.evaluation.views]
