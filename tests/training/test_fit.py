@@ -491,3 +491,15 @@ def test_ema_follows_the_weights(tmp_path: Path) -> None:
     # The training itself is the same: only what is evaluated and kept differs.
     one = [row["train/loss"] for row in plain.state.history]
     assert one == [row["train/loss"] for row in averaged.state.history]
+
+
+def test_a_batch_of_more_pictures_than_there_are_is_one_of_all(tmp_path: Path) -> None:
+    def trained(batch_size: int) -> dict[str, torch.Tensor]:
+        config = tiny_config(
+            model__name="spot", model__args={"widths": [4, 6, 8]}, optimizer__name="muon", optimizer__lr=0.1,
+            optimizer__sgd_weight_decay=1e-4, training__epochs=2, training__batch_size=batch_size,
+        )  # fmt: skip
+        return weights(run_fit(tmp_path / str(batch_size), config))
+
+    count = prepare(tiny_config()).data.train.num_images
+    assert same(trained(count), trained(100 * count))  # muon's rates are for the sum over a batch

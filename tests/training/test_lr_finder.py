@@ -189,6 +189,8 @@ def test_short_epochs_follow_each_other_and_every_step_is_counted() -> None:
     asked: list[int] = []
 
     class Spy:
+        batch_size, num_images = prepared.data.train.batch_size, prepared.data.train.num_images
+
         def batches(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
             asked.append(epoch)
             return prepared.data.train.batches(epoch)

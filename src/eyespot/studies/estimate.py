@@ -104,7 +104,7 @@ def _time_steps(model: nn.Module, data: TrainData, config: Config, plan: Compute
     settings = config.optimizer
     if settings.lr == "auto":
         settings = settings.model_copy(update={"lr": 1e-3})
-    optimizer = build_optimizer(model, settings, batch_size=config.training.batch_size)
+    optimizer = build_optimizer(model, settings, batch_size=data.batch_size)
     steps: list[float] = []
     begun = time.monotonic()
     for number, batch in enumerate(data.train.batches(0)):

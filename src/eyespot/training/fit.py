@@ -148,6 +148,11 @@ class TrainData:
     num_classes: int
     class_weights: torch.Tensor | None = None
 
+    @property
+    def batch_size(self) -> int:
+        """Return the pictures of a full step: all of train, where the recipe asks for more than there are."""
+        return min(self.train.batch_size, self.train.num_images)
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -212,7 +217,7 @@ class _Loop:
         self.writer, self.observer = writer, observer
         self.folder = writer.path / CHECKPOINTS
         self.identity = writer.identity()
-        self.optimizer = build_optimizer(model, config.optimizer, batch_size=config.training.batch_size)
+        self.optimizer = build_optimizer(model, config.optimizer, batch_size=data.batch_size)
         self.ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
         # At least one, and never more than the loader has: an epoch of the hardest is rounded to whole batches.
         self.steps_per_epoch = max(1, round(config.training.hardest_share * data.train.steps_per_epoch))
@@ -604,7 +609,7 @@ class _Loop:
         """Return the seconds that a full-size epoch takes, measured on copies that are thrown away."""
         real = (self.model, self.optimizer, self.ema, self.hardest)
         self.model = copy.deepcopy(self.model)
-        self.optimizer = build_optimizer(self.model, self.config.optimizer, batch_size=self.config.training.batch_size)
+        self.optimizer = build_optimizer(self.model, self.config.optimizer, batch_size=self.data.batch_size)
         self.ema = self.hardest = None
         # A frozen backbone's steps are the cheaper ones: those after it are measured.
         first = round(self.config.training.freeze_epochs * self.steps_per_epoch)

@@ -168,7 +168,7 @@ def run_range_test(
     """
     growth = (_HIGHEST[config.optimizer.name] / _LOWEST) ** (1 / (_STEPS - 1))
     untrained, trained = copy.deepcopy(model), copy.deepcopy(model)
-    optimizer = _at_rate(trained, config, _LOWEST)
+    optimizer = _at_rate(trained, data, config, _LOWEST)
     rates: list[float] = []
     losses: list[float] = []
     before: list[float] = []
@@ -192,17 +192,18 @@ def run_range_test(
             if smoothed[-1] > max(_DIVERGED * min(smoothed), _mean(before)):
                 diverged = True
                 break
-            for group, wanted in zip(optimizer.param_groups, _at_rate(trained, config, rate).param_groups, strict=True):
+            wanted_groups = _at_rate(trained, data, config, rate).param_groups
+            for group, wanted in zip(optimizer.param_groups, wanted_groups, strict=True):
                 # The decay too: that of muon's biases is divided by their rate.
                 group["lr"], group["weight_decay"] = wanted["lr"], wanted["weight_decay"]
             descend(trained, optimizer, loss, clip_norm=config.training.clip_norm)
     return RangeTest(rates, losses, smooth(losses, before), _mean(before), diverged)
 
 
-def _at_rate(model: nn.Module, config: Config, rate: float) -> torch.optim.Optimizer:
+def _at_rate(model: nn.Module, data: TrainData, config: Config, rate: float) -> torch.optim.Optimizer:
     """Return the recipe's optimizer with a number for `lr`."""
     settings = config.optimizer.model_copy(update=rates_of(config.optimizer, rate))
-    return build_optimizer(model, settings, batch_size=config.training.batch_size)
+    return build_optimizer(model, settings, batch_size=data.batch_size)
 
 
 def _short(rate: float) -> float:

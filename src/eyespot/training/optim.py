@@ -23,7 +23,8 @@ def build_optimizer(model: nn.Module, settings: OptimizerConfig, *, batch_size: 
     Args:
         model: Parameters with one dimension or less (biases, norms) get no weight decay.
         settings: `lr` is for the mean of the loss over a batch.
-        batch_size: muon's `bias_lr` and `head_lr` are for the sum over a batch and are multiplied by this.
+        batch_size: Pictures of a step. muon's `bias_lr` and `head_lr` are for the sum over a batch and are
+            multiplied by this.
     """
     if settings.name == "muon":
         groups = _muon_groups(model, settings, batch_size)
