@@ -16,7 +16,7 @@ from eyespot.data.dataset import PackedDataset
 from eyespot.data.splits import make_splits
 from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan
-from eyespot.errors import Interrupted, RunError
+from eyespot.errors import ConfigError, Interrupted, RunError
 from eyespot.files import write_json
 from eyespot.runs import Run, RunWriter
 from eyespot.training import prepare as module
@@ -229,3 +229,13 @@ def test_a_run_ends_the_same_whether_its_lives_stream_or_not(
     assert (resumed.path / "bundle" / "weights.safetensors").read_bytes() == (
         whole.path / "bundle" / "weights.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(("model", "size"), [("spot", 8), ("resnet18-small", 8)])
+def test_a_batch_of_one_picture_where_batch_norm_sees_one_value(model: str, size: int) -> None:
+    args = {"widths": [4, 6, 8]} if model == "spot" else {"width": 4}
+    config = tiny_config(model__name=model, model__args=args, training__batch_size=1)
+    with pytest.raises(
+        ConfigError, match=r"no statistics of a batch of one picture .*batch_size 1: --set training.batch"
+    ):
+        prepare(config, tiny_packed(size=size))

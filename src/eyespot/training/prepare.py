@@ -5,6 +5,7 @@ Before this: `packing` and `splits`. After this: `fit`. The test split is not to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -110,18 +111,12 @@ def prepare_training(
         size_px=spec.input_px,
         args=config.model.args,
     )
-    if min(train_count, config.training.batch_size) == 1 and any(
-        isinstance(m, nn.BatchNorm1d) for m in model.modules()
-    ):
-        raise ConfigError(
-            "batch norm in the head has no statistics of a batch of one picture",
-            where=f"{train_count} pictures, training.batch_size {config.training.batch_size}",
-            remedy="--set training.batch_size=2 or more, or leave batch_norm out of model.args",
-        )
     pretrained = None
     notes: list[str] = []
     if isinstance(model, PretrainedClassifier):
         pretrained, notes = _prepare_backbone(model, spec, config)
+    if min(train_count, config.training.batch_size) == 1:
+        _check_batch_of_one(model, packed.channels, spec.input_px, train_count, config)
     transform = EvalTransform(spec)
     if hasattr(model, "init_from_images") and not _is_restored(writer, config):
         # As many for streamed pictures as for others: a run may be both in turn before its first checkpoint.
@@ -159,6 +154,24 @@ def prepare_training(
         class_weights=weights,
     )
     return Prepared(model, data, spec, pretrained, tuple(notes))
+
+
+def _check_batch_of_one(model: nn.Module, channels: int, side_px: int, train_count: int, config: Config) -> None:
+    """Find batch norm over a single value, which the loop would meet only after the pictures were encoded.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    side = min([side_px, *(size for _, size in config.training.size_schedule)])
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(torch.zeros(1, channels, side, side))
+    except ValueError as error:  # torch has no class of its own for it
+        raise ConfigError(
+            "batch norm has no statistics of a batch of one picture",
+            where=f"{train_count:,} training pictures, training.batch_size {config.training.batch_size}",
+            remedy="--set training.batch_size=2 or more, or a network without batch norm where there is one picture",
+        ) from error
 
 
 def _counter(observer: Observer | None, label: str) -> _Progress:
