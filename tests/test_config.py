@@ -83,6 +83,7 @@ def test_all_errors_come_at_once_in_human_words() -> None:
         (["data.val_fraction=0", "schedule.name=plateau"], "need val"),
         (["training.size_schedule=[[0.5, 24], [0.2, 28]]"], "must rise"),
         (["training.size_schedule=[[0.5, 2]]"], "under 4 pixels"),
+        (["schedule.step_epochs=[0, 5]"], "the rate is cut after 1 epoch or more"),
         (["input.size_px=0"], "input: size_px is 0, allowed are 1 to 4096"),
         (["optimizer=3"], "optimizer is 3: it is a section, write optimizer.KEY=value"),
         (["training.epochs=true"], "training: epochs is true, and must be a number"),

@@ -369,6 +369,8 @@ class Config(_Section):
         problems += self._needs_pictures()
         if self.training.hardest_share < 1 and (self.training.mixup_alpha or self.training.cutmix_alpha):
             problems.append("training.hardest_share needs the loss of each picture, which mixup and cutmix do not have")
+        if any(epochs < 1 for epochs in self.schedule.step_epochs):
+            problems.append("schedule.step_epochs: the rate is cut after 1 epoch or more")
         shares = [share for share, _ in self.training.size_schedule]
         if shares != sorted(shares) or any(not 0 <= share < 1 for share in shares):
             problems.append("training.size_schedule: the shares must rise and lie in [0, 1)")
