@@ -191,6 +191,25 @@ def test_a_new_run_does_not_write_over_what_somebody_else_has(tmp_path: Path, na
     assert not (tmp_path / "config.toml").exists()
 
 
+def test_settings_that_were_cut_off_are_not_taken_for_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    text = CONFIG.to_toml()
+    path.write_text(text)
+    assert Run.open(tmp_path).config == CONFIG
+    for end in (0, text.index("[evaluation]"), len(text) - 1):
+        path.write_text(text[:end])
+        with pytest.raises(RunError, match=r"damaged: its end is missing in .*config\.toml: restore the file"):
+            _ = Run.open(tmp_path).config
+        with pytest.raises(RunError, match="already holds a run"), RunWriter(tmp_path, CONFIG):
+            pass
+
+
+def test_a_history_of_endless_brackets(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="damaged line"):
+        _ = Run(tmp_path).history
+
+
 @pytest.mark.parametrize("line", ["[]", "null", "3"])
 def test_a_history_that_is_json_and_no_history(tmp_path: Path, line: str) -> None:
     (tmp_path / "history.jsonl").write_text(f'{{"epoch": 1}}\n{line}\n')

@@ -64,8 +64,18 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """Return every setting of the run; corrected labels are those of its own copy, wherever the folder lies now."""
-        config = parse_config(_read_text(self.path / "config.toml"), where=str(self.path / "config.toml"))
+        """Return every setting of the run; corrected labels are those of its own copy, wherever the folder lies now.
+
+        Raises:
+            RunError: config.toml cannot be read, or was cut off.
+            ConfigError: It does not validate.
+        """
+        path = self.path / "config.toml"
+        text = _read_text(path)
+        config = parse_config(text, where=str(path))
+        # Every setting is written there: what is missing was lost, and its default would be taken for the run's.
+        if not text.endswith("\n") or "evaluation" not in config.model_fields_set:
+            raise RunError("damaged: its end is missing", where=path, remedy="restore the file, or train again")
         return config if not config.data.label_fixes else with_label_fixes(config, self.path / LABEL_FIXES)
 
     @property
@@ -103,7 +113,7 @@ class Run:
         remedy = "resume the run where it is unfinished (the file is written again), else restore it"
         try:
             rows = [json.loads(line) for line in _read_text(path).splitlines() if line]
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise RunError(f"damaged line ({error})", where=path, remedy=remedy) from error
         if not all(isinstance(row, dict) for row in rows):
             raise RunError("damaged: a line is not a JSON object", where=path, remedy=remedy)
