@@ -607,6 +607,19 @@ def test_pictures_that_it_was_trained_on_are_left_out_of_a_test(pictures: Path, 
     # 60 pictures, 54 of them in train and val; the new one and the six of test are left.
     assert found.metrics["n"] == 7
     assert any("54 pictures on which the run was trained or selected are left out" in m for m in listener.messages)
+    copy = tmp_path / "run"
+    shutil.copytree(trained.path, copy)
+    record = copy / "trained_on.bin"
+    for content in (b"", b"abc", record.read_bytes()[::-1]):
+        record.write_bytes(content)
+        with pytest.raises(RunError, match=r"trained_on\.bin: restore the file, or train again"):
+            eyespot.evaluate(copy, more)
+    record.unlink()
+    assert eyespot.evaluate(copy, more, observer=listener).metrics["n"] == 61
+    assert any("run has no trained_on.bin: pictures that it was trained" in m for m in listener.messages)
+    (copy / "split.json").unlink()
+    with pytest.raises(UsageError, match=r"split\.json is missing in .*run: name data with --data"):
+        eyespot.evaluate(copy)
     test = set(json.loads((trained.path / "split.json").read_text())["splits"]["test"]["train"])
     own = open_dataset(pictures)
     for index, id_ in enumerate(own.splits["train"].ids):

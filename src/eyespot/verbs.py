@@ -521,7 +521,10 @@ def open_to_measure(
     if data is None and (folder is None or not (folder / "split.json").exists()):
         if folder is not None:
             load_predictor(folder, device=device)  # a folder that is neither run nor bundle gets its own error
-        raise UsageError("a bundle has no data of its own", where=folder, remedy="name data with --data")
+        what = "a bundle has no data of its own"
+        if folder is not None and (folder / "config.toml").exists():
+            what = "the run does not say its test pictures: split.json is missing"
+        raise UsageError(what, where=folder, remedy="name data with --data")
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
     prepare_process(predictor.plan)
     is_run = folder is not None and (data is None or (folder / "config.toml").exists())
@@ -596,7 +599,7 @@ def _other_data(
         source = "train"
         watcher.on_message(f"note: {data} has no splits: all of its pictures are measured as test")
     rows = np.arange(len(packed.splits[source]), dtype=np.int64)
-    rows = rows[~_seen(packed.splits[source].hashes, home)]
+    rows = rows[~_seen(packed.splits[source].hashes, home, watcher)]
     seen = len(packed.splits[source]) - len(rows)
     if seen and dataset.published:
         watcher.on_message(f"note: the run was trained or selected on {seen:,} of these pictures")
@@ -619,24 +622,35 @@ def _trained_on_most(data: str | Path) -> DataError:
     )
 
 
-def _seen(hashes: UInt8Array, home: Run | None) -> BoolArray:
+def _seen(hashes: UInt8Array, home: Run | None, watcher: Observer) -> BoolArray:
     """Return, bool (N,), which pictures a run was trained or selected on; none where that is not known.
 
     Args:
         hashes: uint8 (N, 16), their content hashes.
         home: The run; None for a bundle without its run.
+        watcher: Told where the run does not know it.
+
+    Raises:
+        RunError: The run's record of them is damaged.
     """
     import numpy as np
 
     from eyespot.data.splits import short_hashes
 
-    path = None if home is None else home.path / TRAINED_ON
-    if path is None or not path.is_file():
+    if home is None:
+        return np.zeros(len(hashes), dtype=bool)
+    path = home.path / TRAINED_ON
+    if not path.exists():
+        watcher.on_message(
+            f"note: {home.path.name} has no {TRAINED_ON}: pictures that it was trained or selected on are not left out"
+        )
         return np.zeros(len(hashes), dtype=bool)
     try:
         known = np.frombuffer(path.read_bytes(), dtype="<u8")
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read ({error})", where=path, remedy="restore the file, or train again") from error
+    if not len(known) or (known[1:] <= known[:-1]).any():
+        raise RunError("damaged: it is no sorted list", where=path, remedy="restore the file, or train again")
     return np.isin(short_hashes(hashes), known)
 
 

@@ -282,7 +282,11 @@ def test_unfinished_damaged_and_contradicting_runs_are_refused(tmp_path: Path) -
     with pytest.raises(RunError, match="cannot read"):
         compare_runs([base, other])
     (other / "predictions.npz").unlink()
-    with pytest.raises(RunError, match=r"the run is not finished, or its predictions\.npz is missing"):
+    with pytest.raises(RunError, match=r"predictions\.npz is missing .*: restore the file, or train again"):
+        compare_runs([base, other])
+    (other / "metrics.json").unlink()
+    (other / "provenance.json").unlink()
+    with pytest.raises(RunError, match=r"the run is not finished in .*other: eyespot train --resume --out .*other"):
         compare_runs([base, other])
 
 

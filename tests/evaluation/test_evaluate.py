@@ -225,7 +225,7 @@ class TestPredictionsFile:
                 assert read[split].ids == part.ids
         for length in (0, 10, len(content) // 2, len(content) - 1):
             path.write_bytes(content[:length])
-            with pytest.raises(RunError, match=r"cannot read .*p\.npz: restore the file, or evaluate again"):
+            with pytest.raises(RunError, match=r"cannot read .*p\.npz: restore the file, or train again"):
                 read_predictions(path)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
@@ -248,9 +248,10 @@ class TestPredictionsFile:
             read_predictions(path)
         buffer = io.BytesIO()
         np.save(buffer, np.zeros(3))
-        path.write_bytes(buffer.getvalue())
-        with pytest.raises(RunError, match="cannot read"):
-            read_predictions(path)
+        for content in (buffer.getvalue(), b"PK is no archive"):
+            path.write_bytes(content)
+            with pytest.raises(RunError, match=r"cannot read \(File is not a zip file\)"):
+                read_predictions(path)
 
     @pytest.mark.parametrize(
         ("logits", "labels", "ids"),

@@ -246,12 +246,11 @@ def compare_runs(paths: Sequence[str | Path], *, split: str | None = None) -> Co
 
 
 def _read_run(run: Run) -> dict[Any, SplitPredictions]:
-    if not run.metrics or not (run.path / "predictions.npz").is_file():
-        raise RunError(
-            "the run is not finished, or its predictions.npz is missing",
-            where=run.path,
-            remedy=f"eyespot train --resume --out {run.path}",
-        )
+    if not run.metrics and not run.finished:
+        raise RunError("the run is not finished", where=run.path, remedy=f"eyespot train --resume --out {run.path}")
+    for name in ("metrics.json", "predictions.npz"):
+        if not (run.path / name).is_file():
+            raise RunError(f"{name} is missing", where=run.path, remedy="restore the file, or train again")
     return dict(read_predictions(run.path / "predictions.npz"))
 
 

@@ -195,7 +195,7 @@ class SplitPredictions(NamedTuple):
     ids: Sequence[str]
 
 
-_DAMAGED = "restore the file, or evaluate again"
+_DAMAGED = "restore the file, or train again"
 # What numpy and zipfile raise for files that were damaged or are something else, a bare .npy among them.
 _UNREADABLE = (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, MemoryError, NotImplementedError)
 
@@ -246,9 +246,12 @@ def read_predictions(path: Path) -> dict[SplitName, SplitPredictions]:
         RunError: The file is missing, damaged, or something else; nothing in it is unpickled.
     """
     try:
-        # Opened here: numpy leaves a file open that turns out to be no archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
+        # Not numpy.load: of a file that is no archive it says that it could be loaded unsafely.
+        with zipfile.ZipFile(path) as archive:
+            found: dict[str, Any] = {
+                name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+                for name in archive.namelist()
+            }
     except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:160] or type(error).__name__
         raise RunError(f"cannot read ({reason})", where=path, remedy=_DAMAGED) from error
