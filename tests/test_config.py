@@ -73,6 +73,14 @@ def test_all_errors_come_at_once_in_human_words() -> None:
     assert caught.value.exit_code == 2
 
 
+def test_a_table_changes_only_what_it_names() -> None:
+    changed = load_config("small", changes={"training": {"epochs": 3}, "model.args": {"widths": [8, 8, 8]}})
+    plain = load_config("small")
+    assert changed.training == plain.training.model_copy(update={"epochs": 3})
+    assert load_config("small", ["training={epochs = 3}"]).training == changed.training
+    assert changed.model.args == {"widths": [8, 8, 8]}
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -506,7 +506,11 @@ def parse_override(item: str) -> tuple[str, Any]:
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `tree[a][b] = value` for `a.b`."""
+    """Set `tree[a][b] = value` for `a.b`; of a section only what its table names is changed."""
+    if dotted in Config.model_fields and isinstance(value, Mapping):
+        for key, part in value.items():
+            _assign(tree, f"{dotted}.{key}", part)
+        return
     *tables, key = dotted.split(".")
     for table in tables:
         tree = tree.setdefault(table, {})
