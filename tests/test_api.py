@@ -131,3 +131,37 @@ def test_an_observer_is_told_everything(pictures: Path, tmp_path: Path) -> None:
     assert watcher.told["epoch"] == 2
     assert watcher.told["attach"] == watcher.told["measuring test"] == 1
     assert watcher.told["message"] > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"data": np.zeros((4, 8, 8, 3), np.uint8)},
+            "data are of type ndarray in DATA: give a name or a path; of arrays",
+        ),
+        ({"data": b"photos"}, "data are of type bytes"),
+        ({"recipe": {"training": {"epochs": 1}}}, "recipe is of type dict: give a name or a TOML file"),
+        ({"settings": None}, "settings are None: give"),
+        ({"settings": [1]}, r"settings are \[1\]: give"),
+        ({"settings": {1: 2}}, "settings are {1: 2}: give"),
+        ({"device": 0}, "unknown device '0': use auto"),
+        ({"track": 3}, "unknown --track 3: use tensorboard or mlflow"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_said_in_words(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        eyespot.train(**{"data": "digits", "out": tmp_path / "run", **arguments})
+
+
+def test_what_is_no_trained_model_is_not_called_a_bundle() -> None:
+    with pytest.raises(UsageError, match=r"None is no trained model: give a run folder, or what eyespot.load returned"):
+        eyespot.evaluate(None)  # type: ignore[arg-type]
+
+
+def test_a_run_stands_for_its_folder(trained: eyespot.Run) -> None:
+    assert eyespot.Run.open(trained) == trained
+    assert eyespot.load(trained).class_names == ("cat", "dog", "eel")
+    assert eyespot.evaluate(trained, split="val").metrics["n"] == trained.metrics["val"]["n"]
+    with pytest.raises(UsageError, match="the same run twice"):
+        eyespot.compare(trained, trained)

@@ -5,6 +5,7 @@ Before this: finished run folders. After this: whoever chooses between them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,10 @@ _MOST_RIVALS = 4
 
 
 def compare(
-    *runs: str | Path, out: str | Path | None = None, split: str | None = None, observer: Observer | None = None
+    *runs: str | os.PathLike[str],
+    out: str | Path | None = None,
+    split: str | None = None,
+    observer: Observer | None = None,
 ) -> Comparison:
     """Compare finished runs on the same pictures.
 

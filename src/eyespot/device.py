@@ -52,6 +52,7 @@ def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf
     """
     import torch
 
+    device = str(device)  # a `torch.device` says its name
     kind, numbered, number = device.partition(":")
     if kind not in {"auto", "cpu", "cuda", "mps"} or (numbered and (kind == "auto" or not _is_number(number))):
         raise UsageError(f"unknown device {device!r}", remedy="use auto, cpu, cuda or mps")

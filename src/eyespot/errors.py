@@ -147,5 +147,5 @@ class Interrupted(KeyboardInterrupt):
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest allowed word, or an empty string."""
-    near = difflib.get_close_matches(word.lower(), list(allowed), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word).lower(), list(allowed), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""

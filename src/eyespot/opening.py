@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eyespot.config import Config, parse_config, recipe_text
-from eyespot.errors import DataError, UsageError, did_you_mean
+from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
 from eyespot.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ def load_recipe(recipe: str | Path, settings: Settings) -> Config:
     Raises:
         ConfigError: An unknown recipe, or settings that do not validate.
     """
+    if not isinstance(recipe, (str, os.PathLike)):
+        raise ConfigError(
+            f"recipe is of type {type(recipe).__name__}",
+            remedy="give a name or a TOML file, and what is to be changed in settings",
+        )
     return _parse(recipe_text(str(recipe)), str(recipe), settings)
 
 
@@ -84,9 +89,15 @@ def check_settings(settings: Settings) -> None:
 
 
 def _parse(text: str, where: str, settings: Settings) -> Config:
-    if isinstance(settings, Mapping):
-        return parse_config(text, where=where, changes=settings)
-    return parse_config(text, where=where, overrides=[settings] if isinstance(settings, str) else settings)
+    given = [settings] if isinstance(settings, str) else settings
+    if not isinstance(given, (Mapping, list, tuple)) or not all(isinstance(item, str) for item in given):
+        raise ConfigError(
+            f"settings are {settings!r}",
+            remedy='give {"training.epochs": 5} or ["training.epochs=5"], or leave them out',
+        )
+    if isinstance(given, Mapping):
+        return parse_config(text, where=where, changes=given)
+    return parse_config(text, where=where, overrides=given)
 
 
 def choose_recipe(dataset: Dataset) -> tuple[str, str]:
@@ -132,8 +143,20 @@ def lasting_name(data: str | Path) -> str:
 
 
 def open_data(data: str | Path, watcher: Observer) -> Dataset:
-    """Return the data set that the user names; see `open_dataset`."""
+    """Return the data set that the user names; see `open_dataset`.
+
+    Raises:
+        UsageError: It is no name and no path, or unknown.
+        DataError: It cannot be opened.
+    """
     from eyespot.data.sources import open_dataset
+
+    if not isinstance(data, (str, os.PathLike)):
+        raise UsageError(
+            f"data are of type {type(data).__name__}",
+            where="DATA",
+            remedy="give a name or a path; of arrays make a file: numpy.savez('mine.npz', images=..., labels=...)",
+        )
 
     return open_dataset(
         data, progress=lambda done, total: watcher.on_count(f"reading {data}", done, total, unit="bytes")

@@ -38,7 +38,7 @@ _WRITTEN = (*_BEFORE_TRAINING, "metrics.json", "predictions.npz", "report.html",
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read.
+    """A run folder, read; it may stand wherever the path of a run folder is asked for.
 
     Attributes:
         path: The folder, absolute.
@@ -46,8 +46,12 @@ class Run:
 
     path: Path
 
+    def __fspath__(self) -> str:
+        """Return the path as text: the run is an `os.PathLike`."""
+        return str(self.path)
+
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | os.PathLike[str]) -> Run:
         """Return the run in a folder.
 
         Raises:

@@ -425,7 +425,7 @@ def _shown(value: Any, before: Any) -> str:
 
 
 def evaluate(
-    run: str | Path | Predictor,
+    run: str | os.PathLike[str] | Predictor,
     data: str | Path | None = None,
     *,
     split: str = "test",
@@ -499,7 +499,7 @@ class ToMeasure:
 
 
 def open_to_measure(
-    run: str | Path | Predictor,
+    run: str | os.PathLike[str] | Predictor,
     data: str | Path | None,
     *,
     split: str,
@@ -518,6 +518,8 @@ def open_to_measure(
     if views is not None:
         check_views(views)
     folder = None if _is_predictor(run) else Path(cast("str | Path", run)).expanduser()
+    if folder is None and not hasattr(run, "predict_probs"):
+        raise UsageError(f"{run!r} is no trained model", remedy="give a run folder, or what eyespot.load returned")
     if data is None and (folder is None or not (folder / "split.json").exists()):
         if folder is not None:
             load_predictor(folder, device=device)  # a folder that is neither run nor bundle gets its own error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -203,7 +204,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
-def compare_runs(paths: Sequence[str | Path], *, split: str | None = None) -> Comparison:
+def compare_runs(paths: Sequence[str | os.PathLike[str]], *, split: str | None = None) -> Comparison:
     """Compare finished runs picture by picture.
 
     Args:
