@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import eyespot
+from eyespot.config import load_config, recipe_names
 from eyespot.data import packing
 from eyespot.data.dataset import PackedDataset
 from eyespot.data.splits import make_splits
@@ -239,3 +240,19 @@ def test_a_batch_of_one_picture_where_batch_norm_sees_one_value(model: str, size
         ConfigError, match=r"no statistics of a batch of one picture .*batch_size 1: --set training.batch"
     ):
         prepare(config, tiny_packed(size=size))
+
+
+def test_settings_without_effect_are_said() -> None:
+    config = tiny_config(
+        optimizer__name="muon", optimizer__lr=0.1, optimizer__weight_decay=0.1, optimizer__nesterov=True,
+        schedule__name="cosine", schedule__step_epochs=[2], model__name="spot", model__args={"widths": [4, 6, 8]},
+    )  # fmt: skip
+    assert prepare(config).notes == (
+        "note: muon does not use optimizer.nesterov, optimizer.weight_decay: they have no effect",
+        "note: cosine does not use schedule.step_epochs: it has no effect",
+    )
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_that_come_along_have_no_such_settings(name: str) -> None:
+    assert not module.unused_settings(load_config(name))

@@ -39,6 +39,27 @@ _STATISTICS_CHUNK = 4096
 _STREAM_CHUNK = 16  # between two marks of progress: a large photograph takes a tenth of a second
 _STREAM_SAMPLE = 500  # streamed pictures would have to be decoded for their statistics: a sample is enough
 _WHITENING_SAMPLE = 5000  # as airbench94
+# Which settings each optimizer and schedule reads; the others of their section have no effect on it.
+_DECAY = {"lr", "weight_decay", "layer_decay"}
+_READ_BY_OPTIMIZER = {
+    "sgd": _DECAY | {"momentum", "nesterov"},
+    "adam": _DECAY | {"beta1", "beta2", "eps"},
+    "adamw": _DECAY | {"beta1", "beta2", "eps"},
+    "rmsprop": _DECAY | {"alpha", "eps", "momentum"},
+    "muon": {"lr", "momentum", "bias_lr", "head_lr", "sgd_momentum", "sgd_weight_decay", "stem_bias_fraction"},
+}
+_ENDS = {"warmup_epochs", "final_fraction"}
+_PEAKS = _ENDS | {"peak_fraction", "start_fraction"}
+_READ_BY_SCHEDULE = {
+    "constant": {"warmup_epochs"},
+    "cosine": _ENDS,
+    "linear": _ENDS,
+    "one-cycle": _PEAKS,
+    "triangular": _PEAKS,
+    "step": {"warmup_epochs", "step_epochs", "factor"},
+    "plateau": {"warmup_epochs", "factor", "patience_epochs", "min_lr"},
+}
+_NO_EFFECT = ("it has no effect", "they have no effect")
 _ENLARGEMENT = 6  # times the pictures' own side, up to that of the weights: docs/decisions/006
 
 
@@ -143,6 +164,7 @@ def prepare_training(
     if is_balanced(config, train_labels):
         weights = class_weights_of(train_labels, packed.dataset.num_classes).to(plan.device)
         notes.append(_balance_note(train_labels, packed.dataset.class_names))
+    notes += unused_settings(config)
     data = TrainData(
         train=loader("train", shuffle=True),
         val=loader("val", shuffle=False) if splits.count("val") else None,
@@ -251,6 +273,23 @@ def _balance_note(labels: Int64Array, class_names: Sequence[str]) -> str:
         f"classes are weighted in the loss: {class_names[most]} has {counts[most]:,} training pictures, "
         f"{class_names[least]} {counts[least]:,}; off with --set training.class_balance=none"
     )
+
+
+def unused_settings(config: Config) -> list[str]:
+    """Return a sentence for each section with settings that were changed and have no effect: none for most recipes.
+
+    Whoever varies one of them would find that it makes no difference, and believe it.
+    """
+    sentences = []
+    for section, name, used in (
+        ("optimizer", config.optimizer.name, _READ_BY_OPTIMIZER[config.optimizer.name]),
+        ("schedule", config.schedule.name, _READ_BY_SCHEDULE[config.schedule.name]),
+    ):
+        changed = getattr(config, section).model_dump(exclude_defaults=True)
+        unused = [f"{section}.{key}" for key in changed if key not in {"name", *used}]
+        if unused:
+            sentences.append(f"note: {name} does not use {', '.join(unused)}: {_NO_EFFECT[len(unused) > 1]}")
+    return sentences
 
 
 def frozen_mode(config: Config) -> str:
