@@ -183,7 +183,8 @@ def load_space(path: str | Path, recipe: str, where: str) -> Space:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the search space ({error})", where=path, remedy="give a TOML file") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read the search space ({reason})", where=path, remedy="give a TOML file") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"not valid TOML ({error})", where=path, remedy="mend the line named") from error
     factors, problems = [], []
