@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import re
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from PIL import Image
 
 from eyespot.deployment.export import SCORE, _output_names, describe
 from eyespot.deployment.guard import _LOCKED
@@ -49,6 +55,43 @@ def test_the_page_asks_for_the_names_that_an_exported_file_has(tmp_path: Path) -
     assert taken is not None
     assert {part.partition(":")[0] for part in taken[1].split(", ")} == {"probs", SCORE} <= set(_output_names(info))
     assert set(re.findall(r"about\.(\w+)", page.split("<script>")[1])) - {"json"} <= set(describe(info))
+
+
+def test_a_file_that_is_no_picture_does_not_keep_the_answer_of_the_one_before(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    (tmp_path / "index.html").write_text(text_of("index.html"), encoding="utf-8")
+    library = tmp_path / "node_modules" / "onnxruntime-web" / "dist" / "ort.wasm.min.js"
+    library.parent.mkdir(parents=True)
+    library.write_text(
+        "const ort = { env: { wasm: {} }, Tensor: class {}, InferenceSession: { create: async () => "
+        "({ run: async () => ({ probs: { data: [0.25, 0.75] } }) }) } };",
+        encoding="utf-8",
+    )
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "red.png")
+    (tmp_path / "notes.jpg").write_text("no picture")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, playwright.sync_playwright() as api:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.wait_for_function("document.getElementById('problem').textContent.includes('cannot be loaded')")
+        (tmp_path / "about.json").write_text(json.dumps({"class_names": json.dumps(["cat", "dog"])}))
+        page.reload()
+        page.set_input_files("#file", tmp_path / "red.png")
+        page.wait_for_selector("dt")
+        assert page.inner_text("dl").split() == ["dog", "75.0", "%", "cat", "25.0", "%"]
+        page.set_input_files("#file", tmp_path / "notes.jpg")
+        page.wait_for_selector("#problem:visible")
+        assert page.inner_text("#problem").startswith("No answer for notes.jpg: it is no picture")
+        assert page.inner_text("dl") == ""
+        assert page.is_hidden("#picture")
+        page.set_input_files("#file", tmp_path / "red.png")
+        page.wait_for_selector("dt")
+        assert page.is_hidden("#problem")
+        server.shutdown()
 
 
 def test_what_is_transparent_is_white_as_in_predict() -> None:

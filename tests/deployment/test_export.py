@@ -144,8 +144,35 @@ class TestOnnx:
         over_white = own.predict([tmp_path / "transparent.png"])[0]
         assert f"{over_white.prob:.1%}" != f"{own.predict([pixels[..., :3]])[0].prob:.1%}"
         monkeypatch.setattr(sys, "argv", ["classify.py", str(onnx_file), str(tmp_path / "transparent.png")])
-        runpy.run_path(str(Path(__file__).parents[2] / "examples" / "classify.py"))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(Path(__file__).parents[2] / "examples" / "classify.py"))
+        assert end.value.code == 0
         assert capsys.readouterr().out.startswith(f"{over_white.label} {over_white.prob:.1%}")
+
+    def test_the_example_names_what_is_no_picture_and_answers_the_others(
+        self, onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from PIL import Image
+
+        def classify(*arguments: str) -> Any:
+            monkeypatch.setattr(sys, "argv", ["classify.py", *arguments])
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(str(Path(__file__).parents[2] / "examples" / "classify.py"))
+            return end.value.code
+
+        Image.fromarray(sample_pictures()[1]).save(tmp_path / "photo.png")
+        (tmp_path / "notes.jpg").write_text("no picture")
+        (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:200])
+        wrong = [str(tmp_path / name) for name in ("notes.jpg", "cut.png", "missing.png", ".")]
+        assert classify(str(onnx_file), *wrong, str(tmp_path / "photo.png")) == 1
+        told = capsys.readouterr()
+        assert len(told.out.splitlines()) == 1
+        assert "photo.png" in told.out
+        lines = told.err.splitlines()
+        assert [path for path, line in zip(wrong, lines, strict=True) if not line.startswith(f"error: {path} ")] == []
+        assert classify() == "usage: python classify.py model.onnx PICTURE..."
+        for path in (tmp_path / "photo.png", tmp_path / "missing.onnx", tmp_path):
+            assert classify(str(path), wrong[0]).startswith(f"error: no file of `eyespot export` in {path}: make one")
 
     @pytest.mark.parametrize(("name", "views"), [("spot", "mirror-shift"), ("convnet3", "none")])
     def test_it_says_what_is_unknown(self, name: str, views: str, tmp_path: Path) -> None:
