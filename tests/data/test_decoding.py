@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from eyespot.data import decoding
 from eyespot.data.decoding import (
@@ -421,6 +421,15 @@ def test_pillow_picture_keeps_its_current_frame() -> None:
 
 # ------------------------------------------------------------------------------------------------ what is no picture
 
+
+def tiff_with(tags: dict[int, object]) -> bytes:
+    """Return a TIFF of one page with these tags, too."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        directory[tag] = value
+    return encode(Image.new("RGB", (16, 12), "red"), "TIFF", tiffinfo=directory)
+
+
 NOT_PICTURES = {
     "empty": (b"", "is empty (0 bytes)"),
     "zeros": (bytes(500), "is not a picture (it holds only zero bytes)"),
@@ -444,6 +453,20 @@ NOT_PICTURES = {
     "numpy": (b"\x93NUMPY\1\0" + bytes(30), "is a numpy array, not a picture"),
     "fits": (b"SIMPLE  =                    T" + bytes(30), "is a FITS file, not a picture"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(30), "is a picture in the format HEIC, which is not read here"),
+    **{
+        f"raw {number}": (data, "is a picture in the format raw of a camera, which is not read here")
+        for number, data in enumerate(
+            (
+                b"II*\0\x10\0\0\0CR\x02\0" + bytes(30),
+                b"\0\0\0\x18ftypcrx " + bytes(30),
+                b"IIRO\x08\0\0\0" + bytes(30),
+                b"IIU\0\x18\0\0\0" + bytes(30),
+                b"FUJIFILMCCD-RAW 0201" + bytes(30),
+                tiff_with({50706: b"\1\4\0\0"}),  # DNG
+                tiff_with({254: 1, 330: 8}),  # NEF, ARW: a preview first, the picture in another directory
+            )
+        )
+    },
     "jpeg xl": (b"\xff\x0a" + b"\x80" * 30, "is a picture in the format JPEG XL, which is not read here"),
     "tga": (encode(Image.new("RGB", (4, 4), "red"), "TGA"), "is not a picture in a format that is read here"),
     "pcx": (encode(Image.new("RGB", (4, 4), "red"), "PCX"), "is not a picture in a format that is read here"),

@@ -323,8 +323,12 @@ class _TimedReader(io.BytesIO):
 def _open(data: bytes) -> Image.Image:
     """Return the opened picture, its header read and its cost found acceptable, nothing decoded."""
     if data[:4] in _TIFF_MAGIC:
+        if data.startswith(_CR2_MAGIC, 8):
+            raise BadImageError(_UNREAD.format(_RAW))
         _refuse_tiff_tiles(data)
     picture = Image.open(_TimedReader(data), formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and _is_raw(picture.tag_v2):
+        raise BadImageError(_UNREAD.format(_RAW))
     _refuse_size(picture)
     if picture.format in {"JPEG", "MPO"} and "progressive" in picture.info:
         scans = _count_jpeg_scans(data)
@@ -333,6 +337,12 @@ def _open(data: bytes) -> Image.Image:
     if picture.format == "JPEG2000" and len(data) > MAX_JPEG2000_BYTES:
         raise CostlyImageError(f"{_TOO_SLOW} (JPEG 2000 of more than {MAX_JPEG2000_BYTES // 1024**2} MB)")
     return picture
+
+
+def _is_raw(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    """Return whether a TIFF is a camera's raw file, such as DNG, NEF or ARW: its first page is only a preview."""
+    kind = tags.get(_NEW_SUBFILE_TYPE)
+    return _DNG_VERSION in tags or (_SUB_IFDS in tags and isinstance(kind, int) and bool(kind & 1))
 
 
 def _refuse_size(picture: Image.Image) -> None:
@@ -413,6 +423,8 @@ def _over_white(picture: Image.Image) -> Image.Image:
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TIFF_MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+_CR2_MAGIC = b"CR\x02"
+_NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 _TIFF_OFFSET_TAGS = {273, 324}  # StripOffsets, TileOffsets
 
 
@@ -540,12 +552,16 @@ _NOT_PICTURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"SIMPLE  =", "a FITS file"),
     (0, b"version https://git-lfs", "a Git LFS pointer (the picture itself was not fetched: git lfs pull)"),
 )
+_RAW = "raw of a camera"  # those that are a TIFF are recognised by their tags
+_UNREAD = "is a picture in the format {}, which is not read here (convert it to JPEG or PNG)"
 _UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
     *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
     (4, b"ftypavif", "AVIF"),  # reached only where this Pillow was built without AVIF
     (0, b"\xff\x0a", "JPEG XL"),
     (4, b"JXL ", "JPEG XL"),
     (0, b"qoif", "QOI"),
+    *((0, magic, _RAW) for magic in (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"\0MRM")),
+    (4, b"ftypcrx ", _RAW),
 )
 _PICTURE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -569,7 +585,7 @@ def _reason_unidentified(data: bytes) -> str:
     if name := match(_NOT_PICTURES):
         return f"is {name}, not a picture"
     if name := match(_UNSUPPORTED):
-        return f"is a picture in the format {name}, which is not read here (convert it to JPEG or PNG)"
+        return _UNREAD.format(name)
     if data.startswith(b"ftyp", 4):
         return "is a film, not a picture"
     head = data[:1024]
