@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -387,7 +388,9 @@ class TestRun:
         assert found.int8
         assert found.top1 is not None
         assert found.top1_pictures > 0
-        assert "top-1" in found.describe()
+        assert found.top1_split == "val"
+        before, after = (rf"{100 * value:.2f} % \[[\d., ]+\]" for value in found.top1)
+        assert re.search(rf"top-1 on val {before} -> {after} \(n = {found.top1_pictures}\)", found.describe())
 
     def test_int8_that_loses_too_much_is_not_written(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(export_module, "_shares", lambda *args: ((0.9, 0.8), None))

@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from eyespot.analysis import words
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.deployment.graph import ShippedClassifier
 from eyespot.device import ComputePlan
 from eyespot.errors import EyespotError, MissingExtraError, ModelError, RunError, UsageError
 from eyespot.evaluation.bundle import BundleInfo, load_bundle, load_unknown, read_card, save_bundle
+from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.files import describe_disk_error, fsync_folder
 from eyespot.locks import temporary_folder
@@ -68,6 +70,7 @@ class Exported:
         difference: Largest difference of a probability on them, 0 to 1; None for a bundle, whose weights are a copy.
         top1: Accuracies of the predictor and of the file, 0 to 1; None where no labels were at hand.
         top1_pictures: Labelled pictures that the accuracies are of.
+        top1_split: Where these are from: `val`, or `train` of a run without val.
         int8: Whether weights and activations are 8-bit.
         score_difference: Largest difference of an unknown score, as a share of the score or of 1, whichever is more;
             None where the file has no such output.
@@ -81,6 +84,7 @@ class Exported:
     difference: float | None
     top1: tuple[float, float] | None = None
     top1_pictures: int = 0
+    top1_split: str = ""
     int8: bool = False
     score_difference: float | None = None
     refused: tuple[float, float] | None = None
@@ -96,8 +100,11 @@ class Exported:
             return size
         told = f"{size}; probabilities differ by at most {self.difference:.1e} on {self.pictures} pictures"
         if self.top1 is not None:
-            before, after = (f"{100 * value:.2f} %" for value in self.top1)
-            told += f"; top-1 {before} -> {after} (n = {self.top1_pictures:,})"
+            n = self.top1_pictures
+            before, after = (
+                f"{100 * value:.2f} % {words.interval(wilson_interval(round(value * n), n))}" for value in self.top1
+            )
+            told += f"; top-1 on {self.top1_split} {before} -> {after} (n = {n:,})"
         if self.refused is not None:
             before, after = (f"{100 * value:.2f} %" for value in self.refused)
             told += f"; called unknown {before} -> {after}"
@@ -479,6 +486,7 @@ def _exported(
         found.difference,
         found.top1,
         0 if labelled is None else len(labelled.labels),
+        "" if labelled is None else labelled.split,
         int8,
         found.score_difference,
         found.refused,
