@@ -225,4 +225,19 @@ def _explain_usage(error: Exception) -> str:
         what = "no command"
     else:
         what = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-    return f"error: {UsageError(what, where='the command line', remedy=f'{command} --help')}"
+    key = _setting_called(getattr(error, "option_name", None), context)
+    remedy = f"{command} --help" if key is None else f"{key} is a setting, so give --set {key}=VALUE; {command} --help"
+    return f"error: {UsageError(what, where='the command line', remedy=remedy)}"
+
+
+def _setting_called(option: str | None, context: typer.Context | None) -> str | None:
+    """Return the setting that an option which a command does not have names, as `--epochs` does training.epochs."""
+    if option is None or context is None or not any("--set" in param.opts for param in context.command.params):
+        return None
+    import difflib
+
+    from eyespot.config import config_keys
+
+    keys = {key.rpartition(".")[2].replace("_", "-"): key for key in reversed(config_keys())}
+    near = difflib.get_close_matches(option.lstrip("-"), keys, n=1, cutoff=0.9)
+    return keys[near[0]] if near else None

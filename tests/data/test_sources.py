@@ -569,8 +569,8 @@ class TestPaths:
             ("cifar-100", "Did you mean 'cifar100'?"),
             ("fashion_mnist", "Did you mean 'fashion-mnist'?"),
             ("phots", "Did you mean 'photos'?"),
-            ("photos/nothing", "unknown data 'photos/nothing'"),
-            ("list.txt/x", "unknown data"),
+            ("photos/nothing", "no such file or folder 'photos/nothing' in DATA"),
+            ("list.txt/x", "no such file or folder"),
             ("zzzzzz", "give one of cifar10, cifar100, fashion-mnist, digits, or the path of a folder"),
             ("", "no data named"),
             ("  ", "no data named"),
@@ -593,6 +593,13 @@ class TestPaths:
         assert expected in str(caught.value)
         assert caught.value.exit_code == 2
 
+    def test_a_run_is_no_data(self, tmp_path: Path) -> None:
+        for name in ("config.toml", "provenance.json"):
+            (tmp_path / name).touch()
+        (tmp_path / "checkpoints").mkdir()
+        with pytest.raises(DataError, match=r"a run and no pictures in .*: give the folder of the pictures"):
+            open_dataset(tmp_path)
+
     def test_files_of_other_kinds(self, tmp_path: Path) -> None:
         for name in ("cat.jpg", "list.txt", "model.safetensors", "noextension"):
             (tmp_path / name).touch()
@@ -614,7 +621,7 @@ class TestPaths:
             open_dataset("x" * 5_000)
 
     def test_no_folder_may_be_listed_beside_a_missing_path(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="unknown data"):
+        with pytest.raises(UsageError, match="no such file or folder"):
             open_dataset(tmp_path / "gone" / "photos")
 
     def test_what_is_wrong_in_an_archive_names_the_archive(self, data: Path, tmp_path: Path) -> None:

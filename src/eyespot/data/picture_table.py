@@ -303,7 +303,10 @@ def _first_group(name: str, wanted: re.Pattern[str]) -> str:
 def _check_classes(labels: Sequence[str], nameless: Sequence[str], folder: Path) -> None:
     """Raise where the names tell no classes apart."""
     kinds = sorted(set(labels))
-    remedy = "say with --pattern what of a name is its class, such as '(.+)_[0-9]+'"
+    remedy = (
+        "say with --pattern what of a name is its class, such as '(.+)_[0-9]+'; "
+        "folders named after their classes need no table"
+    )
     if not kinds and not nameless:
         raise DataError("no pictures", where=folder, remedy="name the folder that holds them")
     if not kinds:

@@ -193,9 +193,8 @@ def _unknown(data: str, path: Path) -> UsageError:
     if not near and path.name:
         near = did_you_mean(path.name, [name for name in beside if not name.startswith(".")][:10_000])
     names = ", ".join(PUBLISHED)
-    return UsageError(
-        f"unknown data {data!r}.{near}", where="DATA", remedy=f"give one of {names}, or the path of {_KINDS}"
-    )
+    what = f"unknown data {data!r}" if path.name == data else f"no such file or folder {data!r}"
+    return UsageError(f"{what}.{near}", where="DATA", remedy=f"give one of {names}, or the path of {_KINDS}")
 
 
 def _open_folder(folder: Path, name: str, origin: str) -> Dataset:
@@ -204,6 +203,12 @@ def _open_folder(folder: Path, name: str, origin: str) -> Dataset:
         found = find_in(folder, published, only_pixels=True)
         if found is not None:
             return _read(published, found)
+    if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file():
+        raise DataError(
+            "a run and no pictures",
+            where=folder,
+            remedy="give the folder of the pictures; to go on with the run: eyespot train --resume --out RUN",
+        )
     return dataclasses.replace(read_folder(folder, name=name), origin=origin)
 
 
