@@ -173,6 +173,8 @@ def _command(words: str, function: Callable[..., Any]) -> str:
             usage.append(metavar if required or metavar.startswith("[") else f"[{metavar}]")
             arguments.append((f"`{metavar}`", info.help or "", _default(parameter.default)))
         elif not info.hidden:
+            if parameter.default is parameter.empty:
+                usage.append(_option(parameter.name, kind, info).replace("`", ""))
             options.append((_option(parameter.name, kind, info), info.help or "", _default(parameter.default)))
     if not words:
         usage = ["eyespot", "COMMAND", "..."]
@@ -252,6 +254,10 @@ _METHODS = {
     "Predictor": ("predict", "predict_probs", "class_names"),
     "Prediction": ("label", "prob", "as_dict"),
     "Evaluation": ("preds",),
+    "Comparison": ("n", "as_dict"),
+    "Sweep": ("report", "winner"),
+    "SweepOptions": (),
+    "BundleInfo": (),
 }
 
 
@@ -288,6 +294,10 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             parts.append("*")
             starred = True
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            parts.append(f"*{parameter.name}: {parameter.annotation}")
+            starred = True
+            continue
         text = f"{parameter.name}: {parameter.annotation}"
         parts.append(text if parameter.default is parameter.empty else f"{text} = {_literal(parameter.default)}")
     result = function.__annotations__["return"]

@@ -20,8 +20,10 @@ import pytest
 import typer
 from PIL import Image
 
+import eyespot
 from eyespot.cli import app
 from eyespot.config import config_keys, load_config, parse_config, recipe_names, recipe_text
+from eyespot.data_verbs import ROOMS
 from eyespot.errors import ConfigError
 from eyespot.sweeps.space import load_space
 from eyespot.training.checkpoint import read_checkpoint
@@ -152,6 +154,21 @@ def test_make_docs_writes_only_what_changed(
     assert text.endswith("kept\n")
     assert make_docs.main() == 0
     assert capsys.readouterr().out == ""
+
+
+def test_calls_and_classes_are_described_as_they_are() -> None:
+    text = make_docs.render_api()
+    assert "compare(\n    *runs: str | Path,\n    out:" in text  # neither one argument nor a list
+    for name in eyespot.__all__:
+        assert f"### eyespot.{name}\n" in text or name in ("EyespotError", "__version__")
+    assert "eyespot data table FOLDER|TABLE --out FILE.csv [OPTIONS]" in make_docs.render_commands()
+
+
+def test_every_part_of_the_cache_is_described() -> None:
+    (options,) = re.findall(r"^\| `\[ROOM\]\.\.\.` \| (.*); all", make_docs.render_commands(), re.MULTILINE)
+    assert options == ", ".join(ROOMS)
+    page = (PROJECT / "docs" / "data-sets.md").read_text(encoding="utf-8")
+    assert all(f"| `{room}` |" in page for room in ROOMS)
 
 
 def test_every_setting_and_every_command_is_described() -> None:

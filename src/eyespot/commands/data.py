@@ -27,13 +27,16 @@ def data_list(json: JsonOption = False) -> None:
 @data_app.command("show")
 def data_show(
     data: DataArgument,
-    per_class: Annotated[int | None, typer.Option(min=1, help="So many random pictures of each class.")] = None,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="So many random pictures of each class; 10 when nothing is chosen.")
+    ] = None,
     random: Annotated[int | None, typer.Option(min=1, help="So many random pictures.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="The first so many pictures.")] = None,
     split: Annotated[str, typer.Option(metavar="train|val|test", help="From which split.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.png|FILE.html", help="Where to write the grid; DATA.png when left out.")
+        Path | None,
+        typer.Option(metavar="FILE.png|FILE.html", help="Where to write the grid; NAME-SPLIT.png here when left out."),
     ] = None,
 ) -> None:
     """Write a grid of pictures as PNG or HTML.
@@ -140,7 +143,9 @@ def data_table(
 def data_cache(
     rooms: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ROOM]...", help="downloads, unpacked, packed, features, checks; all."),
+        typer.Argument(
+            metavar="[ROOM]...", help="downloads, unpacked, packed, features, checks, exports; all when left out."
+        ),
     ] = None,
     clear: Annotated[
         bool, typer.Option("--clear", help="Delete what eyespot downloaded or derived; it will be made again.")

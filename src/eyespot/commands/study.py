@@ -74,7 +74,10 @@ def run(
         str | None, typer.Option("--data", metavar="DATA", help="Other data than the study's own, as for train.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", help="Runs of each point, with the seeds 0 to N-1.")
+        int,
+        typer.Option(
+            "--seeds", metavar="N", help="Runs of each point; their seeds begin with its own, 0 where it names none."
+        ),
     ] = 1,
     minutes: Annotated[float | None, typer.Option(help="Training time of each point.")] = None,
     epochs_scale: Annotated[

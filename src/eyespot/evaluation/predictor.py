@@ -134,7 +134,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model, ready to answer; made by `load_predictor`, or at the end of a training.
+    """A trained model, ready to answer; made by `eyespot.load`, or at the end of a training.
 
     The model is moved to the plan's device, put in eval mode and, as in training, in channels_last.
 
@@ -184,7 +184,7 @@ class Predictor:
 
         Args:
             pictures: Paths, bytes of picture files, Pillow images, or uint8 arrays (H, W), (H, W, 1), (H, W, 3) RGB or
-                (H, W, 4) RGBA, of any size and mode. Folders: see `find_pictures`.
+                (H, W, 4) RGBA, of any size and mode. No folders: `eyespot.evaluation.predictor.find_pictures` lists them.
             top_k: How many classes an answer lists; K where there are fewer.
             batch_size: Pictures in one forward pass; no more of them are in memory at a time.
             views: Test-time views; None takes the model's own.
