@@ -184,7 +184,7 @@ class Predictor:
 
         Args:
             pictures: Paths, bytes of picture files, Pillow images, or uint8 arrays (H, W), (H, W, 1), (H, W, 3) RGB or
-                (H, W, 4) RGBA, of any size and mode. No folders: `eyespot.evaluation.predictor.find_pictures` lists them.
+                (H, W, 4) RGBA, of any size and mode. Folders: `eyespot.evaluation.predictor.find_pictures`.
             top_k: How many classes an answer lists; K where there are fewer.
             batch_size: Pictures in one forward pass; no more of them are in memory at a time.
             views: Test-time views; None takes the model's own.
