@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from eyespot.analysis.verdict import describe_top1, headline_split
+from eyespot.analysis.verdict import describe_top1, headline_split, judge
 from eyespot.config import Config
 from eyespot.device import ComputePlan, peak_memory_bytes
 from eyespot.mistakes import stamped
@@ -84,7 +84,14 @@ def finish(
     if known is not None:
         card["near_across"] = near_across(known, packed, splits)
     card["preparation"] = prepared.data.eval_transform.describe()
-    readme = model_card(info, metrics, card, final=config.data.final)
+    verdict = judge(
+        Run(writer.path).history,
+        metrics,
+        num_classes=info.num_classes,
+        epochs_planned=config.training.epochs,
+        class_names=info.class_names,
+    )
+    readme = model_card(info, metrics, card, final=config.data.final, verdict=verdict)
     save_bundle(writer.path / BUNDLE, predictor.model, info, unknown=predictor.unknown, card=readme)
     writer.write_metrics(metrics)
     writer.write_provenance({"peak_memory_bytes": peak_memory_bytes()})

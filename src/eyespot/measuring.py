@@ -95,8 +95,8 @@ class Measuring:
         count, least = self.splits.count("val"), least_pictures(fraction)
         if count < least:
             return (
-                f"{count} val pictures are too few for a threshold that refuses {fraction:.0%} of them ({least} are "
-                "needed): the model never says unknown"
+                f"{words.plural(count, 'val picture is', 'val pictures are')} too few for a threshold that refuses "
+                f"{words.percent(fraction)} of them ({least} are needed): the model never says unknown"
             )
         return ""
 
@@ -166,7 +166,7 @@ class Measuring:
     def _say(self, calibration: Calibration, rule: Mapping[str, Any], measured: Mapping[SplitName, Evaluation]) -> None:
         """Tell what was fitted, and what it does to pictures that it was not fitted on."""
         if calibration.n:
-            told = f"temperature {calibration.temperature:.3g}, fitted on {calibration.n:,} val pictures"
+            told = f"temperature {calibration.temperature:.3g}, fitted on {words.plural(calibration.n, 'val picture')}"
             if "test" in measured:
                 after = measured["test"].metrics
                 before = words.percent(after["uncalibrated"]["ece"])

@@ -8,6 +8,7 @@ import pytest
 
 from eyespot.analysis.cautions import DataCard
 from eyespot.analysis.model_card import model_card, plain
+from eyespot.analysis.verdict import judge
 from eyespot.evaluation.bundle import Pretrained, read_info
 from eyespot.opening import data_card, open_data, pack_data
 from eyespot.runs import Run
@@ -17,6 +18,7 @@ SECTIONS = [
     "Intended use",
     "Data",
     "Figures",
+    "To know before believing a figure",
     "Confidence",
     "Unknown pictures",
     "Known confusions",
@@ -64,6 +66,14 @@ def test_names_of_strangers_are_shown_and_do_nothing_else(trained: Run) -> None:
     assert len(re.findall(r"(?<!\\)\|", rows[0])) == 5
 
 
+def test_a_card_carries_the_warnings_of_its_run(trained: Run) -> None:
+    guess = {"n": 8, "top1": 0.375, "top1_ci95": [0.137, 0.694]}
+    verdict = judge([], {"test": guess}, num_classes=3, epochs_planned=1)
+    text = model_card(read_info(trained.path / "bundle"), {"test": guess}, {}, verdict=verdict)
+    assert "- 37.5 % \\[13.7, 69.4\\] on test (n = 8) cannot be told from chance" in text
+    assert text.index("cannot be told from chance") < text.index("Guessing gives")
+
+
 def test_a_model_that_was_never_measured_has_a_card(trained: Run) -> None:
     text = model_card(read_info(trained.path / "bundle"), {}, {}, final=True)
     assert "It was not measured." in text
@@ -75,13 +85,15 @@ def test_the_rule_for_unknown_pictures_is_told_with_what_it_does_to_test(trained
     rule = {"parts": {"energy": {}, "pixels": {}}, "threshold": 3.25, "fraction": 0.05, "n": 400}
     metrics["unknown"] = {"rule": rule, "note": ""}
     refused = {"refused_fraction": 0.06, "refused_ci95": [0.05, 0.07], "accepted": 940, "accepted_top1": 0.93}
+    refused["accepted_top1_ci95"] = [0.912, 0.945]
     metrics["test"] = {**metrics["test"], "unknown": refused}
     packed = pack_data(
         open_data(trained.provenance["data"], Terminal(quiet=True)), trained.config, Terminal(quiet=True)
     )
     text = model_card(read_info(trained.path / "bundle"), metrics, data_card(packed))
-    assert "its score (energy, pixels) is above 3.25, as 5.0 % of 400 genuine val pictures are" in text
-    assert "On test 6.0 % [5.0, 7.0] are refused; accuracy on the other 940: 93.0 %." in text
+    rule_in_words = "set on 400 val pictures so that of pictures like them at most 5.0 % are, on average"
+    assert f"its score (energy, pixels) is above 3.25, {rule_in_words}." in text
+    assert "On test 6.0 % [5.0, 7.0] are refused; accuracy on the other 940: 93.0 % [91.2, 94.5]." in text
 
 
 def test_what_was_looked_for_is_not_told_as_unchecked(trained: Run) -> None:

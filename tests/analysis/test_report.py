@@ -153,6 +153,27 @@ def test_the_worst_class_comes_first_and_says_what_it_is_taken_for(report: Repor
     assert "dog (17)" in section
 
 
+def test_figures_of_a_class_have_their_n_and_interval_and_none_without_pictures(
+    input_of: Make, metrics_of: Make
+) -> None:
+    confusion = [[90, 10, 0, 0], [5, 5, 0, 0], [0, 0, 0, 0], [1, 0, 0, 9]]
+    table = render_report(input_of(metrics={"test": metrics_of(confusion)})).split('id="classes"')[1]
+    text = Page("<section" + table.split("</section>")[0] + "</section>").plain
+    assert "100 90.0 % [82.6, 94.5] 96 93.8 % [87.0, 97.1]" in text
+    assert "dog 0 – 0 – – –" in text
+    assert text.index("dog 0") > text.index("bird 100")
+
+
+def test_ticks_of_a_low_accuracy_differ(input_of: Make, history_of: Make) -> None:
+    history = history_of([5.7, 5.6], [5.7, 5.6], [0.0, 0.0009])
+    for row in history:
+        row["train/top1"] = 0.0005
+    page = render_report(input_of(history=history))
+    accuracy = next(svg for svg in re.findall(r"<svg.*?</svg>", page) if 'aria-label="Accuracy.' in svg)
+    ticks = re.findall(r">([\d.]+) %</text>", accuracy)
+    assert len(ticks) == len(set(ticks)) > 2
+
+
 def test_settings_that_differ_from_the_defaults_come_first(input_of: Make) -> None:
     config = Config().model_dump(mode="json")
     assert "Every setting has eyespot's default." in Page(render_report(input_of(config=config))).plain

@@ -30,6 +30,11 @@ def test_before_and_after_stand_beside_each_other() -> None:
     assert [row[:2] for row in found["rows"]] == [("before", "0.1900"), ("after", "0.0117")]
     assert found["told"].startswith("Logits are divided by 0.533, the temperature at which 400 val pictures")
     assert "Here 6 are refused, 6.0 % [3.0, 12.0]; accuracy on the other 94: 95.0 % [88.0, 98.0]." in found["unknown"]
+    # Conformal: of few val pictures, none at all is above the threshold.
+    assert (
+        "above 1.5, set on 400 val pictures so that of pictures like them at most 5.0 % are, on avera"
+        in found["unknown"]
+    )
     assert "unknown beyond" in found["histogram"]
     assert "before" in found["diagram"]
 
@@ -56,3 +61,18 @@ def test_the_report_of_a_run_has_it(trained: Run) -> None:
     assert '<section id="trust"' in page
     assert "Right answers by confidence" in page
     assert "the model never says unknown" in page
+
+
+def test_ranges_of_few_pictures_are_drawn_as_one() -> None:
+    metrics = metrics_with_rule()
+    bins = [[0.2, 0.0, 1], [0.3, 1.0, 1], [0.5, 0.5, 8], [0.9, 0.95, 40], [0.98, 0.0, 2]]
+    metrics["test"]["reliability"] = bins
+    found = trust_of(metrics, "test")
+    assert found is not None
+    # 10 pictures, 5 of them right, at a mean confidence of 45 %; and 42 with 38 right.
+    assert "after from 50 % to 90.48 %" in found["diagram"]
+    assert found["diagram"].count('class="whisker') == 2
+    metrics["test"]["reliability"] = [[0.5, 1.0, 3]]
+    found = trust_of(metrics, "test")
+    assert found is not None
+    assert "after from 100 % to 100 %" in found["diagram"]

@@ -234,6 +234,32 @@ def test_chance_on_test_but_not_on_train_points_at_the_labels(split_of: Split, h
     assert "look for labels of test" in finding.text
 
 
+def test_chance_on_a_handful_of_pictures_blames_their_number(split_of: Split, history_of: History) -> None:
+    test = {**split_of(0.3, 10), "n": 8, "top1": 0.375, "top1_ci95": [0.137, 0.694]}
+    train = {**split_of(0.6, 60), "n": 67, "top1": 0.597, "top1_ci95": [0.477, 0.706]}
+    (finding, *_) = judge(
+        history_of(falling()), {"test": test, "train": train}, num_classes=3, epochs_planned=30
+    ).findings
+    assert finding.kind == "at-chance"
+    assert "n = 8 is too few to tell" in finding.text
+    assert "look for labels" not in finding.text
+    assert "learning rate" not in finding.text
+
+
+def test_a_solved_head_is_not_told_to_augment_or_keep_an_epoch(split_of: Split) -> None:
+    metrics = {"test": split_of(0.7, 1000), "train": split_of(1.0, 1000), "head": {"l2": 0.1}}
+    (finding, *_) = judge([], metrics, num_classes=10, epochs_planned=20).findings
+    assert finding.kind == "overfit"
+    assert "restore_best" not in finding.text
+    assert "--minutes" in finding.text
+
+
+def test_no_gap_is_not_called_one(split_of: Split, history_of: History) -> None:
+    metrics = {name: split_of(0.9) for name in ("test", "train")}
+    sentence = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).sentence
+    assert "Train is level with test: 90.0 %" in sentence
+
+
 def test_worse_than_chance_points_at_the_class_list(split_of: Split, history_of: History) -> None:
     finding = judge(history_of(falling()), {"test": split_of(0.02)}, num_classes=10, epochs_planned=30).findings[0]
     assert "worse than chance" in finding.text

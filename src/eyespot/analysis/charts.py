@@ -59,6 +59,16 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """An upright interval in a line chart: its colour, its place, and both ends."""
+
+    css: str
+    x: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Spot:
     """One measured value over what it cost: its number or letter in the table, and both ends of its interval."""
 
@@ -162,6 +172,7 @@ def line_chart(
     log_x: bool = False,
     log_y: bool = False,
     mark_x: tuple[float, str] | None = None,
+    bars: Sequence[Bar] = (),
     height: float = 220.0,
 ) -> str:
     """Return a line chart as SVG; series without a finite point are left out.
@@ -174,26 +185,31 @@ def line_chart(
         log_x: Logarithmic x axis, for x that are all positive.
         log_y: Logarithmic y axis; points that are not positive are left out.
         mark_x: A place on the x axis to point out, and its label.
+        bars: Intervals, drawn under the lines.
         height: In units of 1/370 of the width.
     """
     lines = [(one, _usable(one, log_y)) for one in series]
     lines = [(one, points) for one, points in lines if np.isfinite(points[:, 1]).any()]
     if not lines:
         return ""
-    every = np.concatenate([points[np.isfinite(points[:, 1])] for _, points in lines])
-    frame = _Frame.around(every, height, log_x=log_x, log_y=log_y)
+    every = [points[np.isfinite(points[:, 1])] for _, points in lines]
+    every += [np.array([(bar.x, bar.low), (bar.x, bar.high)], dtype=np.float64) for bar in bars]
+    frame = _Frame.around(np.concatenate(every), height, log_x=log_x, log_y=log_y)
     parts = [_axes(frame, x_label, write_y, height)]
+    for bar in bars:
+        ends = f"M{frame.x(bar.x):.1f} {frame.y(bar.low):.1f}V{frame.y(bar.high):.1f}"
+        parts.append(f'<path class="whisker c-{bar.css}" d="{ends}"/>')
     if mark_x is not None:
         parts.append(_mark(frame, *mark_x))
-    ends = []
+    labels = []
     for one, points in lines:
         if one.points:
             parts.append(_scatter(frame, one.css, points))
             continue
         parts.append(_polyline(frame, one.css, points))
         last = points[np.isfinite(points[:, 1])][-1]
-        ends.append((frame.y(last[1]), one))
-    for y, one in _spread(ends, frame.bottom):
+        labels.append((frame.y(last[1]), one))
+    for y, one in _spread(labels, frame.bottom):
         x = frame.right + 7
         parts.append(f'<text class="label c-{one.css}" x="{x:.1f}" y="{y + 4:.1f}">{escape(one.name)}</text>')
     spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines if not one.points)

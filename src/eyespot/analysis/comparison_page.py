@@ -214,7 +214,7 @@ def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
             series,
             title=title,
             x_label="epoch",
-            write_y=_write_percent if key == "top1" else _write_loss,
+            write_y=words.axis_percent if key == "top1" else _write_loss,
             log_y=log_y,
             height=260.0,
         )
@@ -233,10 +233,6 @@ def _series(run: ComparedRun, place: int, key: str) -> list[charts.Series]:
     has_val = any(row.get(f"val/{key}") is not None for row in run.history)
     lines = [line("val", run.letter, _css(place))] if has_val else []
     return [*lines, line("train", "" if has_val else run.letter, f"{_css(place)} dashed")] if run.history else lines
-
-
-def _write_percent(value: float) -> str:
-    return f"{round(100 * value, 1):g} %"
 
 
 def _write_loss(value: float) -> str:
@@ -263,7 +259,7 @@ def _costs(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
             if value
         ]
         drawn.append(
-            (title, charts.cost_chart(spots, title=f"Accuracy over {label}", x_label=label, write_y=_write_percent))
+            (title, charts.cost_chart(spots, title=f"Accuracy over {label}", x_label=label, write_y=words.axis_percent))
         )
     return drawn
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.analysis import words
 from eyespot.analysis.cautions import DataCard, find_cautions
-from eyespot.analysis.verdict import confused_pairs, describe_top1, describe_views, headline_split
+from eyespot.analysis.verdict import (
+    Finding,
+    Verdict,
+    confused_pairs,
+    describe_top1,
+    describe_views,
+    headline_split,
+    sort_findings,
+)
 from eyespot.data.dataset import SPLIT_NAMES
 
 if TYPE_CHECKING:
@@ -29,7 +37,9 @@ _MARKS = re.compile(r"[\\`*_\[\]<>&|~@${}]|^[-+#=]|(?<=^\d)[.)]|:(?=//)|(?<=www)
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def model_card(info: BundleInfo, metrics: Mapping[str, Any], data: DataCard, *, final: bool = False) -> str:
+def model_card(
+    info: BundleInfo, metrics: Mapping[str, Any], data: DataCard, *, final: bool = False, verdict: Verdict | None = None
+) -> str:
     """Return the text of README.md.
 
     Args:
@@ -37,10 +47,12 @@ def model_card(info: BundleInfo, metrics: Mapping[str, Any], data: DataCard, *, 
         metrics: As in `metrics.json`; each of `test`, `val` and `train` may be missing.
         data: What is known about the data.
         final: Whether val was trained on too.
+        verdict: What `judge` says of the run; its warnings stand on the card, too.
     """
     known = info.provenance
     spec = info.input
     split = headline_split(metrics)
+    cautions = find_cautions(data, metrics, num_classes=info.num_classes, final=final)
     parts = [
         f"# {plain(known.recipe)} on {plain(known.dataset)}",
         f"An image classifier for {words.plural(info.num_classes, 'class', 'classes')}: "
@@ -50,11 +62,12 @@ def model_card(info: BundleInfo, metrics: Mapping[str, Any], data: DataCard, *, 
         _section("Intended use", _use(info)),
         _section("Data", _data(info, data)),
         _section("Figures", _figures(metrics)),
+        _section("To know before believing a figure", _cautions(verdict, cautions)),
         _section("Confidence", _confidence(metrics)),
         _section("Unknown pictures", _unknown(metrics)),
         _section("Known confusions", _confusions(metrics, split, info.class_names)),
         _section("What was checked", _checked(data)),
-        _section("What was not checked", _not_checked(metrics, data, info.num_classes, final=final)),
+        _section("What was not checked", _not_checked(data)),
         _section("Weights", _weights(info)),
         _section("How to load it", _load()),
     ]
@@ -103,12 +116,12 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
         flaw = f"{found['flaw']}: " if found.get("flaw") else ""
         accuracy = f"{flaw}{words.percent(found['top1'])} {words.interval(found['top1_ci95'])}"
         rows.append(
-            f"| {name} | {words.whole(found['n'])} | {accuracy} | {words.percent(found.get('top5'))} "
+            f"| {name} | {words.whole(found['n'])} | {accuracy} | {words.top5(found)} "
             f"| {words.decimal(found.get('nll_loss'))} | {describe_views(found.get('views')) or words.MISSING} |"
         )
     if not rows:
         return []
-    head = "| split | n | accuracy, 95 % interval | top-5 | loss (nats) | views |\n|---|---|---|---|---|---|\n"
+    head = "| split | n | accuracy [95 % interval] | top-5 [95 %] | loss (nats) | views |\n|---|---|---|---|---|---|\n"
     reads = metrics.get("test_reads")
     note = (
         "The interval says what other pictures drawn the same way could give; another seed would move the figure, too."
@@ -135,7 +148,7 @@ def _confidence(metrics: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     told = f"Logits are divided by the temperature {fitted.get('temperature', 1.0):.4g}"
-    told += f", fitted on {words.whole(fitted['n'])} val pictures." if fitted.get("n") else "."
+    told += f", fitted on {words.plural(fitted['n'], 'val picture')}." if fitted.get("n") else "."
     if fitted.get("note"):
         told += f" Note: {fitted['note']}."
     head = "| split | ECE (15 bins) | adaptive ECE | Brier score | loss (nats) |\n|---|---|---|---|---|\n"
@@ -149,14 +162,14 @@ def _unknown(metrics: Mapping[str, Any]) -> list[str]:
         note = str(fitted.get("note") or "there is no rule for them: the model never says unknown")
         return [f"{note[:1].upper()}{note[1:]}."]
     told = (
-        f"A picture is called unknown when its score ({', '.join(rule['parts'])}) is above {rule['threshold']:.4g}, as "
-        f"{words.percent(rule['fraction'])} of {words.whole(rule['n'])} genuine val pictures are."
+        f"A picture is called unknown when its score ({', '.join(rule['parts'])}) is above {rule['threshold']:.4g}, "
+        f"{words.unknown_rule(rule)}."
     )
     found = (metrics.get("test") or {}).get("unknown")
     if found:
         told += (
-            f" On test {words.percent(found['refused_fraction'])} {words.interval(found['refused_ci95'])} are refused; "
-            f"accuracy on the other {words.whole(found['accepted'])}: {words.percent(found['accepted_top1'])}."
+            f" On test {words.percent(found['refused_fraction'])} {words.interval(found['refused_ci95'])} are refused"
+            f"{words.accuracy_on_the_rest(found)}."
         )
     return [told, "Pictures that resemble a class without belonging to it are often not recognised as unknown."]
 
@@ -207,7 +220,15 @@ def _near_copies(across: Mapping[str, Any] | None) -> str:
     )
 
 
-def _not_checked(metrics: Mapping[str, Any], data: DataCard, num_classes: int, *, final: bool) -> list[str]:
+def _cautions(verdict: Verdict | None, cautions: Sequence[Finding]) -> list[str]:
+    """Return the warnings about the run, then what limits its figures, as one list."""
+    judged = [found for found in (verdict.findings if verdict else ()) if found.severity != "note"]
+    # The notes on the data stand in its own section.
+    texts = [found.text for found in sort_findings([*judged, *cautions]) if found.kind != "about-the-data"]
+    return ["\n".join(f"- {plain(text, 600)}" for text in texts)] if texts else []
+
+
+def _not_checked(data: DataCard) -> list[str]:
     near = _near_copies(data.get("near_across"))
     lines = [
         "Whether pictures that differ in some pixels are of the same thing, person or moment"
@@ -220,15 +241,7 @@ def _not_checked(metrics: Mapping[str, Any], data: DataCard, num_classes: int, *
         "Noise, blur, weather and compression, when this card was written (`eyespot evaluate RUN --robustness` "
         "measures them for the run's report).",
     ]
-    cautions = [
-        plain(found.text, 600)
-        for found in find_cautions(data, metrics, num_classes=num_classes, final=final)
-        if found.kind != "about-the-data"  # the notes stand in its own section
-    ]
-    found = ["\n".join(f"- {line}" for line in lines)]
-    if cautions:
-        found += ["To know before believing a figure:", "\n".join(f"- {line}" for line in cautions)]
-    return found
+    return ["\n".join(f"- {line}" for line in lines)]
 
 
 def _weights(info: BundleInfo) -> list[str]:

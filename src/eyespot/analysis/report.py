@@ -275,7 +275,7 @@ def _split_table(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
                 "n": words.whole(found["n"]),
                 "views": describe_views(found.get("views")) or words.MISSING,
                 "top1": f"{words.percent(found['top1'])} {words.interval(found['top1_ci95'])}",
-                "top5": words.percent(found.get("top5")),
+                "top5": words.top5(found),
                 "loss": words.decimal(found.get("nll_loss")),
                 "ece": words.decimal(None if found.get("ece") is None else 100 * found["ece"], 1),
                 "brier": words.decimal(found.get("brier")),
@@ -327,7 +327,7 @@ def _curves(inputs: ReportInput) -> list[Markup]:
             accuracy,
             title="Accuracy",
             x_label="epoch",
-            write_y=lambda value: f"{round(100 * value, 1):g} %",
+            write_y=words.axis_percent,
             mark_x=mark,
         ),
         charts.line_chart(
@@ -419,31 +419,35 @@ def _confusion(metrics: Mapping[str, Any], split: str | None, names: Sequence[st
 
 
 def _per_class(metrics: Mapping[str, Any], split: str | None, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for each class, the lowest F1 first."""
-    if split is None or not metrics[split].get("per_class"):
+    """Return a row for each class, the lowest F1 first and those without pictures last."""
+    if split is None or not metrics[split].get("per_class") or metrics[split].get("confusion") is None:
         return []
     figures = metrics[split]["per_class"]
-    matrix = np.asarray(metrics[split].get("confusion", np.zeros((len(names),) * 2)), dtype=np.int64)
+    matrix = np.asarray(metrics[split]["confusion"], dtype=np.int64)
     rows = []
     for index, name in enumerate(names):
         found = figures.get(name)
         if found is None:
             continue
+        right, there, said = int(matrix[index, index]), int(matrix[index].sum()), int(matrix[:, index].sum())
         wrong = matrix[index].copy()
         wrong[index] = 0
         other = int(wrong.argmax())
         rows.append(
             {
                 "name": name,
-                "n": words.whole(found["n"]),
-                "recall": words.percent(found["recall"]),
-                "precision": words.percent(found["precision"]),
-                "f1": words.percent(found["f1"]),
+                "n": words.whole(there),
+                "recall": words.share(right, there),
+                "said": words.whole(said),
+                "precision": words.share(right, said),
+                # Of a class without pictures nothing was measured: 0 % would be a figure.
+                "f1": words.percent(found["f1"]) if there else words.MISSING,
                 "share": found["f1"],
                 "taken_for": f"{names[other]} ({words.whole(int(wrong[other]))})" if wrong[other] else words.MISSING,
+                "measured": there > 0,
             }
         )
-    return sorted(rows, key=lambda row: row["share"])
+    return sorted(rows, key=lambda row: (not row["measured"], row["share"]))
 
 
 def _picture(pixels: UInt8Array) -> dict[str, Any]:

@@ -5,14 +5,17 @@ Before this: `metrics.json`. After this: `report` puts it on the page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
+from eyespot.evaluation.metrics import wilson_interval
 
+# Fewer pictures say nothing of how often a confidence is right: 5 of 10 may be anything from 24 to 76 %.
+LEAST_IN_BIN = 10
 _KEYS = ("ece", "adaptive_ece", "brier", "nll_loss")
 
 
@@ -29,6 +32,7 @@ def trust_of(metrics: Mapping[str, Any], split: str | None) -> dict[str, Any] | 
         return None
     return {
         "told": _calibration(fitted),
+        "least": LEAST_IN_BIN,
         "diagram": Markup(_diagram(before, found)),
         "rows": [
             (title, *(words.decimal(numbers.get(key), 4) for key in _KEYS))
@@ -44,28 +48,53 @@ def _calibration(fitted: Mapping[str, Any]) -> str:
     if not fitted.get("n"):
         return f"Logits are taken as they are.{note}"
     return (
-        f"Logits are divided by {fitted['temperature']:.3g}, the temperature at which {words.whole(fitted['n'])} val "
-        f"pictures are most likely to have their labels; no answer changes by that.{note}"
+        f"Logits are divided by {fitted['temperature']:.3g}, the temperature at which "
+        f"{words.plural(fitted['n'], 'val picture is', 'val pictures are')} most likely to have "
+        f"{'its label' if fitted['n'] == 1 else 'their labels'}; no answer changes by that.{note}"
     )
 
 
 def _diagram(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Return how often answers of each confidence are right, before and after, beside what would be true."""
 
-    def series(name: str, css: str, numbers: Mapping[str, Any]) -> charts.Series:
-        bins = numbers["reliability"]
+    def series(name: str, css: str, bins: Sequence[Sequence[float]]) -> charts.Series:
         return charts.Series(name, css, [100 * row[0] for row in bins], [100 * row[1] for row in bins])
 
+    shown = _join_small(after["reliability"])
+    bars = [
+        charts.Bar("test", 100 * confidence, *(100 * end for end in wilson_interval(round(right * n), n)))
+        for confidence, right, n in shown
+    ]
     return charts.line_chart(
         [
             charts.Series("ideal", "lr", [0.0, 100.0], [0.0, 100.0]),
-            series("before", "train", before),
-            series("after", "test", after),
+            series("before", "train", _join_small(before["reliability"])),
+            series("after", "test", shown),
         ],
+        bars=bars,
         title="Share of right answers by confidence",
         x_label="confidence (per cent)",
-        write_y=lambda value: f"{value:g} %",
+        write_y=lambda value: f"{value:.4g} %",
     )
+
+
+def _join_small(bins: Sequence[Sequence[float]]) -> list[tuple[float, float, int]]:
+    """Return rows of (confidence, accuracy, n), neighbours joined until each has `LEAST_IN_BIN` pictures.
+
+    The accuracy of a range with one picture is 0 or 100 %, and a line through such ranges a zigzag that says nothing.
+    """
+    sums: list[tuple[float, float, int]] = []  # of the confidences, of the right answers, and pictures
+    for confidence, right, n in bins:
+        sums.append((confidence * n, right * n, int(n)))
+        if len(sums) > 1 and sums[-2][2] < LEAST_IN_BIN:
+            sums[-2:] = [_added(*sums[-2:])]
+    if len(sums) > 1 and sums[-1][2] < LEAST_IN_BIN:
+        sums[-2:] = [_added(*sums[-2:])]
+    return [(confidences / n, right / n, n) for confidences, right, n in sums]
+
+
+def _added(first: tuple[float, float, int], second: tuple[float, float, int]) -> tuple[float, float, int]:
+    return first[0] + second[0], first[1] + second[1], first[2] + second[2]
 
 
 def _unknown(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
@@ -73,13 +102,10 @@ def _unknown(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
     if not rule:
         note = str(fitted.get("note") or "")
         return f"{note[:1].upper()}{note[1:]}." if note else ""
-    told = (
-        f"A picture is called unknown when its score is above {rule['threshold']:.3g}, as "
-        f"{words.percent(rule['fraction'])} of {words.whole(rule['n'])} val pictures are."
-    )
+    told = f"A picture is called unknown when its score is above {rule['threshold']:.3g}, {words.unknown_rule(rule)}."
     if found:
         told += (
-            f" Here {words.whole(found['refused'])} are refused, {words.percent(found['refused_fraction'])} "
+            f" Here {words.plural(found['refused'], 'is', 'are')} refused, {words.percent(found['refused_fraction'])} "
             f"{words.interval(found['refused_ci95'])}{words.accuracy_on_the_rest(found)}."
         )
     return f"{told} Pictures that resemble a class without being of it are often not recognised."

@@ -310,7 +310,12 @@ def _at_chance(run: _Run) -> Finding | None:
         share = words.percent(float(answers.max() / answers.sum()))
         seen += f" It gives one and the same answer for {share} of the pictures."
     train = run.split("train")
-    if train and name != "train" and train["top1_ci95"][0] > chance + OVERFIT_GAP:
+    if train and name != "train" and train["top1_ci95"][0] > chance and train["top1"] <= high:
+        advice = (
+            f"But its interval reaches {describe_top1(train, 'train')}, too: n = {words.whole(figures['n'])} is too few"
+            " to tell. Measure on more pictures."
+        )
+    elif train and name != "train" and train["top1_ci95"][0] > chance + OVERFIT_GAP:
         advice = (
             f"{describe_top1(train, 'train')} shows that it did learn its own pictures: look for labels of {name} that"
             " do not belong to their pictures, or for other pictures than those of train."
@@ -368,7 +373,12 @@ def _overfit(run: _Run) -> Finding | None:
         return Finding("val-loss-turned", "warning", text[0].upper() + text[1:])
     text = f"Train is {words.points(gap)} above {held[0]}: {_both(train, 'train', held[1], held[0])}"
     text += f"; and {turned}" if turned else ""
-    text += ". Augment more, raise weight decay or dropout, or keep the best epoch with training.restore_best = true."
+    if run.metrics.get("head"):  # solved: there are no epochs to choose from and nothing was augmented
+        text += ". More pictures of each class narrow it; --minutes fine-tunes the network after the head."
+    else:
+        text += (
+            ". Augment more, raise weight decay or dropout, or keep the best epoch with training.restore_best = true."
+        )
     return Finding("overfit", "serious" if gap >= SERIOUS_GAP else "warning", text)
 
 
@@ -573,7 +583,10 @@ def _say_gap(metrics: Mapping[str, Any], split: str) -> str:
     figures = describe_top1(train, "train")
     if held != split:
         figures += f", {describe_top1(metrics[held], held)}"
-    return f"Train is {words.points(gap)} {'above' if gap >= 0 else 'below'} {held}: {figures}."
+    apart = words.points(gap)
+    if apart == words.points(0.0):
+        return f"Train is level with {held}: {figures}."
+    return f"Train is {apart} {'above' if gap >= 0 else 'below'} {held}: {figures}."
 
 
 def _say_confusion(figures: Mapping[str, Any], split: str, names: Sequence[str]) -> str:

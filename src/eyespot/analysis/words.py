@@ -25,6 +25,11 @@ def percent(fraction: float | None) -> str:
     return f"{text} %"
 
 
+def axis_percent(fraction: float) -> str:
+    """Return a round fraction beside an axis as `60 %` or `0.05 %`: ticks that differ are written differently."""
+    return f"{100 * fraction:.4g} %"
+
+
 def points(difference: float) -> str:
     """Return the difference of two fractions, without its sign, as `4.6 points`."""
     text = f"{100 * abs(difference):.1f}"
@@ -35,6 +40,20 @@ def interval(bounds: tuple[float, float]) -> str:
     """Return both ends of an interval of fractions as `[93.6, 94.5]`, in per cent."""
     low, high = bounds
     return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def share(count: int, n: int) -> str:
+    """Return a share of pictures with its interval, as `94.1 % [93.6, 94.5]`, or a dash where there are none."""
+    # Every command imports this file: numpy must not come with it.
+    from eyespot.evaluation.metrics import wilson_interval
+
+    return f"{percent(count / n)} {interval(wilson_interval(count, n))}" if n else MISSING
+
+
+def top5(figures: Mapping[str, Any]) -> str:
+    """Return the top-5 accuracy of a split of `metrics.json` with its interval, or a dash under six classes."""
+    value, n = figures.get("top5"), figures["n"]
+    return MISSING if value is None else share(round(value * n), n)
 
 
 def whole(number: float) -> str:
@@ -107,6 +126,14 @@ def moment(iso: str) -> str:
     except ValueError:
         return iso
     return time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if time.tzinfo else iso
+
+
+def unknown_rule(rule: Mapping[str, Any]) -> str:
+    """Return what the threshold for unknown pictures was set for, with the n and the split it was set on."""
+    return (
+        f"set on {whole(rule['n'])} val pictures so that of pictures like them at most {percent(rule['fraction'])} "
+        "are, on average"
+    )
 
 
 def accuracy_on_the_rest(unknown: Mapping[str, Any]) -> str:

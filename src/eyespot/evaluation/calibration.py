@@ -82,7 +82,7 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> Calibration:
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     note = ""
     if len(labels) < LEAST_PICTURES:
-        note = f"fitted on only {len(labels)} val pictures, and so drawn towards 1"
+        note = f"fitted on only {len(labels)} val picture{'s' * (len(labels) != 1)}, and so drawn towards 1"
     return Calibration(float(np.exp((low + high) / 2)), len(labels), note)
 
 
