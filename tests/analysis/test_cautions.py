@@ -81,7 +81,7 @@ def test_nothing_known_is_nothing_to_say() -> None:
             "note",
             "1 class has fewer than 20 pictures in test",
         ),
-        ({"notes": ["JPEG of quality 75."]}, "about-the-data", "note", "JPEG of quality 75."),
+        ({"notes": ["JPEG of quality 75."]}, "about-the-run", "note", "JPEG of quality 75."),
     ],
 )
 def test_what_the_data_make_of_the_figures(card: DataCard, kind: str, severity: str, text: str) -> None:

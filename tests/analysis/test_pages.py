@@ -51,6 +51,11 @@ def test_a_page_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_page("x", tmp_path / "missing" / "page.html")
 
 
+def test_a_name_cannot_turn_around_what_follows_it(tmp_path: Path) -> None:
+    write_page("photo\u202egnp.exe, \u05e9\u05dc\u05d5\u05dd", tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "photo\\u202egnp.exe, \u05e9\u05dc\u05d5\u05dd"
+
+
 def test_a_template_escapes_every_value() -> None:
     page = render_page("grid.html.j2", {"title": "<b>&", "groups": [], "count": 1, "small": False})
     assert "<b>" not in page

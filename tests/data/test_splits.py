@@ -392,7 +392,7 @@ def test_without_stratify_small_classes_stay_in_train_with_a_note() -> None:
         splits = split(packed, stratify=False, seed=seed)
         assert class_counts(splits, packed, "train")[1] == 1
         assert [splits.count(name) for name in SPLIT_NAMES] == [25, 3, 3]
-        assert "No picture of 'class1' is in test: nothing is measured there for that." in splits.notes
+        assert "No picture of 'class1' is in test: nothing is measured of that class there." in splits.notes
 
 
 def test_a_long_list_of_unmeasured_classes_is_cut() -> None:

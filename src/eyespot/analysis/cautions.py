@@ -93,14 +93,14 @@ def find_cautions(
         *_about_copies(data_card),
         *_about_balance(data_card),
         *_about_measuring(metrics, num_classes, final),
-        *(Finding("about-the-data", "note", _sentence(note)) for note in data_card.get("notes", ())),
+        *(Finding("about-the-run", "note", _sentence(note)) for note in data_card.get("notes", ())),
     ]
     return sort_findings(found)
 
 
 def _sentence(text: str) -> str:
-    """Return a note with a full stop at its end."""
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    """Return a note with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
 
 
 def _about_pictures(card: DataCard) -> list[Finding]:

@@ -141,7 +141,7 @@ def _confidence(metrics: Mapping[str, Any]) -> list[str]:
             continue
         for title, numbers in (("before", before), ("after", found)):
             rows.append(
-                f"| {name}, {title} | "
+                f"| {name}, {title} | {words.whole(found['n'])} | "
                 + " | ".join(words.decimal(numbers.get(key), 4) for key in ("ece", "adaptive_ece", "brier", "nll_loss"))
                 + " |"
             )
@@ -151,7 +151,7 @@ def _confidence(metrics: Mapping[str, Any]) -> list[str]:
     told += f", fitted on {words.plural(fitted['n'], 'val picture')}." if fitted.get("n") else "."
     if fitted.get("note"):
         told += f" Note: {fitted['note']}."
-    head = "| split | ECE (15 bins) | adaptive ECE | Brier score | loss (nats) |\n|---|---|---|---|---|\n"
+    head = "| split | n | ECE (15 bins) | adaptive ECE | Brier score | loss (nats) |\n|---|---|---|---|---|---|\n"
     return [told, head + "\n".join(rows)]
 
 
@@ -223,8 +223,8 @@ def _near_copies(across: Mapping[str, Any] | None) -> str:
 def _cautions(verdict: Verdict | None, cautions: Sequence[Finding]) -> list[str]:
     """Return the warnings about the run, then what limits its figures, as one list."""
     judged = [found for found in (verdict.findings if verdict else ()) if found.severity != "note"]
-    # The notes on the data stand in its own section.
-    texts = [found.text for found in sort_findings([*judged, *cautions]) if found.kind != "about-the-data"]
+    # The notes stand in its own section.
+    texts = [found.text for found in sort_findings([*judged, *cautions]) if found.kind != "about-the-run"]
     return ["\n".join(f"- {plain(text, 600)}" for text in texts)] if texts else []
 
 

@@ -19,6 +19,8 @@ from PIL import Image
 from eyespot.arrays import UInt8Array
 from eyespot.files import write_atomic
 
+# Characters without a look of their own that turn the text after them around: `exe.png` may be the name of a program.
+_TURNED = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # A number and its unit, or `n = 10`, that a line break would tear apart.
 _UNIT = re.compile(r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)")
@@ -77,4 +79,4 @@ def write_page(html: str, path: Path) -> None:
         RunError: The folder is missing or read-only, or the disk is full.
     """
     # File names that are not valid Unicode arrive as lone surrogates, which UTF-8 cannot hold.
-    write_atomic(path, html.encode("utf-8", errors="backslashreplace"))
+    write_atomic(path, html.translate(_TURNED).encode("utf-8", errors="backslashreplace"))

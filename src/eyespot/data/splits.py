@@ -564,7 +564,8 @@ def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapp
         if absent:
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             notes.append(
-                f"No picture of {', '.join(absent[:5])}{more} is in {split}: nothing is measured there for that."
+                f"No picture of {', '.join(absent[:5])}{more} is in {split}: nothing is measured of "
+                f"{'that class' if len(absent) == 1 else 'those classes'} there."
             )
     return notes
 

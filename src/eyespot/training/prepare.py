@@ -270,8 +270,8 @@ def _balance_note(labels: Int64Array, class_names: Sequence[str]) -> str:
     counts = np.bincount(labels, minlength=len(class_names))
     most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max()).argmin())
     return (
-        f"classes are weighted in the loss: {class_names[most]} has {counts[most]:,} training pictures, "
-        f"{class_names[least]} {counts[least]:,}; off with --set training.class_balance=none"
+        f"classes are weighted in the loss: {class_names[most]!r} has {counts[most]:,} training pictures, "
+        f"{class_names[least]!r} has {counts[least]:,}; off with --set training.class_balance=none"
     )
 
 
