@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 import eyespot
+from eyespot import checking
 from eyespot.cli import app
 from eyespot.data.drift import STATISTICS, measure_drift, picture_statistics
 from eyespot.errors import UsageError
@@ -56,6 +57,31 @@ def test_near_copies_across_splits_are_counted_shown_and_are_no_decision(data: P
     assert "test/cat/mirrored.png" in html
     assert "Near copies with different labels" in html
     assert "Blank pictures" in html
+
+
+def test_equal_pictures_are_on_the_page_with_every_place_and_label(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        copied = (data / "train" / "cat" / f"{number:03d}.png").read_bytes()
+        (data / "train" / "dog" / f"other-{number}.png").write_bytes(copied)
+    copied = (data / "train" / "cat" / "005.png").read_bytes()
+    (data / "test" / "cat" / "leaked.png").write_bytes(copied)
+    (data / "train" / "cat" / "twice.png").write_bytes((data / "train" / "cat" / "006.png").read_bytes())
+    monkeypatch.setattr(checking, "_SHOWN", 2)
+    page = tmp_path / "check.html"
+    eyespot.check(data, out=page)
+    html = page.read_text(encoding="utf-8")
+    for title in ("with different labels", "in different splits", "in one split"):
+        assert f"<h2>Equal pictures {title}</h2>" in html
+    conflicts = html.split("<h2>Equal pictures with different labels</h2>")[1].split("</section>")[0]
+    assert conflicts.count("<img") == 2
+    assert "3 pictures, each there more than once" in conflicts
+    for number in range(3):
+        assert f"train/cat/{number:03d}.png" in conflicts
+        assert f"train/dog/other-{number}.png" in conflicts
+    assert "test/cat/leaked.png" in html
+    assert "train/cat/twice.png" in html
 
 
 @pytest.mark.parametrize("also", ["nothing", "a bad file", "a leak"])

@@ -18,13 +18,14 @@ from eyespot.terminal import Terminal
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
-    from eyespot.data.dataset import PackedDataset, SplitName
+    from eyespot.data.dataset import DuplicateGroup, PackedDataset, SplitName
     from eyespot.data.drift import Drift
     from eyespot.data.fingerprints import NearPairs
 
 _BLOCK_BYTES = 2**25  # of pixels that are read at once
 _EXAMPLES = 10
 _SHOWN = 48  # pairs or pictures in a section of the page
+_LISTED = 1000  # groups of equal pictures on the page, those beyond `_SHOWN` without a picture
 _TINY_PX = 8
 # Of the shares that red, green and blue have of a picture's light. Re-encoding as JPEG 40 moves them by 0.005 at most
 # in 99 % of the pictures, by 0.022 in the worst (the first 1,000 test pictures of CIFAR-10, JPEG 75).
@@ -407,12 +408,42 @@ def write_check_page(look: Look, card: DataCard, decisions: list[str], path: Pat
         "sizes": card["sizes"][:_EXAMPLES],
         "modes": dict(card["modes"]),
         "bad": card["bad"],
+        "copies_found": _shown_copies(look),
         "sections": sections,
         "singles": singles,
         "drift": card.get("drift"),
         "small": look.packed.size_px < 96,
     }
     write_page(render_page("check.html.j2", context), path)
+
+
+def _shown_copies(look: Look) -> list[dict[str, Any]]:
+    """Return the groups of equal pictures by what is wrong with them, the first of each kind with their picture."""
+    place = {where: index for index, where in enumerate(zip(look.splits, look.ids, strict=True))}
+    names = look.packed.dataset.class_names
+    kinds: dict[str, list[DuplicateGroup]] = {
+        "Equal pictures with different labels": [],
+        "Equal pictures in different splits": [],
+        "Equal pictures in one split": [],
+    }
+    conflicting, crossing, others = kinds.values()
+    for group in look.packed.report.duplicates:
+        (conflicting if group.conflicts else crossing if group.crosses_splits else others).append(group)
+    return [
+        {
+            "title": title,
+            "total": len(groups),
+            "groups": [
+                {
+                    "picture": _shown(look, place[group.splits[0], group.ids[0]]) if number < _SHOWN else None,
+                    "copies": list(zip([names[label] for label in group.labels], group.splits, group.ids, strict=True)),
+                }
+                for number, group in enumerate(groups[:_LISTED])
+            ],
+        }
+        for title, groups in kinds.items()
+        if groups
+    ]
 
 
 def _shown(look: Look, place: int) -> dict[str, str]:

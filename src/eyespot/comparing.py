@@ -148,7 +148,7 @@ def print_comparison(found: Comparison) -> None:
             words.decimal(run.nll_loss),
             words.decimal(None if run.ece is None else 100 * run.ece, 1),
             words.MISSING if run.gap is None else f"{100 * run.gap:+.1f}",
-            words.decimal(run.minutes, 1),
+            words.minutes(run.minutes),
             words.MISSING if run.parameters is None else words.whole(run.parameters),
             words.MISSING if run.images_per_second is None else words.whole(run.images_per_second),
             words.decimal(run.points_per_minute, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import math
 import shutil
 from pathlib import Path
@@ -290,6 +291,16 @@ def test_unfinished_damaged_and_contradicting_runs_are_refused(tmp_path: Path) -
         compare_runs([base, other])
 
 
+def test_a_run_on_train_and_val_is_said_to_have_had_more_pictures(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "usual", hits(0.8)),
+        write_run(tmp_path / "last", hits(0.9), settings={"data.final": True}),
+    ]
+    told = " ".join(compare_runs(paths).notes)
+    assert "last trained on train + val (--final), the others on train alone" in told
+    assert "--final" not in " ".join(compare_runs([paths[0], write_run(tmp_path / "b", hits(0.7))]).notes)
+
+
 def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"a{s}", hits(0.8, s), seed=s) for s in (0, 1)]
     paths.append(write_run(tmp_path / "<b>", hits(0.9, 5), settings={"training.epochs": 3}))
@@ -300,6 +311,10 @@ def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Pa
     assert "&lt;b&gt; names the most pictures right" in text
     assert "<b>" not in text
     assert "Accuracy over minutes" in text
+    assert re.search(r"names the most pictures right, [\d.]+\xa0% \[[\d.]+, [\d.]+\]", text)
+    assert "+0.00 points" not in text
+    gaps = text.split('id="gaps"')[1].split("</section>")[0]
+    assert gaps.count(", n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1,000") == 2 * len(paths)
     assert "The pictures cannot be shown: the run does not say its data" in text
     assert text.count('class="line c-r0"') >= 2  # val curve, cost
     with pytest.raises(UsageError, match=r"cannot write a comparison as '\.png'"):

@@ -56,6 +56,7 @@ class ComparedRun:
         nll_loss: In nats.
         ece: In [0, 1].
         split_top1: Accuracy on each split that was measured.
+        split_n: Pictures of each of them, where the run tells.
         gap: Train top-1 minus that of the compared split, in [-1, 1].
         minutes: Of training.
         parameters: Of the network.
@@ -79,6 +80,7 @@ class ComparedRun:
     nll_loss: float | None
     ece: float | None
     split_top1: Mapping[str, float]
+    split_n: Mapping[str, int]
     gap: float | None
     minutes: float | None
     parameters: int | None
@@ -412,6 +414,7 @@ def _compared(run: Run, part: SplitPredictions, order: Int64Array, split: str, n
         nll_loss=_number(figures, "nll_loss", path, split),
         ece=_number(figures, "ece", path, split),
         split_top1=tops,
+        split_n={one: int(count) for one in tops if (count := _number(metrics[one], "n", path, one))},
         gap=tops["train"] - hits / n if "train" in tops else None,
         minutes=minutes,
         parameters=parameters,
@@ -477,7 +480,7 @@ def _say_pair(
 
 def signed_points(difference: float) -> str:
     """Return a difference of fractions as `+0.3 points` or `-1.2 points`."""
-    digits = 2 if abs(difference) < 0.001 else 1
+    digits = 2 if 0 < abs(difference) < 0.001 else 1
     return f"{100 * difference:+.{digits}f} points".replace("-", "\N{MINUS SIGN}")
 
 
@@ -645,6 +648,12 @@ def _notes(
 def _data_notes(runs: Sequence[Run], compared: Sequence[ComparedRun], split: str) -> list[str]:
     """Return what is not the same, or not known to be, about the data of the runs."""
     known, notes = [run.provenance for run in runs], []
+    final = [one.name for one, run in zip(compared, runs, strict=True) if run.config.data.final]
+    if final and len(final) < len(runs):
+        notes.append(
+            f"{', '.join(final)} trained on train + val (--final), the others on train alone: part of a difference may"
+            " come from the additional pictures."
+        )
     fingerprints = [one.get("dataset_fingerprint") for one in known]
     other = [one.name for one, found in zip(compared, fingerprints, strict=True) if found != fingerprints[0] and found]
     if other and fingerprints[0]:

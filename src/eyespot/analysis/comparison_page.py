@@ -129,7 +129,8 @@ def _lead(found: Comparison) -> str:
     for pair in found.pairs:
         if best in (pair.first, pair.second) and pair.p_holm >= 0.05:
             level.append(found.runs[pair.first if pair.second == best else pair.second].name)
-    lead = f"{found.runs[best].name} names the most pictures right, {words.percent(found.runs[best].top1)}"
+    lead = f"{found.runs[best].name} names the most pictures right, {words.percent(found.runs[best].top1)} "
+    lead += words.interval((found.runs[best].low, found.runs[best].high))
     if not level:
         return f"{lead}, and can be told from every other run."
     if len(level) == len(found.runs) - 1:
@@ -146,17 +147,25 @@ def _row(run: ComparedRun, place: int) -> dict[str, str]:
         "top1": f"{words.percent(run.top1)} {words.interval((run.low, run.high))}",
         "loss": words.decimal(run.nll_loss),
         "ece": words.decimal(None if run.ece is None else 100 * run.ece, 1),
-        "minutes": words.decimal(run.minutes, 1),
+        "minutes": words.minutes(run.minutes),
         "parameters": words.MISSING if run.parameters is None else words.whole(run.parameters),
         "gflop": words.decimal(run.gflop),
         "pace": words.MISSING if run.images_per_second is None else words.whole(run.images_per_second),
         "per_minute": words.decimal(run.points_per_minute, 1),
         "device": run.device or words.MISSING,
-        "train": words.percent(run.split_top1.get("train")),
-        "val": words.percent(run.split_top1.get("val")),
-        "test": words.percent(run.split_top1.get("test")),
+        "train": _say_split(run, "train"),
+        "val": _say_split(run, "val"),
+        "test": _say_split(run, "test"),
         "gap": words.MISSING if run.gap is None else signed_points(run.gap),
     }
+
+
+def _say_split(run: ComparedRun, split: str) -> str:
+    """Return the accuracy on a split with its interval and n, as far as the run tells them."""
+    top1, n = run.split_top1.get(split), run.split_n.get(split)
+    if top1 is None or n is None:
+        return words.percent(top1)
+    return f"{words.share(round(top1 * n), n)}, n = {words.whole(n)}"
 
 
 def _intervals(found: Comparison) -> str:

@@ -84,6 +84,13 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def minutes(number: float | None) -> str:
+    """Return minutes as `8.6`, and as `0.036` where one digit would leave nothing of them."""
+    return (
+        MISSING if number is None or not math.isfinite(number) else f"{number:.1f}" if number >= 1 else f"{number:.2g}"
+    )
+
+
 def size(num_bytes: float | None) -> str:
     """Return a size as `184 MB`, in powers of ten as disks are sold."""
     if num_bytes is None:
