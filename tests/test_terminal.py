@@ -235,3 +235,23 @@ def test_a_table_in_a_pipe_keeps_rows_whole_and_brackets_as_they_are(capsys: pyt
     assert first.endswith(" 1")
     assert second.endswith("1,000")
     assert len(first) == len(second)
+
+
+def test_a_table_that_does_not_fit_becomes_records_with_whole_numbers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = plain_table("run", "data", "parameters>", "result", "tags")
+    add_row(table, "first", "photos of everything that flies", "1,970,744", "97.5 % [95.3, 98.7] on test (n = 359)", "")
+    add_row(table, "[b]second", "digits", "293,236", "not finished", "keep")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    for width, expected in ((60, 6), (200, 3)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(table)
+        lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+        assert len(lines) == expected
+        assert all(len(line) <= width for line in lines)
+        told = "\n".join(lines)
+        for whole in ("1,970,744", "97.5 % [95.3, 98.7] on test (n = 359)", "[b]second"):
+            assert whole in told

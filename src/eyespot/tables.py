@@ -203,8 +203,7 @@ def show_runs(folder: Path, *, json: bool, sort: str = "created", tag: str | Non
     for row in rows:
         took = words.duration(row["train_seconds"])
         size = "" if row["parameters"] is None else f"{row['parameters']:,}"
-        val = "" if row["val_top1"] is None else words.percent(row["val_top1"])
-        cells = (row["run"], row["recipe"], row["data"], size, str(row["epochs"]), took, val, row["result"])
+        cells = (row["run"], row["recipe"], row["data"], size, str(row["epochs"]), took, row["val"], row["result"])
         add_row(table, *cells, ", ".join(row["tags"]))
     print_table(table)
 
@@ -213,7 +212,7 @@ def _run_row(folder: Path) -> dict[str, Any]:
     """Return one line of the list; a damaged run says so instead of hiding the others."""
     row: dict[str, Any] = {"run": folder.name, "recipe": "", "data": "", "epochs": 0, "train_seconds": None}
     row |= {"top1": None, "split": None, "finished": False, "created": None, "parameters": None}
-    row |= {"val_top1": None, "test_top1": None, "tags": [], "notes": []}
+    row |= {"val_top1": None, "test_top1": None, "val": "", "tags": [], "notes": []}
     try:
         run = Run.open(folder)
         metrics, split, annotations = run.metrics, headline_split(run.metrics), read_annotations(run)
@@ -230,6 +229,11 @@ def _run_row(folder: Path) -> dict[str, Any]:
             "result": f"not finished: eyespot train --resume --out {folder}",
         }
         found |= {f"{name}_top1": metrics[name]["top1"] for name in ("val", "test") if name in metrics}
+        if "val" in metrics and split != "val":
+            val = metrics["val"]
+            found["val"] = (
+                f"{words.percent(val['top1'])} {words.interval(val['top1_ci95'])} (n = {words.whole(val['n'])})"
+            )
         if split is not None:
             found |= {"top1": metrics[split]["top1"], "split": split, "result": describe_top1(metrics[split], split)}
         _check_kinds(found, folder)

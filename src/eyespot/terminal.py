@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -295,6 +296,10 @@ def flush_output() -> None:
         sys.stdout.flush()
 
 
+# A text column narrower than this is a tower of syllables.
+_TEXT_WIDTH = 24
+
+
 def plain_table(*columns: str) -> Table:
     """Return a plain table; a column name that ends in `>` is set flush right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -309,8 +314,47 @@ def add_row(table: Table, *cells: str, style: str | None = None) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table on stdout; in a pipe no line is folded, so that `grep` finds whole rows."""
+    """Print a table on stdout; in a pipe no line is folded, so that `grep` finds whole rows.
+
+    On a terminal that is too narrow for its figures each row becomes a record: a number that is broken in two lines is
+    read as another one.
+    """
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=10_000)
+    elif _least_width(table) > console.width:
+        for record in _records(table, console.width):
+            console.print(record)
+        return
     console.print(table, soft_wrap=False)
+
+
+def _cells(table: Table) -> list[list[Text]]:
+    """Return the cells by columns, without their headings."""
+    return [[cell for cell in column.cells if isinstance(cell, Text)] for column in table.columns]
+
+
+def _least_width(table: Table) -> int:
+    """Return how many characters a table needs for its figures in one piece and a start of its texts."""
+    widths = []
+    for column, cells in zip(table.columns, _cells(table), strict=True):
+        widest = max((cell.cell_len for cell in cells), default=0)
+        heading = cell_len(str(column.header))
+        widths.append(max(heading, widest if column.justify == "right" else min(widest, _TEXT_WIDTH)))
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _records(table: Table, width: int) -> Iterator[Text]:
+    """Yield each row as its first cell and under it the others with their names; empty ones are left out."""
+    first, *others = _cells(table)
+    names = [str(column.header) for column in table.columns[1:]]
+    for number, title in enumerate(first):
+        lines = [""]
+        for name, cells in zip(names, others, strict=True):
+            if not cells[number].plain:
+                continue
+            pair = f"  {name} {cells[number].plain}"
+            if lines[-1] and cell_len(lines[-1] + pair) > width:
+                lines.append("")
+            lines[-1] += pair
+        yield Text.assemble((title.plain, "bold"), "\n", "\n".join(lines), overflow="fold")
