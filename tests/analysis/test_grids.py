@@ -95,6 +95,13 @@ def test_captions_are_written_below_and_only_where_there_are_some(tmp_path: Path
     assert (below[:, 24 + 200 :] == 255).all()
 
 
+def test_a_very_long_name_does_not_push_the_pictures_away(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    write_grid(pixels, ["", ""], tmp_path / "grid.png", title="x", columns=2, row_names=["a" * 200, "b"])
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width < 800
+
+
 def test_row_names_start_new_rows_and_stand_left_of_them(tmp_path: Path) -> None:
     path = tmp_path / "grid.png"
     write_grid(coloured(5), [""] * 5, path, columns=2, title="t", row_names=["cat", "cat", "cat", "dog", "dog"])

@@ -245,7 +245,7 @@ def scatter_chart(
     around = _Frame.around(points, height, log_x=log_x, log_y=False)
     if categories:
         low, high = -0.5, len(categories) - 0.5
-        x_ticks = [(float(place), _shorten(name, 60 // len(categories))) for place, name in enumerate(categories)]
+        x_ticks = [(float(place), shorten(name, 60 // len(categories))) for place, name in enumerate(categories)]
     else:
         air = 0.03 * (math.log10(around.x_high / around.x_low) if log_x else around.x_high - around.x_low)
         low = around.x_low / 10**air if log_x else around.x_low - air
@@ -464,9 +464,7 @@ def delta_chart(rows: Sequence[Delta], *, title: str) -> str:
     for index, row in enumerate(rows):
         top = 6 + row_height * index
         y = top + 27
-        parts.append(
-            f'<text class="label c-{row.css}" x="0" y="{top + 13:.1f}">{escape(_shorten(row.name, 48))}</text>'
-        )
+        parts.append(f'<text class="label c-{row.css}" x="0" y="{top + 13:.1f}">{escape(shorten(row.name, 48))}</text>')
         if math.isfinite(row.low) and math.isfinite(row.high):
             parts.append(f'<path class="whisker c-{row.css}" d="M{place(row.low):.1f} {y:.1f}H{place(row.high):.1f}"/>')
         parts += [
@@ -555,7 +553,7 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
     ]
     if named:
         for index, name in enumerate(class_names):
-            middle, text = margin + cell * (index + 0.5), escape(_shorten(name, 20))
+            middle, text = margin + cell * (index + 0.5), escape(shorten(name, 20))
             parts.append(
                 f'<text class="tiny" x="{margin - 4:.1f}" y="{middle + 3:.1f}" text-anchor="end">{text}</text>'
             )
@@ -569,7 +567,8 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
     return _svg(margin + side + 4, margin + side + 4, spoken, "".join(parts))
 
 
-def _shorten(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
+    """Return text of at most so many letters, with an ellipsis where some are left out."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eyespot.analysis.charts import shorten
 from eyespot.analysis.pages import png_data_uri, render_page, to_picture, write_page
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.errors import UsageError
@@ -28,6 +29,8 @@ _GAP_PX = 8
 _EDGE_PX = 24
 _CAPTION_PX = 15
 _HEADING_PX = 17
+# A name of 200 letters would push the pictures a screen to the right.
+_HEADING_LETTERS = 40
 _TITLE_PX = 24
 _INK, _QUIET, _PAPER = (28, 30, 33), (96, 100, 106), (255, 255, 255)
 # Pillow refuses to make pictures that its own reader would take for an attack.
@@ -107,7 +110,7 @@ def write_grid(
     rows = _split_rows(names, _at_least_one(columns))
     ending = path.suffix.lower()
     if ending == ".png":
-        rows = [_Row(_printable(row.name), row.indices) for row in rows]
+        rows = [_Row(shorten(_printable(row.name), _HEADING_LETTERS), row.indices) for row in rows]
         captions = [_printable(caption) for caption in captions]
         write_atomic(path, _draw_png(pixels, captions, rows, columns, _printable(title)))
     elif ending in {".html", ".htm"}:

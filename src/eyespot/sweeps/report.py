@@ -378,7 +378,7 @@ def _budget(journal: Journal) -> list[tuple[str, str]]:
         ("Chosen by", f"{what}; equal ones by loss on val"),
         ("Settings suggested by", f"Optuna's tree-structured Parzen estimator, seed {plan.seed}"),
         ("Stopped early by", "asynchronous successive halving (ASHA) of Ray Tune, on val after each epoch"),
-        ("Test read", f"{journal.result.get('test_reads', 0)} times by this sweep, by no trial"),
+        ("Test read", f"{words.plural(journal.result.get('test_reads', 0), 'time')} by this sweep, by no trial"),
     ]
 
 
