@@ -80,16 +80,15 @@ def standardised(rows: Array) -> tuple[Array, Array, Array]:
 def steepness(
     head: LinearHead, rows: Array, labels: Array, *, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> float:
-    """Return the norm of the gradient of torch's own loss and the penalty, in float64: 0 at the optimum."""
+    """Return the norm of the gradient of the loss, each row weighed by its class, and the penalty: 0 at the optimum."""
     x, mean, deviation = standardised(rows)
     weight = (head.weight.double() * torch.from_numpy(deviation)).requires_grad_()
     bias = (head.bias.double() + head.weight.double() @ torch.from_numpy(mean)).requires_grad_()
-    loss = F.cross_entropy(
-        torch.from_numpy(x) @ weight.T + bias,
-        torch.from_numpy(labels),
-        weight=None if weights is None else weights.double(),
-        label_smoothing=smoothing,
+    losses = F.cross_entropy(
+        torch.from_numpy(x) @ weight.T + bias, torch.from_numpy(labels), label_smoothing=smoothing, reduction="none"
     )
+    each = torch.ones(len(labels)) if weights is None else weights[labels]
+    loss = (losses * each).sum() / each.double().sum()
     gradients = torch.autograd.grad(loss + head.l2 / 2 * weight.square().sum(), [weight, bias])
     return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
@@ -381,6 +380,16 @@ def test_a_class_only_in_val_or_of_weight_zero() -> None:
     # The scale differs a little: the ignored pictures have a share in it.
     assert np.abs(probs_of(ignored, views[0]) - probs_of(solve_linear_head(
         *parts, num_classes=4, class_weights=weights, l2_grid=[ignored.l2]), views[0])).max() < 0.1  # fmt: skip
+
+
+def test_smoothing_does_not_call_pictures_a_rare_class() -> None:
+    # 40 to 1: weighed class by class, a smoothed target would have more of the rare class than of its own.
+    apart = np.arange(205) % 41 == 0
+    labels = apart.astype(np.int64)
+    views = (np.random.default_rng(0).normal(size=(205, 6)).astype(np.float32) + 8 * apart[:, None].astype(np.float32),)
+    weights = class_weights_of(labels, 2)
+    head = solve(views, labels, slice(None), slice(0), num_classes=2, class_weights=weights, label_smoothing=0.1)
+    assert (logits_of(head, views[0]).argmax(1).numpy() == labels).all()
 
 
 def test_smoothing_gives_absent_classes_their_share() -> None:

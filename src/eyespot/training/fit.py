@@ -736,7 +736,12 @@ def compute_loss(
         logits = model(images)  # (B, K)
     logits = logits.float()
     smoothing = config.training.label_smoothing
-    return F.cross_entropy(logits, targets, weight=data.class_weights, label_smoothing=smoothing), logits
+    if data.class_weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing), logits
+    # torch would weigh each class's share of a smoothed target: a rare class then has the most of every picture's.
+    weighted = targets * data.class_weights
+    spread = smoothing / targets.shape[1] * weighted.sum(1, keepdim=True)
+    return F.cross_entropy(logits, (1 - smoothing) * weighted + spread), logits
 
 
 def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float) -> None:

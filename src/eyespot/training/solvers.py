@@ -149,7 +149,8 @@ def solve_linear_head(
         num_classes: K. A class without pictures gets a probability under 3e-9 everywhere.
         class_weights: float (K,), not negative, for example from `class_weights_of`; None weights all alike. They
             weight val's loss, too.
-        label_smoothing: In [0, 1), as in `torch.nn.functional.cross_entropy`; val's loss is never smoothed.
+        label_smoothing: In [0, 1), the share of a target that goes to all classes alike; a row's class weight is that
+            of its label. val's loss is never smoothed.
         l2_grid: Penalties to try, above 0, in any order; None takes `default_l2_grid`.
         seed: Draws the tenth.
         progress: Told (done, all) after each fit; jumps where the path ends early.
@@ -438,7 +439,7 @@ class _Task:
         counts = torch.zeros(num_classes)
         for part in train:
             counts += torch.bincount(torch.from_numpy(part.labels), minlength=num_classes)
-        active = (weights * (counts + smoothing)).nonzero().flatten()
+        active = (weights * counts + smoothing).nonzero().flatten()
         place = torch.zeros(num_classes, dtype=torch.int64)
         place[active] = torch.arange(len(active))
         return cls(num_classes, active, place, weights, smoothing)
@@ -506,7 +507,7 @@ class _Solver:
         pairs: (step, difference of the gradients without the penalty), newest last.
         gram: float32 (D, D), mean of x x' over a sample; None where there are too many features.
         own: float32 (N,), what a row's own class weighs in its targets.
-        smoothed: float32 (A,), what each class weighs in the targets of every row.
+        shared: float32 (N,), what each of the classes weighs in a row's targets beside that; 0 without smoothing.
         places: int64 (N, 1), a row's class among the A.
         total: The sum of the rows' weights.
     """
@@ -517,7 +518,7 @@ class _Solver:
     pairs: list[tuple[Tensor, Tensor]]
     gram: Tensor | None
     own: Tensor
-    smoothed: Tensor
+    shared: Tensor
     places: Tensor
     total: float
 
@@ -540,7 +541,7 @@ class _Solver:
             [],
             gram,
             own=(1 - task.smoothing) * weights,
-            smoothed=task.smoothing / task.num_classes * task.weights[task.active],
+            shared=task.smoothing / task.num_classes * weights,
             places=task.place[rows.labels][:, None],
             total=weights.sum(dtype=torch.float64).item(),
         )
@@ -591,7 +592,7 @@ class _Solver:
         bias = parameters[:, -1].clone().requires_grad_()
         sums = torch.zeros(2, dtype=torch.float64)  # loss, curvature; in float32 the line search would see noise
         for at, x in self.rows:
-            own, places = self.own[at], self.places[at]
+            own, shared, places = self.own[at], self.shared[at], self.places[at]
             with torch.enable_grad():
                 outputs = _plain(F.linear(x, weight, bias))  # (B, A)
             logits = outputs.detach()
@@ -601,10 +602,10 @@ class _Solver:
             probs = (logits - logsum[:, None]).exp_()
             spread = 1 - probs.square().sum(1)
             if self.task.smoothing:
-                whole = self.smoothed.sum()
-                sums[0] += (whole * logsum - logits @ self.smoothed).sum(dtype=torch.float64)
-                sums[1] += whole * spread.sum(dtype=torch.float64)
-                apart = probs * (own + whole)[:, None] - self.smoothed
+                whole = shared * self.task.num_classes  # with smoothing all classes are active
+                sums[0] += (whole * logsum - shared * logits.sum(1)).sum(dtype=torch.float64)
+                sums[1] += (whole * spread).sum(dtype=torch.float64)
+                apart = probs * (own + whole)[:, None] - shared[:, None]
             else:
                 apart = probs.mul_(own[:, None])
             sums[1] += (own * spread).sum(dtype=torch.float64)
