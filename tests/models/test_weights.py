@@ -176,6 +176,16 @@ def test_prefixes_of_wrappers_are_understood(tmp_path: Path, prefix: str) -> Non
     check(load(path))
 
 
+def test_the_backbone_of_a_classifier_of_our_own_is_taken_without_its_head(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    own = {f"backbone.{name}": tensor for name, tensor in TENSORS.items() if name in SHAPES}
+    save_file({**own, "head.0.weight": torch.ones(3, 4), "head.0.bias": torch.ones(3)}, path)
+    check(load(path))
+    save_file({**TENSORS, "head.0.weight": torch.ones(3, 4)}, path)
+    with pytest.raises(CheckpointError, match=r"unknown to it, the first is 'head\.0\.weight'"):
+        load(path)
+
+
 def test_a_prefix_that_belongs_to_the_networks_own_name_stays(tmp_path: Path) -> None:
     save_file({"model.conv.weight": torch.ones(2)}, tmp_path / "w.safetensors")
     expected = {"model.conv.weight": torch.Size((2,))}

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 _COUNTER = "num_batches_tracked"
-_PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
+_BACKBONE, _HEAD = "backbone.", "head."
+_PREFIXES = ("module.", "model.", _BACKBONE, "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ def match_names(found: Mapping[str, tuple[int, ...]], wanted: Wanted) -> dict[st
         FileError: A tensor is missing, of another shape, or of no use to the network.
     """
     known = {*wanted.shapes, *wanted.optional}
+    if any(name.startswith(_BACKBONE) for name in found):  # of a classifier such as our own: its head is no part of it
+        found = {name: shape for name, shape in found.items() if not name.startswith(_HEAD)}
     places: dict[str, str] = {}
     for name, own in zip(found, _own_names(found, wanted, known), strict=True):
         if own in places:

@@ -88,7 +88,8 @@ def load_weights(
 ) -> LoadedWeights:
     """Return pretrained weights for a network, from wherever they can be had.
 
-    Names may have prefixes of wrappers in front of them (`module.`, `model.`, `backbone.`, `_orig_mod.`), and a pickle
+    Names may have prefixes of wrappers in front of them (`module.`, `model.`, `backbone.`, `_orig_mod.`), a head beside
+    a `backbone.` (`head.`) is left out, and a pickle
     may hold the tensors under `state_dict_ema`, `state_dict`, `model` or `model_state_dict`. Counters of batch
     normalisation (`num_batches_tracked`) may be missing, which makes them 0.
 
