@@ -263,6 +263,22 @@ def test_tags_of_weights_are_names_too_and_unknown_ones_are_refused() -> None:
     assert backbone_facts("resnet50.a1_in1k").hub_id == "timm/resnet50.a1_in1k"
     with pytest.raises(UsageError, match="no weights 'nope'"):
         backbone_facts("resnet50.nope")
+    with pytest.raises(UsageError, match=r"Did you mean 'a1_in1k'\?: use resnet50, or one of its tags: .*a2_in1k"):
+        backbone_facts("resnet50.a1_in1")
+
+
+def test_an_alias_takes_the_tag_that_its_facts_name() -> None:
+    facts = backbone_facts("efficientnet_lite0")
+    assert backbone_facts(f"efficientnet_lite0.{facts.tag}") == facts
+    assert is_backbone("efficientnet_lite0.in1k")
+
+
+def test_a_norm_in_the_backbones_own_head_is_not_counted_to_ours() -> None:
+    model = build("test_convnext", 64)
+    model.freeze("full")
+    ours = sum(parameter.numel() for parameter in model.head.parameters())
+    assert f" head {ours:,};" in model.describe_training()
+    assert "backbone.head 128" in model.describe_training()
 
 
 def test_images_that_do_not_pass_name_the_smallest_size() -> None:

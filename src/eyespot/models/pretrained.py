@@ -71,7 +71,13 @@ def is_backbone(name: str) -> bool:
         return False
     import timm
 
-    return bool(timm.is_model(ALIASES.get(name, name).partition(".")[0]))
+    return bool(timm.is_model(_timm_name(name).partition(".")[0]))
+
+
+def _timm_name(name: str) -> str:
+    """Return timm's name for one of ours; a tag of weights stays."""
+    architecture, dot, tag = name.partition(".")
+    return f"{ALIASES.get(architecture, architecture)}{dot}{tag}"
 
 
 def nearest_backbone(name: str) -> str:
@@ -88,17 +94,19 @@ def backbone_facts(name: str) -> BackboneFacts:
     Raises:
         UsageError: timm has no network, or no weights, of that name.
     """
-    from timm.models import get_pretrained_cfg
+    from timm.models import get_pretrained_cfg, list_pretrained
 
     if not is_backbone(name):
         raise UsageError(f"unknown backbone {name!r}.{nearest_backbone(name)}", remedy="eyespot models")
-    timm_name = ALIASES.get(name, name)
+    timm_name = _timm_name(name)
     architecture, _, tag = timm_name.partition(".")
     try:
         found = get_pretrained_cfg(timm_name, allow_unregistered=not tag)
     except RuntimeError as error:
+        tags = [known.partition(".")[2] for known in list_pretrained(f"{architecture}.*")]
         raise UsageError(
-            f"timm has no weights {tag!r} of {architecture}", remedy=f"use {architecture}, or another of its tags"
+            f"timm has no weights {tag!r} of {architecture}.{did_you_mean(tag, tags)}",
+            remedy=f"use {architecture}" + (f", or one of its tags: {', '.join(tags)}" if tags else ""),
         ) from error
     config: dict[str, Any] = found.to_dict() if found is not None else {}  # type: ignore[no-untyped-call]
     return BackboneFacts(
@@ -317,6 +325,8 @@ class PretrainedClassifier(nn.Module):
         frozen: dict[str, int] = {}
         for name, parameter in self.named_parameters():
             part = name.removeprefix("backbone.").partition(".")[0]
+            if part == "head" and name.startswith("backbone."):  # a norm before the classifier that ours replaces
+                part = "backbone.head"
             if part in ("features", "blocks", "stages", "layers"):  # one part is nearly all: name its parts
                 part = ".".join(name.removeprefix("backbone.").split(".")[:2])
             kind = trained if parameter.requires_grad else frozen
