@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_rows_that_are_encoded_again_do_not_count_twice(packed: PackedDataset) -
     assert 320 < store.view_seconds["train"][0] < 500, "32 of 60 rows have their old time"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove rows", "garbage index", "remove index"])
+@pytest.mark.parametrize("damage", ["truncate", "remove rows", "garbage index", "-1.5", "NaN", "1e999", "remove index"])
 def test_a_damaged_cache_is_made_anew(packed: PackedDataset, damage: str) -> None:
     array = Job(packed).run(1).arrays["train"][0].copy()
     (path,) = shards()
@@ -247,8 +248,10 @@ def test_a_damaged_cache_is_made_anew(packed: PackedDataset, damage: str) -> Non
         path.unlink()
     elif damage == "garbage index":
         index.write_text('{"shape": 3}')
-    else:
+    elif damage == "remove index":
         index.unlink()
+    else:
+        index.write_text(re.sub(r'"seconds": [^,}\s]+', f'"seconds": {damage}', index.read_text()))
     store = Job(packed).run(1)
     assert store.encoded == 60
     assert np.array_equal(store.arrays["train"][0], array)
@@ -272,7 +275,7 @@ def test_a_full_disk_is_known_before_anything_is_encoded(
     packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
-    with pytest.raises(DataError, match="GB are free"):
+    with pytest.raises(DataError, match=r"take 0\.\d MB, 0\.0 MB are free"):
         Job(packed).run(1)
 
 
@@ -290,7 +293,7 @@ def test_what_lies_on_the_disk_already_needs_no_more_room(
     job.encoder.check_space(["train"], 2)
     leave(0.7 * size)
     assert not job.encoder.fits(["train"], 2)
-    with pytest.raises(DataError, match=r"GB of features are still to be stored, .* are free in .*--resume"):
+    with pytest.raises(DataError, match=r"MB of features are still to be stored, .* are free in .*--resume"):
         job.encoder.check_space(["train"], 2)
     Job(packed).run(1)
     assert job.encoder.fits(["train"], 2), "the second view alone is missing"
@@ -305,8 +308,13 @@ def test_a_backbone_that_answers_nan_is_refused(packed: PackedDataset) -> None:
     model = build()
     with torch.no_grad():
         next(model.backbone.parameters()).fill_(float("nan"))
-    with pytest.raises(ModelError, match="NaN or infinity"):
+    with pytest.raises(ModelError, match=r"NaN or infinity in .*: give other weights$"):
         Job(packed, model).run(1)
+    with torch.no_grad():
+        next(model.backbone.parameters()).fill_(1e30)
+    plan = ComputePlan("cpu", "bf16", "test")  # what float16 cannot hold is said, and numpy warns of nothing
+    with pytest.raises(ModelError, match=r": --set training\.precision=float32, or give other weights$"):
+        Job(packed, model, plan=plan).run(1)
 
 
 # -------------------------------------------------------------------------------------------------- heads on features

@@ -131,7 +131,7 @@ def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int |
     number = sum(len(items) for items in dataset.splits.values())
     size = number * spec.row_format.row_bytes
     height, width, channels = spec.row_format.shape
-    what = f"{number:,} pictures of {width} x {height} x {channels} take {_megabytes(size)}"
+    what = f"{number:,} pictures of {width} x {height} x {channels} take {size_words(size)}"
     if is_ready(dataset, spec):
         return PackEstimate(size, True, f"{what}; they are in memory as they are")
     free = _free_disk_bytes(cache_folder("packed"))
@@ -145,7 +145,7 @@ def estimate_pack(dataset: Dataset, spec: PackSpec, *, memory_limit_bytes: int |
         limits.append((free * 9 // 10, f"nine tenths of the free space in {cache_folder('packed')}"))
     for limit, name in limits:
         if size > limit:
-            reason = f"{what}, more than {name} ({_megabytes(limit)}): they are streamed from their files"
+            reason = f"{what}, more than {name} ({size_words(limit)}): they are streamed from their files"
             allowed = memory_limit_bytes is None or size <= memory_limit_bytes
             return PackEstimate(size, False, reason, allowed)
     return PackEstimate(size, True, f"{what}; they are decoded once and packed")
@@ -216,5 +216,6 @@ def available_memory_bytes() -> int | None:
     return min(known, default=None)
 
 
-def _megabytes(size: int) -> str:
+def size_words(size: int) -> str:
+    """Return a size as `184.0 MB` or `3.2 GB`."""
     return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"

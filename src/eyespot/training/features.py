@@ -33,6 +33,7 @@ from eyespot.augment_config import AugmentConfig
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.loaders import Batch, BatchPlan, make_loader
+from eyespot.data.pack_spec import size_words
 from eyespot.data.splits import Splits
 from eyespot.data.transforms import EvalTransform, InputSpec, TrainTransform
 from eyespot.device import ComputePlan
@@ -201,7 +202,7 @@ class Encoder:
         missing, free = self._missing_bytes(splits, views), _free_bytes()
         if missing > free:
             raise DataError(
-                f"{missing / 1e9:,.2f} GB of features are still to be stored, {free / 1e9:,.2f} GB are free",
+                f"{size_words(missing)} of features are still to be stored, {size_words(free)} are free",
                 where=cache_folder("features"),
                 remedy="free some space, or name a larger disk with EYESPOT_CACHE, and go on with --resume",
             )
@@ -213,7 +214,7 @@ class Encoder:
     def estimate(self, splits: Sequence[SplitName], views: int) -> str:
         """Return in words how much the features will take on disk."""
         rows, size = self._rows(splits, views), self.size_bytes(splits, views)
-        return f"{rows:,} views of {self.width:,} features, {size / 1e9:,.2f} GB in {cache_folder('features')}"
+        return f"{rows:,} views of {self.width:,} features, {size_words(size)} in {cache_folder('features')}"
 
     def encode(
         self,
@@ -350,11 +351,15 @@ class Encoder:
         images = self._view(batch, view, first)
         with self._plan.autocast():
             features = self._folded(images)(images).float().cpu().numpy()
-        stored = features.astype(self.dtype)
+        with np.errstate(over="ignore"):  # it is said in our words
+            stored = features.astype(self.dtype)
         if not np.isfinite(stored).all():
             what = "NaN or infinity" if not np.isfinite(features).all() else f"values over {np.finfo(np.float16).max:g}"
+            reduced = self._plan.precision != "float32"
             raise ModelError(
-                f"the backbone answers {what}", where=self._frozen.name, remedy="--set training.precision=float32"
+                f"the backbone answers {what}",
+                where=self._frozen.name,
+                remedy=f"{'--set training.precision=float32, or ' if reduced else ''}give other weights",
             )
         return np.asarray(stored)
 
@@ -446,7 +451,7 @@ class _Shard:
             needed = self._row_bytes * self._shape[0]
             free = shutil.disk_usage(self._rows_path.parent).free
             if needed > free:
-                size = f"{needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
+                size = f"{size_words(needed)}, {size_words(free)} are free"
                 raise DataError(
                     f"the features of {self._shape[0]:,} pictures take {size}",
                     where=self._rows_path.parent,
@@ -495,7 +500,10 @@ class _Shard:
     def _read_index(self) -> tuple[list[int], float]:
         """Return the checksums of the chunks, and what encoding them took; none where the index is of other rows."""
         index = json.loads(self._index_path.read_text(encoding="utf-8"))
-        return (index["checksums"] if index["shape"] == list(self._shape) else []), float(index["seconds"])
+        seconds = float(index["seconds"])
+        if not 0 <= seconds < math.inf:  # false for NaN
+            raise ValueError(f"{seconds} seconds")
+        return (index["checksums"] if index["shape"] == list(self._shape) else []), seconds
 
     def _rows(self, chunks: int) -> int:
         return min(chunks * _CHUNK, self._shape[0])
