@@ -267,6 +267,11 @@ def test_tags_of_weights_are_names_too_and_unknown_ones_are_refused() -> None:
         backbone_facts("resnet50.a1_in1")
 
 
+def test_fewer_taps_than_none_are_refused() -> None:
+    with pytest.raises(ModelError, match="taps = -1 in model"):
+        build(taps=-1)
+
+
 def test_an_alias_takes_the_tag_that_its_facts_name() -> None:
     facts = backbone_facts("efficientnet_lite0")
     assert backbone_facts(f"efficientnet_lite0.{facts.tag}") == facts
@@ -284,7 +289,9 @@ def test_a_norm_in_the_backbones_own_head_is_not_counted_to_ours() -> None:
 def test_images_that_do_not_pass_name_the_smallest_size() -> None:
     with pytest.raises(ModelError, match="use at least 75 px"):
         build("inception_v3", 40)
-    with pytest.raises(ModelError, match="takes 224x224 px only"):
+    with pytest.raises(
+        ModelError, match=r"takes 224x224 px only.*--set input\.size_px=224, with eyespot models --size 224"
+    ):
         build("vit_tiny_patch16_224", 96)
 
 
@@ -308,7 +315,9 @@ def test_a_network_that_no_size_helps_cannot_be_used(name: str, size_px: int) ->
 
 
 def test_a_wrong_size_above_the_smallest_is_not_told_to_grow() -> None:
-    with pytest.raises(ModelError, match=r"images of 225x225 px do not pass through .*: --set input\.size_px=224$"):
+    with pytest.raises(
+        ModelError, match=r"images of 225x225 px do not pass through .*hrnet_w18_small.: --set input\.size_px=224,"
+    ):
         build("hrnet_w18_small", 225)
 
 

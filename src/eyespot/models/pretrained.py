@@ -449,8 +449,7 @@ def _widths(facts: BackboneFacts, in_channels: int, size_px: int, taps: int) -> 
         raise ModelError(
             f"images of {size_px}x{size_px} px do not pass through ({why})",
             where=f"model {facts.name!r}",
-            remedy=f"{f'use at least {smallest} px: ' if size_px < smallest else ''}"
-            f"--set input.size_px={facts.size_px}",
+            remedy=f"{f'use at least {smallest} px: ' if size_px < smallest else ''}{_give_size(facts.size_px)}",
         ) from error
     _, channels, height, width = features.shape
     return _Widths((channels, height, width), sum(widths), layout)
@@ -496,7 +495,7 @@ def _create(facts: BackboneFacts, in_channels: int, size_px: int) -> nn.Module:
         raise ModelError(
             f"images of {size_px}x{size_px} px, it takes {facts.size_px}x{facts.size_px} px only",
             where=f"model {facts.name!r}",
-            remedy=f"--set input.size_px={facts.size_px}",
+            remedy=_give_size(facts.size_px),
         )
     try:
         backbone: nn.Module = timm.create_model(facts.name, pretrained=False, num_classes=0, in_chans=in_channels)
@@ -511,6 +510,11 @@ def _create(facts: BackboneFacts, in_channels: int, size_px: int) -> nn.Module:
             setattr(backbone, part, nn.Identity())
     use_fast_depthwise(backbone, Conv2dSame, pad_same)
     return backbone
+
+
+def _give_size(size_px: int) -> str:
+    """Return how a side is asked for."""
+    return f"--set input.size_px={size_px}, with eyespot models --size {size_px}"
 
 
 def _layout_of(backbone: nn.Module, features: Tensor) -> str:
@@ -613,6 +617,8 @@ def build_backbone_classifier(
         batch_norm=args["batch_norm"],
         activation=args["activation"],
     )
+    if args["taps"] < 0:
+        raise ModelError(f"taps = {args['taps']}", where=f"model {name!r}", remedy="use 0 for none, or more")
     if args["taps"] and head.pool == "flatten":
         raise ModelError("taps with a flatten head", where=f"model {name!r}", remedy="use pool gap, gmp or concat")
     return PretrainedClassifier(
