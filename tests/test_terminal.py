@@ -92,7 +92,7 @@ def test_without_a_terminal_a_quick_count_says_nothing_and_a_long_one_now_and_th
             clock.now += 1
             terminal.on_count("packing pictures", 10 * done, 1000)
     lines = stderr().splitlines()
-    assert lines[0] == "packing pictures: 60 of 1,000 pictures  12 pictures/s  1 min 18 s left"
+    assert lines[0] == "packing pictures: 60 of 1,000 pictures  10 pictures/s  1 min 34 s left"
     assert len(lines) == 4
 
 
@@ -125,6 +125,14 @@ def test_a_slow_count_says_the_time_left_and_no_pace_of_nothing(clock: Clock, st
         clock.now += 100
         terminal.on_count("cross-validating", 1, 3, unit="folds")
     assert stderr() == "cross-validating: 1 of 3 folds  3 min 20 s left\n"
+
+
+def test_what_was_in_the_cache_before_says_nothing_about_the_pace(clock: Clock, stderr: Read) -> None:
+    terminal = Terminal()
+    terminal.on_count("encoding", 900, 1000, unit="views")
+    clock.now += 10
+    terminal.on_count("encoding", 950, 1000, unit="views")
+    assert "950 of 1,000 views  5.0 views/s  10.0 s left" in stderr()
 
 
 def test_the_whole_time_is_estimated_within_seconds_also_in_a_long_epoch(clock: Clock, stderr: Read) -> None:

@@ -107,7 +107,7 @@ class Terminal:
     def on_count(self, label: str, done: int, total: int | None, *, unit: str = "pictures") -> None:
         """Show how far a count has come; the bar ends when it is full, or when something else begins."""
         bar = self._open_bar(label, total)
-        bar.update(done, _describe_count(done, total, unit, bar.seconds))
+        bar.update(done, _describe_count(done, total, unit, bar.seconds, before=bar.counts_from(done)))
         if total is not None and done >= total:
             self.close_bar()
 
@@ -170,6 +170,7 @@ class _Bar:
         self._terminal = terminal
         self._started = time.monotonic()
         self._next_line = self._started + _PLAIN_AFTER_SECONDS
+        self._first: int | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if live:
@@ -189,6 +190,12 @@ class _Bar:
     def seconds(self) -> float:
         """Return the time since the count began."""
         return time.monotonic() - self._started
+
+    def counts_from(self, done: int) -> int:
+        """Return the first count that was told: what was there before, as in a cache, says nothing about the pace."""
+        if self._first is None:
+            self._first = done
+        return self._first
 
     def update(self, done: int, told: str, *, title: str | None = None) -> None:
         """Show how far it is, under its label or another title."""
@@ -260,13 +267,13 @@ def _accuracy(top1: float) -> str:
     return f"top-1 {words.percent(top1):>6}"
 
 
-def _describe_count(done: int, total: int | None, unit: str, seconds: float) -> str:
-    """Return `1,200 of 60,000 pictures  5,310 pictures/s  11.1 s left`."""
+def _describe_count(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0) -> str:
+    """Return `1,200 of 60,000 pictures  5,310 pictures/s  11.1 s left`; the first `before` of them took no time."""
     count = words.size if unit == "bytes" else words.whole
-    per_second = done / seconds if seconds > 0 else 0.0
+    per_second = (done - before) / seconds if seconds > 0 else 0.0
     text = count(done) if total is None else f"{count(done)} of {count(total)}"
     parts = [text if unit == "bytes" else f"{text} {unit}"]
-    if done and seconds > 1:
+    if done > before and seconds > 1:
         pace = words.size(per_second) if unit == "bytes" else f"{per_second:.1f} {unit}"
         if per_second >= 0.1 or unit == "bytes":  # 0.0 folds/s tells nobody anything
             parts.append(words.rate(per_second) if unit == "pictures" else f"{pace}/s")
