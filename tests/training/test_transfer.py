@@ -98,6 +98,15 @@ def test_a_linear_head_is_solved_without_a_step_and_the_backbone_stays(tmp_path:
     )
 
 
+def test_settings_that_a_solved_head_does_not_follow_are_said(tmp_path: Path) -> None:
+    config = tiny_config(**LINEAR, model__args={"dropout": 0.5}, optimizer__lr="auto")
+    *_, watcher = run(tmp_path / "run", config)
+    told = "model.args.dropout, optimizer.lr = auto has no part in it; --set features.solver=gradient trains it"
+    assert any(told in message for message in watcher.messages)
+    *_, watcher = run(tmp_path / "plain", tiny_config(**LINEAR))
+    assert not any("has no part" in message for message in watcher.messages)
+
+
 def test_a_hidden_head_is_trained_in_the_loop_on_stored_features(tmp_path: Path) -> None:
     config = tiny_config(**HIDDEN)
     trained, prepared, watcher = run(tmp_path / "run", config)

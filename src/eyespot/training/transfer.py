@@ -232,6 +232,11 @@ def _solve_head(
     observer: Observer,
 ) -> LinearHead:
     """Fit the linear head and put it into the model."""
+    if unused := _unused_by_solver(model, config):
+        observer.on_message(
+            f"warning: the head is solved, not trained in steps: {', '.join(unused)} has no part in it; "
+            "--set features.solver=gradient trains it"
+        )
 
     def split(name: SplitName, *, all_views: bool) -> list[FeatureRows]:
         labels = splits.labels(packed, name)
@@ -265,6 +270,19 @@ def _solve_head(
         f"{found.iterations} iterations"
     )
     return found
+
+
+def _unused_by_solver(model: PretrainedClassifier, config: Config) -> list[str]:
+    """Return the settings that do nothing where a head is solved and no fine-tuning follows."""
+    if frozen_mode(config) != "features":
+        return []
+    asked = {
+        "model.args.dropout": model.head_spec.dropout,
+        "optimizer.lr = auto": config.optimizer.lr == "auto",
+        "training.mixup_alpha": config.training.mixup_alpha,
+        "training.hardest_share": config.training.hardest_share < 1,
+    }
+    return [key for key, value in asked.items() if value]
 
 
 def _cut(model: PretrainedClassifier, array: Any) -> Any:
