@@ -310,7 +310,10 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
         prepared = prepare_training(packed, splits, config, plan, writer=writer, observer=watcher)
         parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
         writer.write_provenance({"parameters": parameters})
-        watcher.on_message(f"{config.model.name}: {parameters:,} parameters")
+        shown = prepared.spec.model_px
+        watcher.on_message(
+            f"{config.model.name}: {parameters:,} parameters{f', sees pictures resized to {shown} px' if shown else ''}"
+        )
         for note in prepared.notes:
             watcher.on_message(note)
         if prepared.pretrained is not None:

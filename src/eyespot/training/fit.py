@@ -472,7 +472,7 @@ class _Loop:
             else:
                 self._shorten(limit)
         if state.done and state.epoch < self.config.training.epochs:
-            state.stopped = f"time limit: {self.config.training.minutes:g} minutes"
+            state.stopped = f"time limit: {self.config.training.minutes:.3g} minutes"
             if not as_planned:
                 self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch}")
 
@@ -601,7 +601,8 @@ class _Loop:
         fits = max(1, math.floor(settings.minutes * 60 * _LIMIT_SHARE / seconds))
         if fits < settings.epochs:
             self.observer.on_message(
-                f"{settings.minutes:g} minutes are enough for {fits} of {settings.epochs} epochs ({seconds:.1f} s each)"
+                f"{settings.minutes:.3g} minutes are enough for {fits} of {settings.epochs} epochs "
+                f"({seconds:.1f} s each)"
             )
         return min(fits, settings.epochs)
 
