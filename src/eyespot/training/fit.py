@@ -495,7 +495,7 @@ class _Loop:
         if state.planned_epochs > state.epoch:
             self.observer.on_message(
                 f"slower than planned: {state.planned_epochs} of {planned} epochs fit into "
-                f"{self.config.training.minutes:g} minutes"
+                f"{self.config.training.minutes:.3g} minutes"
             )
 
     def _plan_cooldown(self, fits: int) -> None:
