@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from eyespot.data.resizing import Channels, Fit, Interpolation, RowFormat, largest_margin_px, margin_px
+from eyespot.data.resizing import Channels, Fit, Interpolation, RowFormat, largest_margin_px, margin_px, thumbnail
 
 FITS: tuple[Fit, ...] = get_args(Fit)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -146,3 +146,16 @@ def test_the_seen_box_is_where_the_square_came_from(fit: str, width: int, height
     found_x, found_y = square[rows, columns, 0] / 255 * width, square[rows, columns, 1] / 255 * height
     np.testing.assert_allclose(left + (columns + 0.5) / 16 * (right - left), found_x, atol=0.02 * width)
     np.testing.assert_allclose(top + (rows + 0.5) / 16 * (bottom - top), found_y, atol=0.02 * height)
+
+
+def test_a_thumbnail_looks_the_same_at_any_size_and_mode() -> None:
+    dice = np.random.default_rng(0)
+    coarse = Image.fromarray(dice.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    known = thumbnail(np.asarray(coarse.resize((360, 280), Image.Resampling.BICUBIC))).ravel().astype(float)
+    for size in ((90, 70), (1800, 1400), (3603, 2811)):
+        other = coarse.resize(size, Image.Resampling.BICUBIC)
+        noisy = np.clip(np.asarray(other) + dice.normal(0, 8, (*other.size[::-1], 3)), 0, 255).astype(np.uint8)
+        assert np.corrcoef(known, thumbnail(noisy).ravel())[0, 1] > 0.99
+        grey = np.asarray(other.convert("L"))[..., None]
+        assert np.corrcoef(known, thumbnail(grey).ravel())[0, 1] > 0.99
+    assert thumbnail(np.zeros((1, 300, 1), np.uint8)).shape == (32, 32)

@@ -182,10 +182,11 @@ def thumbnail(pixels: UInt8Array) -> UInt8Array:
 
     It says how a picture looks, whatever a recipe keeps of it: near copies are found by it.
     """
+    # Of a large photograph every so many-th pixel is enough: some hundred of them become one.
+    step = max(1, min(pixels.shape[:2]) // (8 * THUMBNAIL_PX))
+    pixels = np.ascontiguousarray(pixels[step // 2 :: step, step // 2 :: step])
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
-    side = (THUMBNAIL_PX, THUMBNAIL_PX)
-    # Large photographs are first averaged over whole pixels, down to twice the size: ten times faster, nearly the same.
-    return np.asarray(picture.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    return np.asarray(picture.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR))
 
 
 def largest_margin_px(size_px: int) -> int:
