@@ -549,7 +549,7 @@ def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapp
     if shares and pictures:
         notes.append(
             f"{pictures:,} pictures nearly equal another one, in {groups:,} group{'' if groups == 1 else 's'}, each of "
-            "which stays in one split (`eyespot check` shows them)."
+            "which stays in one split (eyespot check shows them)."
         )
     if shares and pool.loose:
         names = ", ".join(repr(packed.dataset.class_names[k]) for k in pool.loose[:5])
