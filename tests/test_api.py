@@ -163,5 +163,7 @@ def test_a_run_stands_for_its_folder(trained: eyespot.Run) -> None:
     assert eyespot.Run.open(trained) == trained
     assert eyespot.load(trained).class_names == ("cat", "dog", "eel")
     assert eyespot.evaluate(trained, split="val").metrics["n"] == trained.metrics["val"]["n"]
+    (answer,) = eyespot.explain(trained, [np.full((24, 24, 3), 90, np.uint8)], neighbours=0)
+    assert answer.prediction.label in ("cat", "dog", "eel")
     with pytest.raises(UsageError, match="the same run twice"):
         eyespot.compare(trained, trained)

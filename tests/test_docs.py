@@ -158,7 +158,7 @@ def test_make_docs_writes_only_what_changed(
 
 def test_calls_and_classes_are_described_as_they_are() -> None:
     text = make_docs.render_api()
-    assert "compare(\n    *runs: str | Path,\n    out:" in text  # neither one argument nor a list
+    assert "compare(\n    *runs: str | os.PathLike[str],\n    out:" in text  # neither one argument nor a list
     for name in eyespot.__all__:
         assert f"### eyespot.{name}\n" in text or name in ("EyespotError", "__version__")
     assert "eyespot data table FOLDER|TABLE --out FILE.csv [OPTIONS]" in make_docs.render_commands()

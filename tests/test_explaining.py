@@ -111,7 +111,8 @@ def test_a_page_takes_the_place_of_nothing_but_a_page(
     (tmp_path / "folder.html").mkdir()
     verb, option = words
     for place, what in (
-        (picture, "is there already and is no page: name a file that ends in .html"),
+        (picture, "a page needs a name that ends in .html, not 'cat.jpg': such as cat.html"),
+        (tmp_path / "why", "a page needs a name that ends in .html, not 'why': such as why.html"),
         (tmp_path / "folder.html", "is a folder, not a page: name a file in it"),
         (tmp_path / "none" / "page.html", "there is no folder for the page"),
     ):

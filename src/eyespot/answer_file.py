@@ -29,7 +29,6 @@ from eyespot.locks import file_lock
 
 _SYNC_SECONDS = 5.0  # what a power cut may take; a kill takes nothing
 _TORN_BYTES = 65536  # of a last row without an end; more than any name of a picture has
-_PAGES = (".html", ".htm")  # what a page may replace: --gallery cat.jpg dog.jpg would else cost a picture
 _ESCAPE = re.compile(r"[\ud800-\udfff]|\\ud[89a-f][0-9a-f]{2}")
 
 
@@ -56,20 +55,6 @@ def check_target(path: Path) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         remedy = "name another, or print the rows with --csv -"
         raise UsageError(f"{str(path)!r} is not a regular file", remedy=remedy)
-
-
-def check_page(path: Path) -> None:
-    """Refuse a place where no page can be, before anything is computed, and a file of another kind in its place.
-
-    Raises:
-        UsageError: A folder, a picture or another file that is no page is there, or its folder is not.
-    """
-    if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder, not a page", remedy="name a file in it")
-    if os.path.lexists(path) and (path.suffix.lower() not in _PAGES or not path.is_file()):
-        raise UsageError(f"{str(path)!r} is there already and is no page", remedy="name a file that ends in .html")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder for the page {str(path)!r}", remedy="make it, or name another")
 
 
 class AnswerFile:

@@ -11,7 +11,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyespot.errors import DataError, UsageError
+from eyespot.errors import DataError
+from eyespot.files import checked_page
 from eyespot.opening import Observer, choose_recipe, data_card, divide, load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 
@@ -119,7 +120,7 @@ def check(
         RunError: The page cannot be written.
     """
     watcher = observer or Terminal(quiet=True)
-    page = _checked_page(out)
+    page = None if out is None else checked_page(out)
     dataset = open_data(data, watcher)
     config = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip", **fix_settings(fix)})
     packed = pack_data(dataset, config, watcher)
@@ -146,15 +147,6 @@ def check(
 def fix_settings(fix: str | Path | None) -> dict[str, str]:
     """Return the setting that stands for corrections of labels, if there are any."""
     return {} if fix is None else {"data.label_fixes": str(Path(fix).expanduser().resolve())}
-
-
-def _checked_page(out: str | Path | None) -> Path | None:
-    if out is None:
-        return None
-    path = Path(out).expanduser().resolve()
-    if path.suffix.lower() not in {".html", ".htm"}:
-        raise UsageError("a page needs a name that ends in .html", where=path, remedy="--out check.html")
-    return path
 
 
 def _policies(packed: PackedDataset) -> list[tuple[str, bool]]:

@@ -16,6 +16,7 @@ from eyespot.analysis.compare import Comparison, compare_runs
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.data.dataset import PackedDataset
 from eyespot.errors import DataError, EyespotError, RunError
+from eyespot.files import checked_page
 from eyespot.opening import Observer, checked_split, open_for, pack_data
 from eyespot.runs import Run
 from eyespot.terminal import Terminal, add_row, plain_table, print_table, printable
@@ -48,9 +49,9 @@ def compare(
         RunError: A folder is no run, not finished or damaged, or the page cannot be written.
         DataError: The runs were measured on different pictures.
     """
-    from eyespot.analysis.comparison_page import check_page_path, write_comparison
+    from eyespot.analysis.comparison_page import write_comparison
 
-    page = None if out is None else check_page_path(out)
+    page = None if out is None else checked_page(out)
     found = compare_runs(runs, split=split)
     if page is not None:
         flips, reason = _collect_flips(found, observer or Terminal(quiet=True))

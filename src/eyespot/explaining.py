@@ -5,12 +5,13 @@ Before this: a run, and pictures that anybody may name. After this: `analysis.ex
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from eyespot.answer_file import check_page
 from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
+from eyespot.files import checked_page
 from eyespot.opening import Observer, open_data, pack_data
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
@@ -23,7 +24,7 @@ _MOST_TRAIN = 5_000  # training pictures that neighbours are looked for among
 
 
 def explain(
-    run: str | Path | Predictor,
+    run: str | os.PathLike[str] | Predictor,
     pictures: Sequence[Picture],
     *,
     method: str | Sequence[str] = "gradcam",
@@ -64,10 +65,9 @@ def explain(
     methods = [checked_method(name) for name in ([method] if isinstance(method, str) else method)]
     if neighbours < 0:
         raise UsageError(f"{neighbours} neighbours", remedy="use 0 for none")
-    if out is not None:
-        check_page(Path(out).expanduser())
+    where = None if out is None else checked_page(out)
     named = _named(pictures)
-    folder = Path(run).expanduser() if isinstance(run, (str, Path)) else None
+    folder = Path(run).expanduser() if isinstance(run, (str, os.PathLike)) else None
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
     place = _class_place(predictor, target)
     notes = []
@@ -88,11 +88,11 @@ def explain(
             train=train,
             neighbours=neighbours,
         )
-        found += batch if out is None else _as_shown(batch, page.room)
+        found += batch if where is None else _as_shown(batch, page.room)
         page.add(batch)
         watcher.on_count("explaining", len(found), len(named))
-    if out is not None:
-        page.write(Path(out).expanduser())
+    if where is not None:
+        page.write(where)
     return found
 
 

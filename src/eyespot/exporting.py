@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ _REAL = 24  # pictures of the run among those on which probabilities are compare
 
 
 def export(
-    run: str | Path,
+    run: str | os.PathLike[str],
     format: str = "onnx",
     *,
     out: str | Path | None = None,

@@ -9,11 +9,32 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eyespot.errors import RunError
+from eyespot.errors import RunError, UsageError
 from eyespot.locks import temporary_file
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}  # Windows has no EDQUOT
+PAGE_ENDINGS = (".html", ".htm")
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def checked_page(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a page to be written, refused before anything is computed where none can be.
+
+    Raises:
+        UsageError: Another ending than .html (`--gallery cat.jpg dog.jpg` would cost a picture), a folder or something
+            else that is no file is there, or its folder is not.
+    """
+    page = Path(path).expanduser().resolve()
+    if page.is_dir():
+        raise UsageError(f"{str(path)!r} is a folder, not a page", remedy="name a file in it that ends in .html")
+    if page.suffix.lower() not in PAGE_ENDINGS:
+        remedy = f"such as {page.with_suffix('.html').name}" if page.name else ""
+        raise UsageError(f"a page needs a name that ends in .html, not {page.name!r}", remedy=remedy)
+    if os.path.lexists(page) and not page.is_file():
+        raise UsageError(f"{str(path)!r} is there already and is no file", remedy="name another")
+    if not page.parent.is_dir():
+        raise UsageError(f"there is no folder for the page {str(path)!r}", remedy="make it, or name another")
+    return page
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from eyespot.checking import fix_settings
 from eyespot.errors import CheckpointError, DataError, UsageError
+from eyespot.files import checked_page
 from eyespot.opening import Observer, choose_recipe, load_recipe, open_data, pack_data
 from eyespot.runs import with_label_fixes
 from eyespot.terminal import Terminal
@@ -97,9 +98,7 @@ def check_labels(
         raise UsageError(f"{folds} folds", remedy="use 2 or more")
     if not 0 < minutes < float("inf"):
         raise UsageError(f"{minutes} minutes", remedy="use a number above 0")
-    page = Path(out).expanduser().resolve() if out is not None else None
-    if page is not None and page.suffix.lower() not in {".html", ".htm"}:
-        raise UsageError("a page needs a name that ends in .html", where=page, remedy="--out labels.html")
+    page = None if out is None else checked_page(out)
     config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     dataset = open_data(data, watcher)
     recipe, reason = choose_recipe(dataset)

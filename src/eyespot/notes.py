@@ -6,9 +6,9 @@ The file is apart from everything that training writes, so that a note can be ta
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from eyespot.errors import RunError, UsageError
 from eyespot.files import write_json
@@ -67,7 +67,7 @@ def read_annotations(run: Run) -> Annotations:
 
 
 def annotate(
-    run: str | Path, *, note: str | None = None, tags: Sequence[str] = (), untag: Sequence[str] = ()
+    run: str | os.PathLike[str], *, note: str | None = None, tags: Sequence[str] = (), untag: Sequence[str] = ()
 ) -> Annotations:
     """Add a note and tags to a run, or take tags away; return everything that is written about it then.
 

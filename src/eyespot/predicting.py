@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from eyespot.analysis import words
-from eyespot.answer_file import AnswerFile, check_page, check_target, csv_row
+from eyespot.answer_file import AnswerFile, check_target, csv_row
 from eyespot.arrays import UInt8Array
 from eyespot.data.csvfile import is_address
 from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
@@ -31,6 +31,7 @@ from eyespot.data.walking import walk_pictures
 from eyespot.errors import BadImageError, DataError, EyespotError, UsageError
 from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor, pixels_of
 from eyespot.evaluation.views import Views, check_views
+from eyespot.files import checked_page
 from eyespot.terminal import Terminal, flush_output, print_json, printable
 
 if TYPE_CHECKING:
@@ -93,8 +94,7 @@ def print_predictions(
         RunError: There is no model in `run`, or the page cannot be written.
         UsageError: Unknown views, or no place for the page.
     """
-    if gallery is not None:
-        check_page(gallery)
+    gallery = None if gallery is None else checked_page(gallery)
     checked = None if views is None else check_views(views)
     predictor = load_predictor(run, device=device, unknown=unknown, fit=fit)
     page = _new_gallery(run, predictor) if gallery is not None else None

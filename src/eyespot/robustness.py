@@ -5,6 +5,7 @@ Before this: a finished run or bundle. After this: `robustness.json` and a secti
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ _SEED = 0
 
 
 def evaluate_robustness(
-    run: str | Path | Predictor,
+    run: str | os.PathLike[str] | Predictor,
     data: str | Path | None = None,
     *,
     split: str = "test",

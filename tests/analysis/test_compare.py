@@ -317,7 +317,7 @@ def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Pa
     assert gaps.count(", n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1,000") == 2 * len(paths)
     assert "The pictures cannot be shown: the run does not say its data" in text
     assert text.count('class="line c-r0"') >= 2  # val curve, cost
-    with pytest.raises(UsageError, match=r"cannot write a comparison as '\.png'"):
+    with pytest.raises(UsageError, match=r"a page needs a name that ends in \.html, not 'page\.png'"):
         eyespot.compare(*paths, out=tmp_path / "page.png")
 
 

@@ -37,6 +37,8 @@ def test_points_interval_and_counts() -> None:
     assert words.points(-0.046) == "4.6 points"
     assert words.points(0.01) == "1.0 point"
     assert words.interval((0.9361, 0.9449)) == "[93.6, 94.5]"
+    assert words.interval((0.99964, 0.99991)) == "[99.96, 99.99]"
+    assert words.interval((0.0, 1.0)) == "[0.0, 100.0]"
     assert words.whole(10_000) == "10,000"
     assert words.plural(1, "picture") == "1 picture"
     assert words.plural(1_200, "class", "classes") == "1,200 classes"

@@ -18,7 +18,6 @@ from eyespot.analysis import charts, words
 from eyespot.analysis.compare import ComparedRun, Comparison, say_p, signed_interval, signed_points
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.arrays import UInt8Array
-from eyespot.errors import UsageError
 
 _COLOURS = 6
 _PICTURE_PX = 160
@@ -54,19 +53,6 @@ class Flips:
     wrong: str
     total: int
     pictures: Sequence[Flip]
-
-
-def check_page_path(path: str | Path) -> Path:
-    """Return the path of a page.
-
-    Raises:
-        UsageError: It does not end in .html.
-    """
-    path = Path(path).expanduser()
-    if path.suffix.lower() not in {".html", ".htm"}:
-        ending = path.suffix or "a file without an ending"
-        raise UsageError(f"cannot write a comparison as {ending!r}", where=path, remedy="use .html")
-    return path
 
 
 def write_comparison(found: Comparison, path: Path, *, flips: Sequence[Flips] = (), no_flips: str = "") -> None:

@@ -17,12 +17,7 @@ def percent(fraction: float | None) -> str:
     """Return a fraction in [0, 1] as `94.1 %`; never `100.0 %` or `0.0 %` for what is not exactly that."""
     if fraction is None or not math.isfinite(fraction):
         return MISSING
-    text = f"{100 * fraction:.1f}"
-    for digits in (2, 3, 4):
-        if float(text) not in {0.0, 100.0} or fraction in {0.0, 1.0}:
-            break
-        text = f"{100 * fraction:.{digits}f}"
-    return f"{text} %"
+    return f"{_hundredths(fraction)} %"
 
 
 def axis_percent(fraction: float) -> str:
@@ -37,9 +32,19 @@ def points(difference: float) -> str:
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """Return both ends of an interval of fractions as `[93.6, 94.5]`, in per cent."""
+    """Return both ends of an interval of fractions as `[93.6, 94.5]`, in per cent, as exact as `percent`."""
     low, high = bounds
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"[{_hundredths(low)}, {_hundredths(high)}]"
+
+
+def _hundredths(fraction: float) -> str:
+    """Return a fraction in per cent with as many digits as keep it from looking like all or nothing."""
+    text = f"{100 * fraction:.1f}"
+    for digits in (2, 3, 4):
+        if float(text) not in {0.0, 100.0} or min(abs(fraction), abs(1 - fraction)) < 1e-9:  # rounding of a bound
+            break
+        text = f"{100 * fraction:.{digits}f}"
+    return text.replace("-0.0", "0.0") if float(text) == 0 else text
 
 
 def share(count: int, n: int) -> str:
