@@ -79,6 +79,7 @@ def test_a_table_changes_only_what_it_names() -> None:
     assert changed.training == plain.training.model_copy(update={"epochs": 3})
     assert load_config("small", ["training={epochs = 3}"]).training == changed.training
     assert changed.model.args == {"widths": [8, 8, 8]}
+    assert load_config("small", changes={"augment": {}}).augment == type(plain.augment)()
 
 
 @pytest.mark.parametrize(

@@ -506,8 +506,8 @@ def parse_override(item: str) -> tuple[str, Any]:
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `tree[a][b] = value` for `a.b`; of a section only what its table names is changed."""
-    if dotted in Config.model_fields and isinstance(value, Mapping):
+    """Set `tree[a][b] = value` for `a.b`; a table changes of a section what it names, an empty one all of it."""
+    if dotted in Config.model_fields and isinstance(value, Mapping) and value:
         for key, part in value.items():
             _assign(tree, f"{dotted}.{key}", part)
         return
