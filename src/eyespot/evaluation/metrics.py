@@ -268,26 +268,6 @@ def precision_recall_f1(confusion: IntArray) -> tuple[Float64Array, Float64Array
     return share(hits, predicted), share(hits, occurring), share(2 * hits, predicted + occurring)
 
 
-def macro_f1_score(confusion: IntArray) -> float:
-    """Return the mean F1 over the classes that occur or were predicted, each counting the same.
-
-    Args:
-        confusion: int (K, K), rows true, columns predicted, with at least one image.
-    """
-    f1 = precision_recall_f1(confusion)[2]
-    return float(f1[(confusion.sum(axis=0) + confusion.sum(axis=1)) > 0].mean())
-
-
-def balanced_accuracy(confusion: IntArray) -> float:
-    """Return the mean recall over the classes that occur: accuracy as if all were equally frequent.
-
-    Args:
-        confusion: int (K, K), rows true, columns predicted, with at least one image.
-    """
-    recall = precision_recall_f1(confusion)[1]
-    return float(recall[confusion.sum(axis=1) > 0].mean())
-
-
 def measure(
     logits: FloatArray,
     labels: IntArray,
