@@ -30,7 +30,7 @@ from eyespot.models.registry import build_model
 from eyespot.models.summary import layer_table
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
-from eyespot.training.fit import TrainData
+from eyespot.training.step import TrainData
 
 from .conftest import PROJECT, TINY, draw_pictures
 

@@ -14,10 +14,10 @@ import torch
 
 from eyespot.device import ComputePlan
 from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
-from eyespot.runs import Run
+from eyespot.runs import Run, RunWriter
 from eyespot.training import fit as fit_module
 from eyespot.training.checkpoint import read_checkpoint
-from eyespot.training.fit import compute_loss
+from eyespot.training.step import compute_loss
 
 from .conftest import Watcher, prepare, run_fit, tiny_config, tiny_packed, weights, without_times
 
@@ -398,19 +398,15 @@ def test_small_pictures_at_first_are_no_reason_to_expect_quick_epochs_at_the_end
     assert next(text for text in watcher.messages if "slower" in text).startswith("slower than planned: 7 of 8")
 
 
-def test_progressive_sizes_cost_what_their_areas_say(tmp_path: Path) -> None:
-    config = tiny_config(training__size_schedule=[[0.0, 4], [0.5, 8]], model__name="spot")
-    prepared = prepare(config)
-    loop = fit_module._Loop.__new__(fit_module._Loop)
-    loop.config, loop.data = config, prepared.data
-    assert loop._relative_cost() == pytest.approx((0.25 * 0.5 + 1 * 0.5) / 0.25)
-    loop.config = tiny_config()
-    assert loop._relative_cost() == 1
-    # Packed at 8 px, resized to 16 for a backbone: a quarter of the steps' areas, not all of them.
+def test_a_time_limit_knows_the_side_that_the_network_sees(tmp_path: Path) -> None:
+    # Packed at 8 px, resized to 16 for a backbone: the first half of the steps is a quarter of the area, not all of it.
+    prepared = prepare(tiny_config())
     spec = replace(prepared.data.eval_transform.spec, model_px=16)
-    loop.config = tiny_config(training__size_schedule=[[0.0, 8], [0.5, 16]], model__name="spot")
-    loop.data = replace(prepared.data, eval_transform=replace(prepared.data.eval_transform, spec=spec))
-    assert loop._relative_cost() == pytest.approx((0.25 * 0.5 + 1 * 0.5) / 0.25)
+    data = replace(prepared.data, eval_transform=replace(prepared.data.eval_transform, spec=spec))
+    config = tiny_config(training__size_schedule=[[0.0, 8], [0.5, 16]], model__name="spot")
+    with RunWriter(tmp_path, config) as writer:
+        loop = fit_module._Loop(prepared.model, data, config, ComputePlan("cpu", "float32", "test"), writer, Watcher())
+    assert loop.limit.mean_area() / loop.limit.first_area() == pytest.approx((0.25 * 0.5 + 1 * 0.5) / 0.25)
 
 
 def test_resuming_with_other_data_or_another_model_is_refused(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from eyespot.device import ComputePlan
 from eyespot.errors import DivergedError, Interrupted, RunError
 from eyespot.runs import LR_FINDER, Run, RunWriter
 from eyespot.training import lr_finder
-from eyespot.training.fit import FitResult, TrainData, fit
+from eyespot.training.fit import FitResult, fit
 from eyespot.training.lr_finder import RangeTest, choose_rate, resolve_learning_rate, run_range_test, smooth
+from eyespot.training.step import TrainData
 
 from .conftest import Watcher, prepare, tiny_config, weights
 

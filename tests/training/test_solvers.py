@@ -16,13 +16,13 @@ from torch import Tensor
 
 from eyespot.errors import DataError, UsageError
 from eyespot.training import solvers
+from eyespot.training.balance import class_weights
 from eyespot.training.solvers import (
     ON_NOTHING,
     ON_TENTH,
     ON_VAL,
     FeatureRows,
     LinearHead,
-    class_weights_of,
     default_l2_grid,
     solve_linear_head,
 )
@@ -113,7 +113,8 @@ def test_it_is_scikit_learns_logistic_regression(l2: float, dtype: type) -> None
 def test_weights_are_scikit_learns_sample_weights() -> None:
     views, labels = clouds()
     labels = np.where(np.arange(len(labels)) % 3 > 0, 0, labels)  # class 0 is in the majority
-    weights = class_weights_of(labels[:160], 4)
+    weights = class_weights(labels[:160], 4, "loss")
+    assert weights is not None
     head = solve(views, labels, l2_grid=[1e-2], class_weights=weights)
     x, mean, deviation = standardised(views[0][:160])
     each = weights.double().numpy()[labels[:160]]
@@ -387,7 +388,7 @@ def test_smoothing_does_not_call_pictures_a_rare_class() -> None:
     apart = np.arange(205) % 41 == 0
     labels = apart.astype(np.int64)
     views = (np.random.default_rng(0).normal(size=(205, 6)).astype(np.float32) + 8 * apart[:, None].astype(np.float32),)
-    weights = class_weights_of(labels, 2)
+    weights = class_weights(labels, 2, "loss")
     head = solve(views, labels, slice(None), slice(0), num_classes=2, class_weights=weights, label_smoothing=0.1)
     assert (logits_of(head, views[0]).argmax(1).numpy() == labels).all()
 
@@ -550,24 +551,3 @@ def test_a_split_without_weight_is_refused(split: str) -> None:
     val = [FeatureRows(views, ones, labels[ones])]
     with pytest.raises(DataError, match=f"weight 0 in {split}"):
         solve_linear_head(train, val, num_classes=2, class_weights=torch.tensor([1.0, 0.0]))
-
-
-# -------------------------------------------------------------------------------------------------------- class weights
-
-
-def test_class_weights_by_hand() -> None:
-    weights = class_weights_of(np.array([0, 0, 0, 1, 3, 3]), 5)
-    assert weights.dtype == torch.float32
-    assert weights.tolist() == pytest.approx([2 / 3, 2, 0, 1, 0])
-    assert class_weights_of(np.array([], dtype=np.int64), 2).tolist() == [0, 0]
-    with pytest.raises(UsageError, match="labels 0 to 3 for 2 classes"):
-        class_weights_of(np.array([0, 3]), 2)
-
-
-@given(labels=st.lists(st.integers(0, 9), min_size=1, max_size=200))
-def test_class_weights_even_the_classes_out(labels: list[int]) -> None:
-    array = np.array(labels)
-    weights = class_weights_of(array, 10).double().numpy()
-    assert weights[array].mean() == pytest.approx(1)
-    sums = np.bincount(array, weights=weights[array], minlength=10)
-    assert sums[np.unique(array)] == pytest.approx(len(array) / len(np.unique(array)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from eyespot.device import ComputePlan
-    from eyespot.training.fit import TrainData
+    from eyespot.training.step import TrainData
 
 # Importing torch, opening the data, writing predictions and report: measured on two cores, without the training.
 _START_AND_END_SECONDS = 8.0
@@ -98,8 +98,8 @@ def _time_steps(model: nn.Module, data: TrainData, config: Config, plan: Compute
     """Return the seconds that a picture costs in a training step, and in a forward pass; the model is used up."""
     import torch
 
-    from eyespot.training.fit import compute_loss, descend, draw_inputs
     from eyespot.training.optim import build_optimizer
+    from eyespot.training.step import compute_loss, descend, draw_inputs
 
     settings = config.optimizer
     if settings.lr == "auto":

@@ -9,29 +9,20 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
-from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eyespot.arrays import Int64Array
 from eyespot.config import Config
 from eyespot.data.loaders import Batch, Loader
-from eyespot.data.transforms import EvalTransform, TrainTransform, mix_batch
 from eyespot.device import ComputePlan, is_memory_error
 from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
 from eyespot.runs import CHECKPOINTS, RunWriter
-from eyespot.seeds import derive_seed
 from eyespot.training.checkpoint import (
     Checkpoint,
     best_path,
@@ -49,19 +40,17 @@ from eyespot.training.checkpoint import (
 from eyespot.training.hardest import HardestPictures
 from eyespot.training.optim import UNTIL, build_optimizer
 from eyespot.training.schedules import PlateauState, schedule_factor
+from eyespot.training.step import TrainData, compute_loss, descend, draw_inputs, resize_images
+from eyespot.training.stopping import collect_signals
+from eyespot.training.time_limit import TimeLimit, cooldown_epochs
 
 # On a GPU, looking at the loss waits for it; on a CPU it is free.
 _CHECK_EVERY_STEPS = {"cpu": 1}
 _CHECK_EVERY_STEPS_ELSEWHERE = 16
 _CHANCE_EPOCHS = 3
-_IMBALANCE = 3  # times the pictures of the smallest class: what `class_balance = "auto"` puts up with
-# Ctrl-C, a cluster's warning, a terminal that was closed, and a batch system's warning.
-_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-# Schedules that do not know when the run ends. Cut short by a time limit they would stop at a high rate, where the
-# weights still jump about: the last part of the time is used to bring it down (arXiv:2405.18392).
+# Schedules that do not know when the run ends: cut short by a time limit they would stop at a high rate, where the
+# weights still jump about.
 _OPEN_ENDED = {"constant", "step", "plateau"}
-_COOLDOWN_SHARE = 0.3
-_LIMIT_SHARE = 0.97  # of a time limit is planned for: checkpoints take some, and a machine may slow down
 
 
 class Observer(Protocol):
@@ -129,32 +118,6 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class TrainData:
-    """What the loop may see: train, and val to select on. There is no test.
-
-    Attributes:
-        train: Shuffled batches.
-        val: Batches in order; None with --final.
-        train_transform: Augmentation, then normalisation.
-        eval_transform: Normalisation only; the object that is stored with the model.
-        num_classes: K.
-        class_weights: float32 (K,) on the device, what a picture of each class counts in the loss; None: all the same.
-    """
-
-    train: Loader
-    val: Loader | None
-    train_transform: TrainTransform
-    eval_transform: EvalTransform
-    num_classes: int
-    class_weights: torch.Tensor | None = None
-
-    @property
-    def batch_size(self) -> int:
-        """Return the pictures of a full step: all of train, where the recipe asks for more than there are."""
-        return min(self.train.batch_size, self.train.num_images)
-
-
-@dataclass(frozen=True)
 class FitResult:
     """What training left.
 
@@ -194,7 +157,7 @@ def fit(
     """
     with torch.random.fork_rng(devices=[], enabled=True):
         loop = _Loop(model, data, config, plan, writer, observer)
-        with _signals() as received:
+        with collect_signals() as received:
             loop.run(received)
         if received:  # during the very last write
             raise Interrupted(received[0])
@@ -225,6 +188,11 @@ class _Loop:
         self.check_every = _CHECK_EVERY_STEPS.get(plan.device, _CHECK_EVERY_STEPS_ELSEWHERE)
         # Sums stay on the device until somebody looks: float64, so that adding them up is exact enough to compare runs.
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if plan.device == "mps" else plan.device)
+        self.limit = TimeLimit(
+            config.training.minutes * 60,
+            sizes=config.training.size_schedule,
+            full_px=data.eval_transform.spec.input_px,  # what the network sees; a backbone's own size
+        )
         self.received: list[int] = []
         self.frozen: bool | None = None  # not yet decided
         self.state = self._restore()
@@ -428,7 +396,7 @@ class _Loop:
             with self.plan.autocast():
                 # In a progressive run val is seen at the size of the epoch's last step.
                 images = self.data.eval_transform(batch.images)
-                logits = model(_resize(images, self.config.training.size_schedule, self._progress()))
+                logits = model(resize_images(images, self.config.training.size_schedule, self._progress()))
             logits = logits.float()
             loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").cpu().double().item()
             correct += int((logits.argmax(1) == batch.labels).sum())
@@ -460,39 +428,30 @@ class _Loop:
 
     def _keep_to_minutes(self) -> None:
         """Plan the rest of a run with a time limit after each epoch, and stop where another epoch would pass it."""
-        limit, state = self.config.training.minutes * 60, self.state
-        if not limit or state.stopped:
+        state = self.state
+        if not self.limit.seconds or state.stopped:
             return
         as_planned = state.done
         if not as_planned:
             cooling = state.cooldown_epochs and state.epoch > state.planned_epochs - state.cooldown_epochs
             if self.config.schedule.name in _OPEN_ENDED and not cooling:
                 # The machine may have become faster or slower: until the rate comes down nothing depends on the plan.
-                self._plan_cooldown(max(state.epoch, math.floor(limit * _LIMIT_SHARE / state.seconds * state.epoch)))
+                self._plan_cooldown(self.limit.epochs_at_pace(state.epoch, state.seconds))
             else:
-                self._shorten(limit)
+                self._shorten()
         if state.done and state.epoch < self.config.training.epochs:
             state.stopped = f"time limit: {self.config.training.minutes:.3g} minutes"
             if not as_planned:
                 self.observer.on_message(f"{state.stopped} reached after epoch {state.epoch}")
 
-    def _shorten(self, limit: float) -> None:
+    def _shorten(self) -> None:
         """Plan as many epochs as fit into the limit at the pace so far, where those planned do not.
 
         The schedule then ends with them: a run that is stopped before its end is stopped at a high learning rate.
         """
         state, planned = self.state, self.state.planned_epochs
-        pace = state.seconds / (state.epoch * self._mean_area(0.0, state.epoch / planned))
-
-        def end(epochs: int) -> float:
-            rest = epochs - state.epoch
-            return state.seconds + (pace * rest * self._mean_area(state.epoch / epochs, 1.0) if rest else 0.0)
-
-        if end(planned) <= limit:
-            return
-        fits = range(state.epoch + 1, planned)
-        state.planned_epochs = max((epochs for epochs in fits if end(epochs) <= limit), default=state.epoch)
-        if state.planned_epochs > state.epoch:
+        state.planned_epochs = self.limit.shortened(planned, epoch=state.epoch, seconds=state.seconds)
+        if state.epoch < state.planned_epochs < planned:
             self.observer.on_message(
                 f"slower than planned: {state.planned_epochs} of {planned} epochs fit into "
                 f"{self.config.training.minutes:.3g} minutes"
@@ -504,8 +463,7 @@ class _Loop:
         if fits >= self.config.training.epochs:
             state.planned_epochs, state.cooldown_epochs = self.config.training.epochs, 0
             return
-        state.planned_epochs = fits
-        state.cooldown_epochs = min(max(1, round(_COOLDOWN_SHARE * fits)), fits - state.epoch)
+        state.planned_epochs, state.cooldown_epochs = fits, cooldown_epochs(fits, epoch=state.epoch)
         if 0 < state.cooldown_epochs == fits - state.epoch:
             self.observer.on_message(
                 f"time limit: the learning rate goes down to zero in the last {state.cooldown_epochs} of {fits} epochs"
@@ -598,7 +556,7 @@ class _Loop:
         if not settings.minutes or self.config.schedule.name in _OPEN_ENDED:
             return settings.epochs
         seconds = self._measure_epoch()
-        fits = max(1, math.floor(settings.minutes * 60 * _LIMIT_SHARE / seconds))
+        fits = max(1, self.limit.epochs_at_pace(1, seconds))
         if fits < settings.epochs:
             self.observer.on_message(
                 f"{settings.minutes:.3g} minutes are enough for {fits} of {settings.epochs} epochs "
@@ -629,23 +587,7 @@ class _Loop:
         self.sums.zero_()
         # The first steps choose kernels and fault pages in.
         settled = sorted(times[2:] or times)
-        return settled[len(settled) // 2] * self.steps_per_epoch * self._relative_cost()
-
-    def _relative_cost(self) -> float:
-        """Return the mean cost of a step under progressive sizes, as a share of a measured, first, step."""
-        return self._mean_area(0.0, 1.0) / self._mean_area(0.0, 0.0)
-
-    def _mean_area(self, start: float, end: float) -> float:
-        """Return the mean area of the pictures between two shares of the run, as a share of the full one."""
-        full = self.data.eval_transform.spec.input_px  # what the network sees; a backbone's own size
-        entries = [(0.0, full), *self.config.training.size_schedule, (1.0, full)]
-        found = 0.0
-        for (first, size), (last, _) in pairwise(entries):
-            area = (min(size, full) / full) ** 2
-            if start == end and first <= start < last:
-                return area
-            found += area * max(0.0, min(last, end) - max(first, start))
-        return found / (end - start)
+        return settled[len(settled) // 2] * self.steps_per_epoch * self.limit.mean_area() / self.limit.first_area()
 
     def final_model(self) -> nn.Module:
         """Return the network that the recipe asks for at the end: best, averaged or last weights, in eval mode."""
@@ -673,162 +615,3 @@ def _hardest(train: Loader, steps: int, config: Config, plan: ComputePlan) -> Ha
     return HardestPictures(
         train.num_images, steps, batch_size=train.batch_size, seed=config.training.seed, device=plan.device
     )
-
-
-def draw_inputs(
-    batch: Batch, data: TrainData, config: Config, *, step: int, epoch: int, progress: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the network sees of a batch at a training step: augmented, normalised, resized and mixed.
-
-    Args:
-        batch: From the training loader.
-        data: For its augmentation and number of classes.
-        config: The recipe.
-        step: Steps taken before; with the seed it decides augmentation and mixing.
-        epoch: Finished epochs, for augmentation that alternates.
-        progress: Share of the run that is over, in [0, 1], for progressive sizes.
-
-    Returns:
-        Images float32 (B, C, S, S), and targets float32 (B, K), each row with the sum 1.
-    """
-    settings = config.training
-    # On the CPU: the same draws on every device, and a GPU need not be waited for.
-    generator = torch.Generator()
-    generator.manual_seed(derive_seed(settings.seed, "augment", step))
-    images = data.train_transform(batch.images, batch.labels, generator=generator, epoch=epoch, indices=batch.indices)
-    images = _resize(images, settings.size_schedule, progress)
-    targets = F.one_hot(batch.labels, data.num_classes).to(images.dtype)  # (B, K)
-    if settings.mixup_alpha or settings.cutmix_alpha:
-        images, targets = mix_batch(
-            images,
-            targets,
-            mixup_alpha=settings.mixup_alpha,
-            cutmix_alpha=settings.cutmix_alpha,
-            generator=generator,
-        )
-    return images, targets
-
-
-def compute_loss(
-    model: nn.Module,
-    images: torch.Tensor,
-    targets: torch.Tensor,
-    data: TrainData,
-    config: Config,
-    plan: ComputePlan,
-    *,
-    step: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of a training step, float32 (), and its logits, float32 (B, K).
-
-    Args:
-        model: Put into training mode.
-        images: float32 (B, C, S, S).
-        targets: float32 (B, K).
-        data: For the weights of the classes.
-        config: The recipe.
-        plan: Device and precision.
-        step: Steps taken before; with the seed it decides the dropout.
-    """
-    # Dropout and everything else that asks torch for randomness: a function of (seed, step).
-    _seed_torch(derive_seed(config.training.seed, "dropout", step), plan.device)
-    model.train()
-    with plan.autocast():
-        logits = model(images)  # (B, K)
-    logits = logits.float()
-    smoothing = config.training.label_smoothing
-    if data.class_weights is None:
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing), logits
-    # torch would weigh each class's share of a smoothed target: a rare class then has the most of every picture's.
-    weighted = targets * data.class_weights
-    spread = smoothing / targets.shape[1] * weighted.sum(1, keepdim=True)
-    return F.cross_entropy(logits, (1 - smoothing) * weighted + spread), logits
-
-
-def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float) -> None:
-    """Take an optimizer step down the gradient of a loss; a `clip_norm` of 0 clips nothing."""
-    loss.backward()  # type: ignore[no-untyped-call]
-    if clip_norm:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _resize(images: torch.Tensor, size_schedule: Sequence[tuple[float, int]], progress: float) -> torch.Tensor:
-    """Return the images at the side that progressive training asks for at a share of the run."""
-    side = images.shape[-1]
-    for share, size in size_schedule:
-        if progress >= share:
-            side = size
-    if side >= images.shape[-1]:
-        return images
-    smaller = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-    return smaller.contiguous(memory_format=torch.channels_last)
-
-
-def _seed_torch(seed: int, device: str) -> None:
-    """Seed the generators that a model on a device draws from.
-
-    Not `torch.manual_seed`: for every kind of accelerator that is not in use it keeps a formatted stack trace, a
-    millisecond a step (profile of 300 steps of `dll2018`, of 14 ms each).
-    """
-    torch.default_generator.manual_seed(seed)
-    kind = device.split(":")[0]
-    if kind == "cuda":
-        torch.cuda.manual_seed_all(seed)  # the other one seeds the current GPU, which may not be this
-    elif kind == "mps":
-        torch.mps.manual_seed(seed)
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], None]]:
-    """Collect the signals that ask for an orderly stop, for work outside of the loop.
-
-    Yields:
-        A function that raises Interrupted once such a signal has come.
-    """
-    with _signals() as received:
-
-        def check() -> None:
-            if received:
-                raise Interrupted(received[0])
-
-        yield check
-        check()  # one that came after the work had looked the last time
-
-
-def is_balanced(config: Config, labels: Int64Array) -> bool:
-    """Return whether the pictures of rare classes count more in the loss.
-
-    Args:
-        config: The recipe.
-        labels: int64 (N,), of train.
-    """
-    counts = np.bincount(labels)
-    counts = counts[counts > 0]
-    wanted = config.training.class_balance
-    return wanted == "loss" or (wanted == "auto" and counts.max() > _IMBALANCE * counts.min())
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the signals that ask for an orderly stop; a second Ctrl-C stops at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # signals can only be caught in the main thread
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    # Windows has two of them. What is ignored stays so: under `nohup`, or in the background of a script.
-    numbers = [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -21,8 +21,9 @@ from eyespot.device import ComputePlan
 from eyespot.errors import RunError
 from eyespot.files import write_json
 from eyespot.runs import LR_FINDER, Run, RunWriter
-from eyespot.training.fit import TrainData, compute_loss, descend, draw_inputs, stop_signals
 from eyespot.training.optim import build_optimizer
+from eyespot.training.step import TrainData, compute_loss, descend, draw_inputs
+from eyespot.training.stopping import stop_signals
 
 _STEPS = 100
 _LOWEST = 1e-7

@@ -6,7 +6,7 @@ Before this: `packing` and `splits`. After this: `fit`. The test split is not to
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -28,9 +28,9 @@ from eyespot.models.registry import build_model, model_entry
 from eyespot.models.weights import LoadedWeights
 from eyespot.runs import CHECKPOINTS, Run, RunWriter
 from eyespot.seeds import derive_seed
+from eyespot.training.balance import balance_note, class_weights
 from eyespot.training.checkpoint import latest_checkpoint
-from eyespot.training.fit import TrainData, is_balanced
-from eyespot.training.solvers import class_weights_of
+from eyespot.training.step import TrainData
 
 _Progress = Callable[[int, int], None]
 
@@ -160,10 +160,10 @@ def prepare_training(
         )
 
     train_labels = splits.labels(packed, "train")
-    weights = None
-    if is_balanced(config, train_labels):
-        weights = class_weights_of(train_labels, packed.dataset.num_classes).to(plan.device)
-        notes.append(_balance_note(train_labels, packed.dataset.class_names))
+    weights = class_weights(train_labels, packed.dataset.num_classes, config.training.class_balance)
+    if weights is not None:
+        weights = weights.to(plan.device)
+        notes.append(balance_note(train_labels, packed.dataset.class_names))
     notes += unused_settings(config)
     data = TrainData(
         train=loader("train", shuffle=True),
@@ -263,16 +263,6 @@ def _prepare_backbone(
         )
     model.freeze(frozen_mode(config), settings.freeze_until)
     return pretrained, [*notes, *model.notes(), model.describe_training()]
-
-
-def _balance_note(labels: Int64Array, class_names: Sequence[str]) -> str:
-    """Return in words that the classes are weighted, and why."""
-    counts = np.bincount(labels, minlength=len(class_names))
-    most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max()).argmin())
-    return (
-        f"classes are weighted in the loss: {class_names[most]!r} has {counts[most]:,} training pictures, "
-        f"{class_names[least]!r} has {counts[least]:,}; off with --set training.class_balance=none"
-    )
 
 
 def unused_settings(config: Config) -> list[str]:

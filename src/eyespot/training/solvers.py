@@ -147,7 +147,7 @@ def solve_linear_head(
         train: The training rows; the seen rows of all views count alike.
         val: The rows that judge, by their first view; empty where everything is trained on.
         num_classes: K. A class without pictures gets a probability under 3e-9 everywhere.
-        class_weights: float (K,), not negative, for example from `class_weights_of`; None weights all alike. They
+        class_weights: float (K,), not negative, for example from `balance`; None weights all alike. They
             weight val's loss, too.
         label_smoothing: In [0, 1), the share of a target that goes to all classes alike; a row's class weight is that
             of its label. val's loss is never smoothed.
@@ -209,25 +209,6 @@ def default_l2_grid(num_pictures: int) -> tuple[float, ...]:
         num_pictures: n, 1 or more.
     """
     return tuple(10.0 ** (3.5 - half / 2) / num_pictures for half in range(11))
-
-
-def class_weights_of(labels: Int64Array, num_classes: int) -> Tensor:
-    """Return one weight per class, so that all classes with pictures count alike.
-
-    Args:
-        labels: int64 (n,), each in [0, num_classes).
-        num_classes: K.
-
-    Returns:
-        float32 (K,): inverse to the class's number of pictures, 1 in the mean over the pictures; 0 for a class without.
-
-    Raises:
-        UsageError: A label outside of [0, num_classes).
-    """
-    _check_labels(labels, num_classes, "labels")
-    counts = np.bincount(labels, minlength=num_classes)
-    present = np.count_nonzero(counts)
-    return torch.from_numpy(np.where(counts, len(labels) / (np.maximum(counts, 1) * max(present, 1)), 0.0)).float()
 
 
 def _walk(

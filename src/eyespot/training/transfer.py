@@ -25,6 +25,7 @@ from eyespot.models.frozen_part import cut_at_first_trained
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.runs import Run, RunWriter
 from eyespot.training import fit as loop
+from eyespot.training.balance import class_weights
 from eyespot.training.features import (
     Encoder,
     FeatureHead,
@@ -35,10 +36,12 @@ from eyespot.training.features import (
     StoredTrainTransform,
     head_logits,
 )
-from eyespot.training.fit import FitResult, TrainData, TrainState
+from eyespot.training.fit import FitResult, TrainState
 from eyespot.training.lr_finder import resolve_learning_rate
 from eyespot.training.prepare import Prepared, frozen_mode
-from eyespot.training.solvers import FeatureRows, LinearHead, class_weights_of, solve_linear_head
+from eyespot.training.solvers import FeatureRows, LinearHead, solve_linear_head
+from eyespot.training.step import TrainData
+from eyespot.training.stopping import stop_signals
 
 # What provenance keeps: decisions that a resumed run must not take anew, on another disk or with another clock.
 _FROZEN_PART, _STORED, _COMPUTED = "frozen_part", "stored", "computed"
@@ -195,7 +198,7 @@ def sources_of(splits: Splits, *names: SplitName) -> list[SplitName]:
 
 def encode(encoder: Encoder, sources: list[SplitName], views: int, observer: Observer) -> FeatureStore:
     """Return the features of source splits; the user sees how far it is, and how fast it was."""
-    with loop.stop_signals() as check:
+    with stop_signals() as check:
         store = encoder.encode(
             sources,
             views,
@@ -247,14 +250,11 @@ def _solve_head(
             start += len(rows)
         return parts
 
-    train_labels = splits.labels(packed, "train")
     found = solve_linear_head(
         split("train", all_views=True),
         split("val", all_views=False) if splits.count("val") else [],
         num_classes=model.num_classes,
-        class_weights=class_weights_of(train_labels, model.num_classes)
-        if loop.is_balanced(config, train_labels)
-        else None,
+        class_weights=class_weights(splits.labels(packed, "train"), model.num_classes, config.training.class_balance),
         label_smoothing=config.training.label_smoothing,
         seed=config.training.seed,
         progress=lambda done, total: observer.on_count("fitting the head", done, total, unit="penalties"),
