@@ -27,8 +27,9 @@ from eyespot.errors import (
     RunError,
     UsageError,
 )
+from eyespot.evaluation.evaluate import read_predictions
 from eyespot.locks import file_lock
-from eyespot.runs import Run
+from eyespot.runs import BUNDLE, Run
 
 from .conftest import TINY, draw_pictures
 
@@ -357,6 +358,24 @@ def test_damaged_checkpoints_are_refused(pictures: Path, tmp_path: Path, monkeyp
 
 
 # ------------------------------------------------------------------------------------------- the report of every kind
+
+
+def test_of_many_training_pictures_a_sample_is_measured(
+    pictures: Path, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finishing, "_TRAIN_SAMPLE", 10)
+    run = eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
+    whole = trained.metrics["train"]["n"]
+    train = run.metrics["train"]
+    assert (train["n"], train["drawn_from"]) == (10, whole)
+    assert sum(map(sum, train["confusion"])) == 10
+    kept = read_predictions(run.path / "predictions.npz")
+    assert len(kept["train"].ids) == len(set(kept["train"].ids)) == 10
+    assert set(kept["train"].ids) < set(read_predictions(trained.path / "predictions.npz")["train"].ids)
+    assert f"10 of {whole}" in report_of(run)
+    assert f"| train | 10 of {whole} |" in (run.path / BUNDLE / "README.md").read_text(encoding="utf-8")
+    for split in ("val", "test"):
+        assert run.metrics[split]["confusion"] == trained.metrics[split]["confusion"]
 
 
 def test_a_final_run_has_no_val_figures_and_says_so(pictures: Path, tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_describe_top1_names_split_n_interval_and_views() -> None:
     )
     del figures["views"]
     assert describe_top1(figures, "test") == "94.1 % [93.6, 94.5] on test (n = 10,000)"
+    figures["drawn_from"] = 45_000
+    assert describe_top1(figures, "train") == "94.1 % [93.6, 94.5] on train (n = 10,000 of 45,000)"
 
 
 def test_every_kind_of_views_has_few_words() -> None:

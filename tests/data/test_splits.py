@@ -452,6 +452,25 @@ def test_another_data_set_is_refused_with_both_fingerprints(tmp_path: Path) -> N
         Splits.load(tmp_path / "split.json", other)
 
 
+def test_a_sample_of_a_split_is_drawn_from_all_of_it_and_leaves_the_others() -> None:
+    parts: dict[SplitName, Any] = {
+        "train": {"train": np.arange(60) * 2, "val": np.arange(40)},
+        "test": {"test": np.arange(9)},
+    }
+    splits = Splits("f", parts, ("a note",))
+    drawn = splits.sampled("train", 50, seed=3)
+    assert drawn.count("train") == 50
+    assert members(drawn)["train"] < members(splits)["train"]
+    assert all(15 < len(rows) < 40 for rows in drawn.indices["train"].values())  # 30 and 20 are expected
+    assert all((np.diff(rows) > 0).all() for rows in drawn.indices["train"].values())
+    assert members(drawn)["test"] == members(splits)["test"]
+    assert drawn.notes == splits.notes
+    assert members(splits.sampled("train", 50, seed=3)) == members(drawn)
+    assert members(splits.sampled("train", 50, seed=4)) != members(drawn)
+    assert splits.sampled("train", 100, seed=3) is splits
+    assert splits.sampled("val", 1, seed=3) is splits
+
+
 def test_hash_tells_splits_apart() -> None:
     rows = np.arange(4)
     hashes = [

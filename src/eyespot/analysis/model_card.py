@@ -19,6 +19,7 @@ from eyespot.analysis.verdict import (
     Finding,
     Verdict,
     confused_pairs,
+    describe_count,
     describe_top1,
     describe_views,
     headline_split,
@@ -116,7 +117,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
         flaw = f"{found['flaw']}: " if found.get("flaw") else ""
         accuracy = f"{flaw}{words.percent(found['top1'])} {words.interval(found['top1_ci95'])}"
         rows.append(
-            f"| {name} | {words.whole(found['n'])} | {accuracy} | {words.top5(found)} "
+            f"| {name} | {describe_count(found)} | {accuracy} | {words.top5(found)} "
             f"| {words.decimal(found.get('nll_loss'))} | {describe_views(found.get('views')) or words.MISSING} |"
         )
     if not rows:

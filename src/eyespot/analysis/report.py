@@ -23,6 +23,7 @@ from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.trust_section import trust_of
 from eyespot.analysis.verdict import (
     confused_pairs,
+    describe_count,
     describe_top1,
     describe_views,
     headline_split,
@@ -224,7 +225,7 @@ def _headline_figures(inputs: ReportInput, split: str | None) -> list[tuple[str,
         if name != split and metrics.get(name):
             found = metrics[name]
             flaw = f"{found['flaw']}; " if found.get("flaw") else ""
-            detail = f"{flaw}{words.interval(found['top1_ci95'])}, n = {words.whole(found['n'])}"
+            detail = f"{flaw}{words.interval(found['top1_ci95'])}, n = {describe_count(found)}"
             figures.append((f"{name.capitalize()} accuracy", words.percent(found["top1"]), detail))
     if split and metrics[split].get("ece") is not None:
         detail = f"ECE on {split}, n = {words.whole(metrics[split]['n'])}"
@@ -272,7 +273,7 @@ def _split_table(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         rows.append(
             {
                 "split": f"{name} ({found['flaw']})" if found.get("flaw") else name,
-                "n": words.whole(found["n"]),
+                "n": describe_count(found),
                 "views": describe_views(found.get("views")) or words.MISSING,
                 "top1": f"{words.percent(found['top1'])} {words.interval(found['top1_ci95'])}",
                 "top5": words.top5(found),

@@ -157,17 +157,23 @@ def describe_top1(metrics_split: Mapping[str, Any], split: str) -> str:
     Args:
         metrics_split: One split of `metrics.json`: `top1` and both ends of `top1_ci95` in [0, 1], `n`, and where
             they are recorded the name of the test-time `views`; `flaw` stands before everything else, and how many
-            pictures are `also_in_train` at the end.
+            pictures are `also_in_train` at the end; `drawn_from` how many a sample was drawn.
         split: Its name.
     """
     views = describe_views(metrics_split.get("views"))
     bounds = words.interval(metrics_split["top1_ci95"])
-    count = f"n = {words.whole(metrics_split['n'])}"
+    count = f"n = {describe_count(metrics_split)}"
     flaw = f"{metrics_split['flaw']}: " if metrics_split.get("flaw") else ""
     leaked = metrics_split.get("also_in_train", 0)
     shared = f"; {words.whole(leaked)} of them {'is' if leaked == 1 else 'are'} also in train or val" if leaked else ""
     accuracy = f"{words.percent(metrics_split['top1'])} {bounds}"
     return f"{flaw}{accuracy} on {split} ({count}{', ' if views else ''}{views}{shared})"
+
+
+def describe_count(metrics_split: Mapping[str, Any]) -> str:
+    """Return how many pictures of a split were measured: `10,000 of 45,000` where they were drawn from more."""
+    count, drawn_from = words.whole(metrics_split["n"]), metrics_split.get("drawn_from")
+    return f"{count} of {words.whole(drawn_from)}" if drawn_from else count
 
 
 def confused_pairs(confusion: Sequence[Sequence[int]] | Int64Array, count: int) -> list[ConfusedPair]:

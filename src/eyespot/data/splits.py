@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,23 @@ class Splits:
         """Return the sample ids of a split, in the order of `labels`."""
         parts = self.indices.get(split, {})
         return [packed.splits[source].ids[row] for source, rows in parts.items() for row in rows.tolist()]
+
+    def sampled(self, split: SplitName, most: int, *, seed: int) -> Splits:
+        """Return the same division with at most so many pictures of a split, drawn at random where it has more.
+
+        Args:
+            split: Which one.
+            most: Pictures, 1 or more.
+            seed: The same one draws the same pictures.
+        """
+        parts, count = self.indices.get(split, {}), self.count(split)
+        if count <= most:
+            return self
+        drawn = np.zeros(count, bool)
+        drawn[np.random.default_rng(derive_seed(seed, "sample", split)).permutation(count)[:most]] = True
+        ends = np.cumsum([len(rows) for rows in parts.values()])[:-1]
+        fewer = {source: rows[own] for (source, rows), own in zip(parts.items(), np.split(drawn, ends), strict=True)}
+        return replace(self, indices={**self.indices, split: fewer})
 
     def hash(self) -> str:
         """Return 32 hex digits that are equal for the same pictures in the same splits; the notes do not count."""

@@ -396,7 +396,7 @@ def _sizes(study: Study, done: dict[str, Row]) -> list[tuple[str, Markup, list[s
         series, texts = [], []
         for place, line in enumerate(sizes.lines):
             rows = [done[id_] for id_ in line.points if id_ in done and done[id_].mean("top1", "test") is not None]
-            counts = [row.mean("n", "train") or 1.0 for row in rows]
+            counts = [row.mean("drawn_from", "train") or row.mean("n", "train") or 1.0 for row in rows]
             if rows:
                 values = [row.mean("top1", "test") or 0.0 for row in rows]
                 series.append(charts.Series(line.name, f"r{place % _HUES}", counts, values))
