@@ -16,7 +16,9 @@ from PIL import Image
 from eyespot.analysis.charts import (
     Interval,
     Series,
+    Spot,
     confusion_cells,
+    cost_chart,
     heat_map,
     interval_chart,
     line_chart,
@@ -221,3 +223,13 @@ def test_a_narrow_logarithmic_axis_has_ticks(low: float, high: float) -> None:
 def test_a_log_axis_without_a_round_number_on_it_is_drawn_without_ticks() -> None:
     series = [Series("a", "train", [1_150, 1_200], [0.5, 0.6])]
     assert "<svg" in line_chart(series, title="t", x_label="n", write_y=str, log_x=True)
+
+
+def test_labels_of_equal_costs_do_not_cover_each_other() -> None:
+    spots = [Spot(number, "test", 1.0, 0.6 + 0.002 * number, 0.55, 0.65) for number in range(10, 17)]
+    drawing = cost_chart(spots, title="t", x_label="x", write_y=str)
+    labels = re.findall(r'<text class="label c-test" x="([\d.]+)" y="([\d.]+)">', drawing)
+    places = [(float(x), float(y)) for x, y in labels]
+    assert len(places) == len(spots)
+    for (x, y), (other_x, other_y) in itertools.combinations(places, 2):
+        assert abs(x - other_x) >= 16 or abs(y - other_y) >= 12  # two digits

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,9 +24,13 @@ from eyespot.arrays import Float64Array, Int64Array
 _WIDTH = 370.0
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 42.0, 44.0, 16.0, 34.0
 _LABEL_GAP = 14.0
+_LETTER_WIDTH, _LETTER_HEIGHT = 8.0, 12.0  # of a bold digit
 # Readable in both themes, on white and on near-black: the picture itself has no theme.
 _RIGHT_RGB, _WRONG_RGB = (58, 122, 214), (222, 106, 32)
 _MOST_NAMES = 100
+
+
+_Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -493,13 +498,44 @@ def cost_chart(
     ends = np.array([(x, y) for s in spots for x in (s.x / 2, s.x * 2) for y in (s.low, s.high)], dtype=np.float64)
     frame = _Frame.around(ends, height, log_x=True, log_y=False)
     parts = [_axes(frame, x_label, write_y, height)]
+    taken = []
     for spot in spots:
-        x, y = frame.x(spot.x), frame.y(spot.y)
-        parts.append(f'<path class="line c-{spot.css}" d="M{x:.1f} {frame.y(spot.low):.1f}V{frame.y(spot.high):.1f}"/>')
+        x, y, low, high = frame.x(spot.x), frame.y(spot.y), frame.y(spot.low), frame.y(spot.high)
+        parts.append(f'<path class="line c-{spot.css}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
         parts.append(f'<circle class="dot c-{spot.css}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<text class="label c-{spot.css}" x="{x + 7:.1f}" y="{y + 4:.1f}">{spot.number}</text>')
+        taken += [(x - 1, high, x + 1, low), (x - 4, y - 4, x + 4, y + 4)]
+    for spot in spots:
+        box = _free_box(frame.x(spot.x), frame.y(spot.y), _LETTER_WIDTH * len(str(spot.number)), taken)
+        taken.append(box)
+        parts.append(f'<text class="label c-{spot.css}" x="{box[0]:.1f}" y="{box[3] - 2:.1f}">{spot.number}</text>')
     spoken = "; ".join(f"{spot.number}: {write_y(spot.y)} at {words.learning_rate(spot.x)}" for spot in spots)
     return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
+
+
+def _free_box(x: float, y: float, width: float, taken: Sequence[_Box]) -> _Box:
+    """Return where a label beside a dot covers the least: to its right if that is free, else to its left, or shifted.
+
+    Args:
+        x: Middle of the dot.
+        y: Middle of the dot.
+        width: Of the label.
+        taken: What is drawn already.
+    """
+
+    def covered(box: _Box) -> int:
+        return sum(
+            box[0] < right and left < box[2] and box[1] < bottom and top < box[3] for left, top, right, bottom in taken
+        )
+
+    boxes = []
+    for shift in (0, -1, 1, -2, 2, -3, 3):
+        top = y - _LETTER_HEIGHT / 2 + shift * _LETTER_HEIGHT
+        boxes += [
+            (left, top, left + width, top + _LETTER_HEIGHT)
+            for left in (x + 7, x - 7 - width)
+            if _MARGIN_LEFT <= left <= _WIDTH - width
+        ]
+    return min(boxes, key=covered)
 
 
 def confusion_cells(confusion: Int64Array) -> list[list[Cell]]:
