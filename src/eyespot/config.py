@@ -483,7 +483,7 @@ def parse_config(
     """Return a validated configuration from the text of a TOML file; see `load_config`."""
     try:
         tree = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # Python refuses numbers of over 4,300 digits with a plain ValueError
         raise ConfigError(f"not valid TOML ({error})", where=where, remedy="mend the line named") from error
     for key, value in [*(parse_override(item) for item in overrides), *(changes or {}).items()]:
         _assign(tree, key, value)
@@ -500,7 +500,7 @@ def parse_override(item: str) -> tuple[str, Any]:
         raise ConfigError(f"--set takes section.key=value, got {item!r}", remedy="for example --set training.epochs=5")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = text.strip()
     return key.strip(), value
 

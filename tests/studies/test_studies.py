@@ -6,14 +6,18 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from eyespot.errors import ConfigError, EyespotError, RunError, UsageError
+from eyespot.evaluation.evaluate import write_predictions
+from eyespot.evaluation.statistics import paired_bootstrap
 from eyespot.mistakes import MISTAKES
 from eyespot.opening import load_recipe
 from eyespot.runs import Run
@@ -22,6 +26,7 @@ from eyespot.studies import study as studies
 from eyespot.studies.figures import (
     Row,
     _answers,
+    _difference,
     _layers,
     _table_row,
     check_layer_tables,
@@ -163,6 +168,7 @@ lines = [{ name = "one", points = ["leak-right"] }]
         ('name = "small-study"', 'name = "../../x"', "name is '../../x': use at most 61 letters, digits, '-', '_' and"),
         ('id = "vgg"', 'id = "VGG"', "points.2.id is 'VGG': use at most 61 lower-case letters, digits, '-', '_' and"),
         ("name =", "name", "not valid TOML"),
+        ("top1 = 0.99", f"top1 = 1{'0' * 5000}", "not valid TOML"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_one_line(tmp_path: Path, before: str, after: str, sentence: str) -> None:
@@ -338,6 +344,48 @@ def test_seeds_are_summed_up_and_a_quick_look_is_said(tmp_path: Path) -> None:
     assert re.match(r"[\d.]+ %, sd [\d.]+ over 2 seeds, on test \(n = 6\)", row.figure("test"))
     page = write_study_report(study, tmp_path).read_text(encoding="utf-8")
     assert "epochs times 0.5, so not the published settings" in re.sub("\u00a0", " ", page)
+
+
+def test_what_a_mistake_does_is_told_on_the_same_pictures_over_all_seeds(trained: Run, tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    labels = np.zeros(200, dtype=np.int64)
+    ids = [f"{place}.png" for place in range(200)]
+    right = [np.arange(200) < hits for hits in (110, 112, 111)]
+    wrong = [hits | (chance.random(200) < 0.1) for hits in right]
+
+    def runs(name: str, hits: Sequence[np.ndarray]) -> tuple[Run, ...]:
+        made = []
+        for seed, one in enumerate(hits):
+            path = tmp_path / f"{name}-seed{seed}"
+            shutil.copytree(trained.path, path)
+            (path / "config.toml").write_text(
+                load_recipe("small", {**TINY, "training.seed": seed}).to_toml(), encoding="utf-8"
+            )
+            logits = np.stack([one, ~one], axis=1).astype(np.float32)
+            write_predictions(path / "predictions.npz", {"test": (logits, labels, ids)})
+            made.append(Run(path))
+        return tuple(made)
+
+    first, second = Row(1, "a", "a", runs=runs("a", wrong)), Row(2, "a-right", "a", runs=runs("b", right))
+    one = _difference(replace(first, runs=first.runs[:1]), second, "test")
+    low, high = paired_bootstrap(right[0], wrong[0])
+    gain = 100 * (wrong[0].mean() - right[0].mean())
+    assert f"{gain:.1f} points above done right ([{100 * low:+.1f}, {100 * high:+.1f}]" in one
+    assert one.endswith("1 seed)")
+    every = _difference(first, second, "test")
+    mean = 100 * np.mean([a.mean() - b.mean() for a, b in zip(wrong, right, strict=True)])
+    assert f"{mean:.1f} points above done right" in every
+    assert every.endswith("3 seeds)")
+    assert "no difference can be told (+0.0 points [+0.0, +0.0]" in _difference(second, second, "test")
+    assert "for want of predictions" in _difference(first, second, "val")
+
+
+def test_a_study_of_other_data_says_nothing_of_original_pixels() -> None:
+    claim = {"split": "test", "top1": 0.5, "n": 100}
+    points = [{"id": "a", "title": "a", "recipe": "small", "claims": [claim]}]
+    text = describe_study(Study.model_validate({"name": "s", "title": "t", "data": "digits", "points": points}))
+    assert text.startswith("t (publication)\n")
+    assert "published: 50.0 % ± 9.8 on test (n = 100)\n" in text
 
 
 @pytest.fixture

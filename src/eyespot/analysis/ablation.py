@@ -20,10 +20,8 @@ from eyespot.analysis.compare import ComparedRun, compare_runs, say_p, signed_in
 from eyespot.evaluation.statistics import (
     MeanInterval,
     holm,
-    mcnemar_exact,
     mean_interval,
-    mean_p_value,
-    paired_bootstrap,
+    paired_difference,
     picture_error,
 )
 
@@ -208,19 +206,14 @@ def _effect(arm: Arm, baseline: Mapping[int, ComparedRun], runs: Mapping[int, Co
         return Effect(arm.name, arm.title, arm.detail, reason=reason)
     before = np.stack([baseline[seed].right for seed in seeds])  # (S, N)
     after = np.stack([runs[seed].right for seed in seeds])  # (S, N)
-    deltas = tuple(float(after[i].mean() - before[i].mean()) for i in range(len(seeds)))
-    difference, p = mean_interval(deltas), mean_p_value(deltas)
-    if len(seeds) == 1:
-        low, high = paired_bootstrap(before[0], after[0])
-        difference = difference._replace(low=low, high=high)
-        p = mcnemar_exact(before[0], after[0]).p_value
+    difference, p = paired_difference(before, after)
     return Effect(
         arm.name,
         arm.title,
         arm.detail,
         seeds,
         mean_interval([runs[seed].top1 for seed in seeds]),
-        deltas,
+        tuple((after.mean(axis=1) - before.mean(axis=1)).tolist()),
         difference,
         picture_error(before, after),
         p,

@@ -108,7 +108,7 @@ def holm(p_values: Sequence[float]) -> Float64Array:
     return corrected
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
+def mean_interval(values: Sequence[float] | Float64Array, confidence: float = 0.95) -> MeanInterval:
     """Return mean, standard deviation and Student's t interval of a figure over seeds.
 
     Raises:
@@ -127,7 +127,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInte
     return MeanInterval(n, mean, std, mean - half, mean + half)
 
 
-def mean_p_value(values: Sequence[float]) -> float:
+def mean_p_value(values: Sequence[float] | Float64Array) -> float:
     """Return the two-sided p-value, in [0, 1], of differences over seeds against a mean of 0; 1 for one seed.
 
     Student's t test. Where all differences are equal it has no spread to go by: then the exact sign test, for which
@@ -144,6 +144,24 @@ def mean_p_value(values: Sequence[float]) -> float:
     from scipy.stats import ttest_1samp
 
     return float(ttest_1samp(array, 0.0).pvalue)
+
+
+def paired_difference(first: BoolArray, second: BoolArray) -> tuple[MeanInterval, float]:
+    """Return a difference in accuracy, second minus first, with its 95 % interval, and its two-sided p-value.
+
+    Over seeds Student's interval and test of the differences paired by seed; of one seed, which has no spread, the
+    paired bootstrap of the pictures and the exact McNemar test.
+
+    Args:
+        first: bool (S, N), whether the first kind of run names each of N pictures right with each of S seeds.
+        second: bool (S, N) of the second kind, with the same seeds and pictures.
+    """
+    deltas = second.mean(axis=1) - first.mean(axis=1)  # (S,)
+    found = mean_interval(deltas)
+    if len(deltas) > 1:
+        return found, mean_p_value(deltas)
+    low, high = paired_bootstrap(first[0], second[0])
+    return found._replace(low=low, high=high), mcnemar_exact(first[0], second[0]).p_value
 
 
 def picture_error(first: BoolArray, second: BoolArray) -> float:

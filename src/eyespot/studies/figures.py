@@ -17,15 +17,18 @@ import numpy as np
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
+from eyespot.analysis.compare import say_p, signed_interval, signed_points
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.verdict import describe_top1, headline_split, judge
 from eyespot.config import load_config
 from eyespot.errors import ConfigError, EyespotError, RunError, did_you_mean
+from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
+from eyespot.evaluation.statistics import paired_difference
 from eyespot.mistakes import MISTAKES
 from eyespot.runs import BUNDLE, Run
 from eyespot.studies.runner import read_points
 from eyespot.studies.schema import RIGHT, Claim, PrintedTable, Study, StudyPoint, study_names
-from eyespot.studies.tables import describe_claim
+from eyespot.studies.tables import cite_claim
 
 if TYPE_CHECKING:
     from eyespot.models.summary import LayerRow, LayerTable
@@ -229,7 +232,7 @@ def _context(study: Study, folder: Path, rows: Sequence[Row], pictures: Path | N
         "data": _describe_data(done),
         "finished": len(done),
         "points": len(rows),
-        "rows": [_table_row(row, () if shared else row.held) for row in rows if row.runs or row.claims],
+        "rows": [_table_row(row, () if shared else row.held, study.pixels) for row in rows if row.runs or row.claims],
         "missing": [(row.id, row.title, row.reason) for row in rows if not row.runs],
         "mistakes": _mistakes(study, done),
         "overlays": [chart for overlay in study.overlays if (chart := _overlay(overlay.title, overlay.points, done))],
@@ -253,7 +256,8 @@ def _describe_data(done: dict[str, Row]) -> str:
     return ", ".join(dict.fromkeys(filter(None, names)))
 
 
-def _table_row(row: Row, held: Sequence[str]) -> dict[str, Any]:
+def _table_row(row: Row, held: Sequence[str], pixels: str = "") -> dict[str, Any]:
+    """Return a row of the table; `held` is said of it alone, `pixels` is what the publication's figures are of."""
     seconds = row.mean("seconds", "test")
     train_seconds = row.mean("train_seconds")
     return {
@@ -263,7 +267,7 @@ def _table_row(row: Row, held: Sequence[str]) -> dict[str, Any]:
         "line": row.line,
         "says": row.says,
         "note": " ".join([row.note, *(f"{text[:1].upper()}{text[1:]}." for text in held)]).strip(),
-        "published": [f"{describe_claim(claim)}, {claim.line}" for claim in row.claims],
+        "published": [cite_claim(claim, pixels) for claim in row.claims],
         "published_minutes": _listed(claim.minutes for claim in row.claims),
         "published_seconds": _listed(claim.seconds for claim in row.claims),
         "ours": [text for split in ("test", "val", "train") if (text := row.figure(split))],
@@ -289,12 +293,13 @@ def _mistakes(study: Study, done: dict[str, Row]) -> list[dict[str, Any]]:
         if split is None or not right.metrics[0].get(split):
             continue
         first, second = (row.figure(split) for row in (wrong, right))
-        change = _difference(wrong.metrics[0][split], right.metrics[0][split])
+        change = _difference(wrong, right, split)
         if point.mistakes == ["augmented-val"]:
             # Both on the pictures of val: as the loop saw them, and as they are.
             seen = wrong.runs[0].history[wrong.metrics[0]["best_epoch"] - 1].get("val/top1")
             n = wrong.metrics[0]["val"]["n"]
-            first = f"augmented val: {words.percent(seen)} on val while training (n = {words.whole(n)}, best epoch)"
+            share = words.MISSING if seen is None else words.share(round(seen * n), n)
+            first = f"augmented val: {share} on val while training (n = {words.whole(n)}, best epoch)"
             second = describe_top1(wrong.metrics[0]["val"], "val") + ", the same run on pictures as they are"
             change = f"{words.points(wrong.metrics[0]['val']['top1'] - (seen or 0))} between the two"
         found.append(
@@ -310,17 +315,28 @@ def _mistakes(study: Study, done: dict[str, Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _difference(wrong: dict[str, Any], right: dict[str, Any]) -> str:
-    """Return the difference of two accuracies with its 95 % interval, as of independent samples."""
-    change = wrong["top1"] - right["top1"]
-    variance = sum(one["top1"] * (1 - one["top1"]) / one["n"] for one in (wrong, right))
-    error = 1.96 * variance**0.5
-    low, high = change - error, change + error
-    if low <= 0 <= high:
-        return f"no difference can be told ({100 * change:+.1f} points [{100 * low:.1f}, {100 * high:.1f}])"
-    direction = "above" if change > 0 else "below"
-    bounds = f"[{100 * low:.1f}, {100 * high:.1f}]"
-    return f"as published is {words.points(change)} {direction} done right ({bounds}, one seed each)"
+def _difference(wrong: Row, right: Row, split: str) -> str:
+    """Return the difference of two points in accuracy with its 95 % interval, on the same pictures, paired by seed."""
+    twins = {run.config.training.seed: run for run in right.runs}
+    pairs = [(twins[seed], run) for run in wrong.runs if (seed := run.config.training.seed) in twins]
+    if not pairs:
+        return "no seed that both have, so no difference"
+    try:
+        kept: list[list[dict[Any, SplitPredictions]]] = [
+            [dict(read_predictions(run.path / "predictions.npz")) for run in pair] for pair in pairs
+        ]
+        asked = [[one[split] for one in pair] for pair in kept]
+    except (EyespotError, KeyError) as error:
+        return f"no difference, for want of predictions ({error})"
+    if any(list(one.ids) != list(asked[0][0].ids) for pair in asked for one in pair):
+        return f"no difference: they were not measured on the same {split} pictures"
+    hits = [[one.logits.argmax(axis=1) == one.labels for one in pair] for pair in asked]
+    change, p = paired_difference(np.stack([pair[0] for pair in hits]), np.stack([pair[1] for pair in hits]))
+    measured = f"{signed_interval((change.low, change.high))}, {say_p(p)}, {words.plural(len(hits), 'seed')}"
+    if p >= 0.05:
+        return f"no difference can be told ({signed_points(change.mean)} {measured})"
+    direction = "above" if change.mean > 0 else "below"
+    return f"as published is {words.points(change.mean)} {direction} done right ({measured})"
 
 
 def _overlay(title: str, ids: Sequence[str], done: dict[str, Row]) -> dict[str, Any] | None:
@@ -329,7 +345,7 @@ def _overlay(title: str, ids: Sequence[str], done: dict[str, Row]) -> dict[str, 
     if not drawn:
         return None
     pictures = []
-    for key, write_y in (("top1", words.percent), ("loss", lambda value: f"{value:.3g}")):
+    for key, write_y in (("top1", words.axis_percent), ("loss", lambda value: f"{value:.3g}")):
         lines = []
         for place, row in drawn:
             history = row.runs[0].history
@@ -383,7 +399,7 @@ def _costs(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
                     bounds = (claim.top1 - error, claim.top1 + error)
                     axes[axis].append(charts.Spot(row.number, "claim", value, claim.top1, *bounds))
     drawn = [
-        (axis, charts.cost_chart(spots, title=f"Accuracy over {axis}", x_label=axis, write_y=words.percent))
+        (axis, charts.cost_chart(spots, title=f"Accuracy over {axis}", x_label=axis, write_y=words.axis_percent))
         for axis, spots in axes.items()
     ]
     return [(axis, Markup(chart)) for axis, chart in drawn if chart]
@@ -406,7 +422,12 @@ def _sizes(study: Study, done: dict[str, Row]) -> list[tuple[str, Markup, list[s
             ]
         if series:
             chart = charts.line_chart(
-                series, title=sizes.title, x_label="training pictures", write_y=words.percent, log_x=True, height=240
+                series,
+                title=sizes.title,
+                x_label="training pictures",
+                write_y=words.axis_percent,
+                log_x=True,
+                height=240,
             )
             found.append((sizes.title, Markup(chart), texts))
     return found

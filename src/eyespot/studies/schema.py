@@ -186,6 +186,11 @@ class Study(_Part):
             raise ValueError("; ".join(problems))
         return self
 
+    @property
+    def pixels(self) -> str:
+        """Return what the published figures are of, where ours may be of a copy of it."""
+        return "original pixels" if self.data == "cifar10" else ""
+
     def point_ids(self) -> list[str]:
         """Return the names of all points, twins that are done right among them."""
         return [id_ for point in self.points for id_ in (point.id, *([point.id + RIGHT] if point.mistakes else []))]
@@ -235,10 +240,10 @@ def load_study(name: str | Path) -> Study:
         )
     try:
         return Study.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"not valid TOML ({error})", where=where, remedy="mend the line named") from error
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(error)), where=where, remedy="see docs/studies.md") from error
+    except (ValueError, RecursionError) as error:  # Python refuses numbers of over 4,300 digits with a plain ValueError
+        raise ConfigError(f"not valid TOML ({error})", where=where, remedy="mend the line named") from error
 
 
 _TABLES: dict[str, type[BaseModel]] = {

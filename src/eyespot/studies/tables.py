@@ -18,12 +18,17 @@ from eyespot.studies.schema import RIGHT, Claim, Study
 _SPLIT_WORDS = {"unknown": "published, unknown split"}
 
 
-def describe_claim(claim: Claim) -> str:
-    """Return a published number: `77.4 % ± 0.8 on test (n = 10,000, original pixels)`."""
+def describe_claim(claim: Claim, pixels: str = "original pixels") -> str:
+    """Return a published number: `77.4 % ± 0.8 on test (n = 10,000, original pixels)`; `pixels`: what it is of."""
     error = f" ± {100 * claim.error:.1f}" if claim.error is not None else ""
     count = f"n = {words.whole(claim.n)}" if claim.n else "n not given"
     split = _SPLIT_WORDS.get(claim.split) or f"on {claim.split}"
-    return f"{words.percent(claim.top1)}{error} {split} ({count}, original pixels)"
+    return f"{words.percent(claim.top1)}{error} {split} ({count}{', ' * bool(pixels)}{pixels})"
+
+
+def cite_claim(claim: Claim, pixels: str) -> str:
+    """Return a published number with the place where it stands."""
+    return ", ".join(filter(None, (describe_claim(claim, pixels), claim.line)))
 
 
 def describe_study(study: Study, name: str = "") -> str:
@@ -33,11 +38,12 @@ def describe_study(study: Study, name: str = "") -> str:
         study: The study.
         name: What the user called it, which may be a file; its own name when left out.
     """
-    lines = [f"{study.author}, {study.year}: {study.title} ({study.kind})", ""]
+    by = ", ".join(filter(None, (study.author, study.year)))
+    lines = [f"{by}{': ' * bool(by)}{study.title} ({study.kind})", ""]
     for point in study.points:
         where = f" ({point.line})" if point.line else ""
         lines.append(f"{point.id}: {point.title}{where}")
-        lines += [f"    published: {describe_claim(claim)}, {claim.line}" for claim in point.claims]
+        lines += [f"    published: {cite_claim(claim, study.pixels)}" for claim in point.claims]
         lines += [f"    it says: {point.says}"] if point.says else []
         lines += [f"    mistake: {MISTAKES[mistake].text}" for mistake in point.mistakes]
         lines += [f"    done right: {point.id}{RIGHT}"] if point.mistakes else []
