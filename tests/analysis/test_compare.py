@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import eyespot
-from eyespot.analysis.compare import compare_runs
+from eyespot.analysis.compare import compare_runs, signed_interval, signed_points
 from eyespot.comparing import print_comparison
 from eyespot.config import load_config
 from eyespot.errors import DataError, RunError, UsageError
@@ -124,6 +124,22 @@ def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path) -> No
     assert not uneven.group_pairs[0].paired
     assert math.isfinite(uneven.group_pairs[0].difference.low)
     assert "3 and 2 seeds, not paired" in uneven.group_pairs[0].sentence
+
+
+def test_runs_on_other_training_pictures_are_no_further_seed(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"a{s}", hits(0.8, s), seed=s, fingerprint=f"f{s}") for s in (0, 1)]
+    for path in paths:  # the test pictures are the same
+        known = json.loads((path / "provenance.json").read_text())
+        (path / "provenance.json").write_text(json.dumps({**known, "split_digests": {"test": "d"}}))
+    found = compare_runs(paths)
+    assert [group.seeds for group in found.groups] == [(0,), (1,)]
+    assert "differ only in their seed" not in found.pairs[0].sentence
+
+
+def test_differences_are_written_as_they_can_be() -> None:
+    assert signed_points(-1e-17) == "+0.0 points"
+    assert signed_points(-0.0004) == "\N{MINUS SIGN}0.04 points"
+    assert signed_interval((-1.127, 1.079)) == "[\N{MINUS SIGN}100.0, +100.0]"
 
 
 def level(right: int) -> np.ndarray[Any, Any]:

@@ -480,13 +480,15 @@ def _say_pair(
 
 def signed_points(difference: float) -> str:
     """Return a difference of fractions as `+0.3 points` or `-1.2 points`."""
+    difference = 0.0 if abs(difference) < _EQUAL else difference
     digits = 2 if 0 < abs(difference) < 0.001 else 1
     return f"{100 * difference:+.{digits}f} points".replace("-", "\N{MINUS SIGN}")
 
 
 def signed_interval(bounds: Sequence[float]) -> str:
-    """Return both ends of a difference as `[-0.1, +0.7]`, in points."""
-    return f"[{100 * bounds[0]:+.1f}, {100 * bounds[1]:+.1f}]".replace("-", "\N{MINUS SIGN}")
+    """Return both ends of a difference as `[-0.1, +0.7]`, in points; none lies beyond 100, which Student's may do."""
+    low, high = (100 * min(max(bound, -1.0), 1.0) for bound in bounds)
+    return f"[{low:+.1f}, {high:+.1f}]".replace("-", "\N{MINUS SIGN}")
 
 
 def say_p(p: float) -> str:
@@ -507,7 +509,8 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
         settings["training"].pop("seed")
         if settings["data"]["label_fixes"]:  # each run has a copy of its own: it is the content that counts
             settings["data"]["label_fixes"] = run.provenance.get("label_fixes")
-        members.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(run.config.training.seed, place)
+        key = json.dumps([settings, run.provenance.get("dataset_fingerprint")], sort_keys=True)
+        members.setdefault(key, {}).setdefault(run.config.training.seed, place)
     recipes = [runs[next(iter(seeds.values()))].config.name for seeds in members.values()]
     groups = []
     for recipe, seeds in zip(recipes, members.values(), strict=True):
