@@ -235,3 +235,15 @@ def test_missing_seeds_are_left_out_of_the_pairs(arms: list[Arm]) -> None:
     alone = measured([Arm("baseline", "baseline", "", {}), Arm("x", "x", "", {0: arms[1].runs[0]})])
     assert "Nothing can be compared yet" in render_ablation(alone)
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_where_val_is_test_nothing_is_ablated_on_val(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="val is test, which an ablation does not read"):
+        eyespot.ablate(
+            "small",
+            pictures,
+            without=["flip"],
+            settings={"data.allow_leak": True, "mistakes": ["select-on-test"]},
+            out=tmp_path / "ab",
+        )
+    assert not (tmp_path / "ab").exists()

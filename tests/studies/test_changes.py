@@ -78,6 +78,15 @@ def test_arguments_are_taken_from_the_model_that_has_them() -> None:
         parse_changes(vgg, ["batch-norm"], ())
 
 
+def test_a_network_that_is_no_backbone_has_no_pretraining_to_take_away() -> None:
+    config = load_config("small")
+    with pytest.raises(UsageError, match="model spot has no pretraining that could be taken away"):
+        parse_changes(config, ["pretraining"], ())
+    with pytest.raises(UsageError) as nothing:
+        parse_changes(config, (), ())
+    assert "pretraining" not in str(nothing.value.remedy)
+
+
 def test_the_recipe_fast_says_what_it_has() -> None:
     with pytest.raises(UsageError, match=r"ema is off already in fast, where these are on: augmentation, flip, transl"):
         parse_changes(load_config("fast"), ["ema"], ())

@@ -214,6 +214,10 @@ def test_every_trial_gets_a_ninth_of_its_epochs() -> None:
         ("small digits --space SPACE --minutes inf", "minutes is inf: give 0 or more, 0 for no limit"),
         ("small digits --space SPACE --minutes nan", "minutes is nan: give 0 or more, 0 for no limit"),
         ("small digits --space SPACE --set data.final=true", r"data\.final leaves no val"),
+        (
+            "small digits --space SPACE --set data.allow_leak=true --set mistakes=['select-on-test']",
+            "val is test, on which no sweep chooses",
+        ),
         ("small digits --space SPACE --set data.val_fraction=0", "no val split to choose on"),
         ("small digits --space SPACE --cluster nowhere", "is no HOST:PORT"),
         ("--resume --out nowhere", r"no sweep \(no sweep\.json\)"),

@@ -204,6 +204,9 @@ def _plan(
     config = parse_config(config.to_toml(), where=str(recipe), changes=changes)
     if config.data.final and not test:
         raise UsageError("data.final leaves no val to compare on", where=recipe, remedy="leave it out, or give --test")
+    if "select-on-test" in config.mistakes and not test:
+        what = "with mistakes = ['select-on-test'] val is test, which an ablation does not read"
+        raise UsageError(what, where=recipe, remedy="leave it out, or give --test")
     found = parse_changes(config, without, factors)
     for change in found:
         changed = parse_config(config.to_toml(), where=change.title, changes=change.settings)

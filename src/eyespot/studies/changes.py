@@ -157,12 +157,15 @@ _ABSENT = object()
 
 
 def _off_for(config: Config, key: str, off: Any) -> Any:
-    """Return the off value of a setting; arguments that this model does not have are absent."""
-    if not key.startswith("model.args."):
+    """Return the off value of a setting; arguments and weights that this model does not have are absent."""
+    if not key.startswith("model.args.") and key != "model.weights":
         return off
     from eyespot.models.registry import model_entry
 
-    default = model_entry(config.model.name).args.get(key.rpartition(".")[2], _ABSENT)
+    entry = model_entry(config.model.name)
+    if key == "model.weights":
+        return off if entry.is_backbone else _ABSENT
+    default = entry.args.get(key.rpartition(".")[2], _ABSENT)
     if default is _ABSENT:
         return _ABSENT
     return [off] * len(default) if isinstance(default, tuple) and default else off
@@ -236,7 +239,7 @@ def _values(listed: str) -> list[Any]:
     """Return the values of a comma-separated list: TOML where it is TOML, else words."""
     try:
         return list(tomllib.loads(f"v = [{listed}]")["v"])
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return [parse_override(f"v={word}")[1] for word in listed.split(",") if word.strip()]
 
 

@@ -39,8 +39,10 @@ _FORBIDDEN = {
     "evaluation.test": "no trial of a sweep reads test",
     "name": "it is no setting of the training",
     "description": "it is no setting of the training",
+    "mistakes": "trials would be chosen by spoiled figures",
 }
 _MOST_POINTS = 10_000
+_LARGEST = 1e15  # whole numbers up to here are exact as floats
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def load_space(path: str | Path, recipe: str, where: str) -> Space:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot read the search space ({reason})", where=path, remedy="give a TOML file") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not valid TOML ({error})", where=path, remedy="mend the line named") from error
     factors, problems = [], []
     for key, spec in _leaves(tree):
@@ -257,8 +259,10 @@ def _range(key: str, spec: Mapping[str, Any]) -> Factor:
             raise UsageError(f"{key} has no {word}")
     for word in ("low", "high", "step"):
         value = spec.get(word, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == math.inf:
             raise UsageError(f"{key}: {word} is {value!r}, not a number")
+        if abs(value) > _LARGEST:
+            raise UsageError(f"{key}: {word} is beyond {_LARGEST:g}")
     for word in ("log", "int"):
         if not isinstance(spec.get(word, False), bool):
             raise UsageError(f"{key}: {word} is {spec[word]!r}, not true or false")
@@ -269,7 +273,7 @@ def _range(key: str, spec: Mapping[str, Any]) -> Factor:
         raise UsageError(f"{key}: int = true with bounds or a step that are not whole")
     if not low < high:
         raise UsageError(f"{key}: low {low:g} is not below high {high:g}")
-    if step is not None and not 0 < step <= high - low:
+    if step is not None and not (high - low) / _LARGEST < step <= high - low:
         raise UsageError(f"{key}: step {step:g} does not fit between {low:g} and {high:g}")
     if log and not low > 0:
         raise UsageError(f"{key}: a logarithmic range starts above 0, not at {low:g}")

@@ -202,6 +202,9 @@ def _plan(
         config = parse_config(config.to_toml(), where=str(recipe), changes={"training.epochs": options.epochs})
     if config.data.final:
         raise UsageError("data.final leaves no val to choose on", where=recipe, remedy="leave it out of a sweep")
+    if "select-on-test" in config.mistakes:
+        what = "with mistakes = ['select-on-test'] val is test, on which no sweep chooses"
+        raise UsageError(what, where=recipe, remedy="leave it out")
     found = load_space(space, config.to_toml(), str(recipe))
     lasting = [factor for factor in found.factors if factor.key == "training.epochs"]
     most = max([int(value) for value in (lasting[0].values() or (config.training.epochs,))]) if lasting else 0
