@@ -268,7 +268,7 @@ def test_wrong_changes_of_all_points_name_the_first() -> None:
 def test_unknown_studies_and_points_are_offered_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown study 'culp2012'. Did you mean 'culp2021'\?: 4 studies: culp2021"):
         load_study("culp2012")
-    with pytest.raises(ConfigError, match="cannot read the study"):
+    with pytest.raises(ConfigError, match=r"cannot read the study \(No such file or directory\) in"):
         load_study("nowhere.toml")
     points = study_points(load_study("dll2018"), with_weights=False)
     with pytest.raises(UsageError, match=r"no point 'epoch100'\. Did you mean 'epochs100'"):
@@ -287,6 +287,21 @@ def test_weights_that_cannot_be_had_are_replaced_or_said(monkeypatch: pytest.Mon
     assert replaced["frozen-32px"].settings["input.size_px"] == 32  # the point is about the size
     with pytest.raises(UsageError, match="no pretrained weights of vgg19 at hand in --weights-from"):
         study_points(study, weights_from="vgg19")
+
+
+def test_what_cannot_stand_in_and_what_is_no_device_are_refused_before_anything(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="spot is no backbone with pretrained weights in --weights-from"):
+        study_points(load_study("culp2021"), weights_from="spot", with_weights=False)
+    with pytest.raises(UsageError, match="unknown device 'tpu'"):
+        run_study("dll2018", out=tmp_path / "out", device="tpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_another_study_keeps_its_report(tmp_path: Path) -> None:
+    (tmp_path / "points.json").write_text(json.dumps({"points": [{"id": "other-seed0", "title": "other"}]}))
+    with pytest.raises(RunError, match="no point of dll2018 was run here"):
+        write_study_report(load_study("dll2018"), tmp_path)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_study_runs_goes_on_and_shows_what_the_leak_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

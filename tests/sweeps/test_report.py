@@ -58,7 +58,17 @@ def test_every_trial_and_every_figure_is_in_the_report(done: Journal) -> None:
 def test_a_sweep_that_read_test_twice_says_so(done: Journal) -> None:
     assert "read test 2 times" not in render_sweep_report(done)
     done.result["test_reads"] = 2
-    assert "read test 2 times" in render_sweep_report(done)
+    page = render_sweep_report(done)
+    assert "read test 2 times" in page
+    assert "2 winners" not in page  # one that was killed while it tested its only winner counts two, too
+
+
+def test_only_a_sweep_of_trials_that_last_says_that_it_stops_them_early(done: Journal) -> None:
+    assert "(ASHA) of Ray Tune" in render_sweep_report(done)
+    done.plan = replace(done.plan, epochs=2)
+    page = render_sweep_report(done)
+    assert "(ASHA) of Ray Tune" not in page
+    assert "the trials are too short for that" in page
 
 
 def test_trials_that_cannot_be_told_apart_are_named(done: Journal) -> None:

@@ -135,7 +135,7 @@ def _row(run: ComparedRun, place: int) -> dict[str, str]:
         "ece": words.decimal(None if run.ece is None else 100 * run.ece, 1),
         "minutes": words.minutes(run.minutes),
         "parameters": words.MISSING if run.parameters is None else words.whole(run.parameters),
-        "gflop": words.decimal(run.gflop),
+        "gflop": words.MISSING if run.gflop is None else f"{run.gflop:.3g}",
         "pace": words.MISSING if run.images_per_second is None else words.whole(run.images_per_second),
         "per_minute": words.decimal(run.points_per_minute, 1),
         "device": run.device or words.MISSING,

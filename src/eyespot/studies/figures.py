@@ -148,7 +148,7 @@ def read_rows(study: Study, folder: Path) -> list[Row]:
     """Return the points of a study with what was run of them.
 
     Raises:
-        RunError: The folder has no points.json.
+        RunError: The folder has no points.json, or that of something else.
     """
     try:
         asked = read_points(folder)
@@ -157,6 +157,10 @@ def read_rows(study: Study, folder: Path) -> list[Row]:
         raise RunError(
             "no study was run here", where=folder, remedy=f"run one first: eyespot study run {_argument(study)}"
         ) from error
+    ids = set(study.point_ids())
+    if not any(id_.rpartition("-seed")[0] in ids for id_ in listed):
+        what, remedy = f"no point of {study.name} was run here", "name its own folder with --out"
+        raise RunError(what, where=folder, remedy=remedy)
     rows: list[Row] = []
     for point in study.points:
         for id_ in (point.id, *([point.id + RIGHT] if point.mistakes else [])):

@@ -232,7 +232,8 @@ def load_study(name: str | Path) -> Study:
         try:
             text = Path(name).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the study ({error})", where=where, remedy="give a TOML file") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot read the study ({reason})", where=where, remedy="give a TOML file") from error
     else:
         raise ConfigError(
             f"unknown study {where!r}.{did_you_mean(where, names)}",

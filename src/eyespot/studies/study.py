@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.config import Config, parse_override
+from eyespot.device import plan_compute
 from eyespot.errors import UsageError
 from eyespot.opening import Observer, load_recipe
 from eyespot.studies.runner import Limits, Outcome, Point, naming, run_points, with_seeds
@@ -69,7 +70,12 @@ def study_points(
         ConfigError: Settings that do not validate together; the point is named.
         UsageError: `weights_from` is no backbone, or has no weights either.
     """
+    from eyespot.models.registry import model_entry
+
     has_weights = _remembering(_has_weights)
+    if weights_from is not None and not model_entry(weights_from).is_backbone:
+        what = f"{weights_from} is no backbone with pretrained weights"
+        raise UsageError(what, where="--weights-from", remedy="use efficientnet_lite0")
     if weights_from is not None and with_weights and not has_weights(weights_from):
         raise UsageError(
             f"no pretrained weights of {weights_from} at hand",
@@ -164,7 +170,8 @@ def run_study(
 
     Raises:
         ConfigError: An unknown study, or one that does not validate.
-        UsageError: An unknown point in `only`, an argument that a model does not have, or unknown data.
+        UsageError: An unknown point in `only`, an argument that a model does not have, unknown data or an unknown
+            device.
         DataError: Data that cannot be opened.
         RunError: The folder cannot be written, or holds runs of these points with other settings.
         Interrupted: A signal asked for a stop; the same call goes on.
@@ -177,6 +184,7 @@ def run_study(
     folder = Path(out) if out is not None else study_folder(study)
     points = with_seeds(study_points(study, data=data, weights_from=weights_from, changes=changes), seeds)
     limits = Limits(minutes=minutes, epochs_scale=epochs_scale, device=device)
+    plan_compute(device)
     outcomes = run_points(points, folder, limits=limits, only=only, observer=watcher)
     page = write_study_report(study, folder)
     watcher.on_message(f"report: {page}")

@@ -41,7 +41,6 @@ _CONNECT_SECONDS, _PROBE_SECONDS = 5.0, 60.0
 _END_SECONDS = 5.0  # for killed processes to be gone
 _TEMPORARY = "eyeray-"  # and 8 digits: nobody else's folder may look like one of ours
 _REDUCTION = 3  # of three trials that came as far, the best one goes on
-_FEWEST_EPOCHS = 3  # below, stopping early saves nothing
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -191,7 +190,7 @@ def _scheduler(journal: Journal) -> Any:
     """
     schedulers: Any = importlib.import_module("ray.tune.schedulers")
     plan = journal.plan
-    if plan.epochs < _FEWEST_EPOCHS:
+    if not plan.stops_early:
         return schedulers.FIFOScheduler()
     scheduler = schedulers.ASHAScheduler(
         time_attr="epoch",

@@ -27,6 +27,7 @@ from eyespot.sweeps.space import Space
 State = Literal["running", "finished", "stopped", "failed", "waiting"]
 Metric = Literal["val/top1", "val/loss"]
 _FORMAT = 1
+_FEWEST_EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ class Plan:
     def mode(self) -> Literal["max", "min"]:
         """Return which values of the metric are good."""
         return "max" if self.metric == "val/top1" else "min"
+
+    @property
+    def stops_early(self) -> bool:
+        """Return whether trials that are behind are stopped: of shorter ones it would save nothing."""
+        return self.epochs >= _FEWEST_EPOCHS
 
 
 @dataclass

@@ -187,8 +187,9 @@ def _findings(journal: Journal, winner: Trial | None) -> list[Finding]:
         found.append(Finding("chosen-on-val", "note", text))
     if (reads := journal.result.get("test_reads", 0)) > 1:
         text = (
-            f"This sweep was extended and has read test {reads} times, for {reads} winners. Each look makes the figure "
-            "a little less of a surprise; a last one should be on pictures that nobody has seen."
+            f"This sweep has read test {reads} times: for another winner after it was extended, or again after it was "
+            "killed at that. Each look makes the figure a little less of a surprise; a last one should be on pictures "
+            "that nobody has seen."
         )
         found.append(Finding("test-read-more-than-once", "warning", text))
     if close := _close_ones(journal, winner):
@@ -371,13 +372,14 @@ def _trials_note(journal: Journal) -> str:
 def _budget(journal: Journal) -> list[tuple[str, str]]:
     plan = journal.plan
     what = "accuracy on val" if plan.metric == "val/top1" else "loss on val"
+    stopped = "asynchronous successive halving (ASHA) of Ray Tune, on val after each epoch"
     return [
         ("Trials", f"{len(journal.trials)} of {plan.trials}"),
         ("Epochs of a trial", words.whole(plan.epochs)),
         ("Wall clock", f"at most {plan.minutes:g} min" if plan.minutes else "no limit"),
         ("Chosen by", f"{what}; equal ones by loss on val"),
         ("Settings suggested by", f"Optuna's tree-structured Parzen estimator, seed {plan.seed}"),
-        ("Stopped early by", "asynchronous successive halving (ASHA) of Ray Tune, on val after each epoch"),
+        ("Stopped early by", stopped if plan.stops_early else "nothing: the trials are too short for that"),
         ("Test read", f"{words.plural(journal.result.get('test_reads', 0), 'time')} by this sweep, by no trial"),
     ]
 
