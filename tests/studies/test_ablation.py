@@ -218,7 +218,9 @@ def test_effects_agree_with_a_computation_by_hand(arms: list[Arm]) -> None:
     assert lead(found).startswith("This makes a difference: worse")
     pictures = [-1.0, -1.0, -0.25, *[0.0] * (n - 3)]
     assert worse.picture_error == pytest.approx(float(np.std(pictures)) / math.sqrt(n))
-    (close,) = measured([arms[0], Arm("worse", "worse", "", {seed: arms[1].runs[seed] for seed in range(3)})]).effects
+    alone = measured([arms[0], Arm("worse", "worse", "", {seed: arms[1].runs[seed] for seed in range(3)})])
+    assert lead(alone) == "No difference to the baseline can be told for 'worse'."
+    (close,) = alone.effects
     assert close.deltas == pytest.approx([-2 / n] * 3)
     assert close.p_value == 0.25  # three seeds that agree to the picture have no spread to go by
     page = render_ablation(found)

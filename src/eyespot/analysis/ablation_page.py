@@ -72,7 +72,7 @@ def lead(found: Ablation) -> str:
     told = sorted((e for e in measured if e.is_told), key=lambda effect: effect.difference.mean)
     rest = len(measured) - len(told)
     if not told:
-        which = "it" if len(measured) == 1 else f"any of the {len(measured)} changes"
+        which = f"{measured[0].title!r}" if len(measured) == 1 else f"any of the {len(measured)} changes"
         return f"No difference to the baseline can be told for {which}."
     parts = [f"{effect.title} {signed_points(effect.difference.mean)}" for effect in told]
     text = f"{'These make' if len(told) > 1 else 'This makes'} a difference: {', '.join(parts)}."
