@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eyespot.deployment.engine import open_engine
+from eyespot.deployment.guard import Door
 from eyespot.deployment.limits import Limits
 from eyespot.runs import Run
 
@@ -25,7 +28,9 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
     with playwright.sync_playwright() as api:
-        browser = api.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = api.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--use-fake-device-for-media-stream"]
+        )
         yield browser
         browser.close()
 
@@ -84,7 +89,8 @@ def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, 
         page.click(".answer:not(.bad) .why")
         page.wait_for_selector(".answer .map:not([hidden])")
         page.wait_for_selector(".answer .check:not([hidden])")
-        assert page.get_attribute(".answer:not(.bad) .why", "aria-pressed") == "true"
+        assert page.inner_text(".answer:not(.bad) .why") == "Show the picture"
+        assert page.get_attribute(".answer:not(.bad) .why", "aria-pressed") is None, "its name says what it does next"
         assert page.evaluate("document.querySelector('.map:not([hidden])').naturalWidth") > 0
         page.click(".answer:not(.bad) .why")
         assert page.locator(".answer .map:not([hidden])").count() == 0
@@ -100,5 +106,97 @@ def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, 
         page.click("#clear")
         assert page.locator(".answer").count() == 0
         assert all(url.startswith((server.url, "blob:", "data:")) for url in asked)
+    finally:
+        server.close()
+
+
+def test_a_refusal_is_a_sentence_and_one_of_the_picture_only_where_the_picture_is_the_reason(browser: Any) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        empty = {"name": "empty.png", "mimeType": "image/png", "buffer": b""}
+        page.set_input_files("#files", [empty])
+        page.wait_for_selector(".answer.bad >> text='This file is empty'")
+        one = [{"name": "a.png", "mimeType": "image/png", "buffer": png()}]
+        said = [
+            (500, "the server failed", "look into its log", "No answer, the server failed: look into its log"),
+            (422, "picture 1 is a text file", "send a picture", "This picture is a text file: send a picture"),
+            (502, "", "", "No answer, the server answered 502"),
+        ]
+        for status, what, remedy, wanted in said:
+            page.unroute_all()
+            body = json.dumps({"what": what, "remedy": remedy}) if what else "<html>"
+            page.route("**/v1/predict*", partial(_fulfill, status=status, body=body))
+            page.set_input_files("#files", one)
+            page.wait_for_selector(f".answer.bad >> text='{wanted}'")
+        # A folder that is dropped is a file that cannot be read.
+        page.evaluate(
+            "() => { const file = new File(['x'], 'photos'); file.slice = () => ({ arrayBuffer: async () => {"
+            " throw new DOMException('', 'NotFoundError'); } }); add([file]); }"
+        )
+        page.wait_for_selector(".answer.bad >> text='This cannot be read: a folder, or a file that is no longer there'")
+    finally:
+        server.close()
+
+
+def _fulfill(route: Any, *, status: int, body: str) -> None:
+    route.fulfill(status=status, body=body)
+
+
+def test_pictures_wait_for_the_token_and_a_wrong_one_is_said(browser: Any) -> None:
+    server = Running(Slow(0), Limits(), Door(token="a-token-of-16-signs", log=False))
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#locked:not([hidden])")
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": png()}])
+        page.wait_for_selector(".answer.waiting >> text='This server asks for a token'")
+        page.fill("#token", "another-token-of-16")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#problem >> text='The server does not take this token.'")
+        page.fill("#token", "a-token-of-16-signs")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".answer.told-all")
+        assert page.is_hidden("#problem")
+        assert page.is_hidden("#locked")
+    finally:
+        server.close()
+
+
+def test_a_photograph_is_taken_with_the_camera_of_a_computer_or_it_is_said_why_not(browser: Any) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.click("#photograph")
+        page.wait_for_selector("#problem >> text='The camera may not be used: allow it in the browser.'")
+        page.context.grant_permissions(["camera"])
+        page.click("#photograph")
+        assert until(lambda: page.evaluate("document.querySelector('#finder').videoWidth") > 0)
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.querySelector('#finder').srcObject") is None, "the camera is off again"
+        page.click("#photograph")
+        assert until(lambda: page.evaluate("document.querySelector('#finder').videoWidth") > 0)
+        page.click("#shoot")
+        page.wait_for_selector(".answer.told-all >> text=photograph.jpg")
+        assert page.evaluate("document.querySelector('.picture').naturalWidth") > 0
+        assert page.is_hidden("#viewfinder")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_paper_the_page_is_dark_on_white_with_its_bars_and_without_its_buttons(browser: Any, scheme: str) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_context(color_scheme=scheme).new_page()
+        page.goto(server.url)
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": png()}])
+        page.wait_for_selector(".answer.told-all")
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 29, 33)"
+        assert page.evaluate("getComputedStyle(document.querySelector('.fill')).printColorAdjust") == "exact"
+        assert page.locator("button:visible").count() == 0
     finally:
         server.close()

@@ -6,6 +6,7 @@ const HISTORY = 30;
 const AT_ONCE = 2;
 const byId = (id) => document.getElementById(id);
 const queue = [];
+const locked = [];
 let running = 0;
 let limits = { body_bytes: 32 * 1024 * 1024 };
 let explains = false;
@@ -30,11 +31,16 @@ async function describe() {
   } catch {
     return complain("The server does not answer. Is it still running?");
   }
-  if (response.status === 401) return lock();
+  if (response.status === 401) {
+    if (sessionStorage.getItem("token")) complain("The server does not take this token.");
+    return lock();
+  }
   if (!response.ok) return complain(`The server does not say which model it has (${response.status}).`);
   const model = await response.json();
   limits = model.limits;
   explains = model.explain === true;
+  queue.push(...locked.splice(0));
+  work();
   for (const button of document.querySelectorAll(".answer.told-all .why")) button.hidden = !explains;
   const test = model.metrics && model.metrics.test;
   const measured = test
@@ -42,7 +48,7 @@ async function describe() {
     : "";
   const names = model.class_names;
   const some = names.slice(0, 12).join(", ") + (names.length > 12 ? ", …" : "");
-  byId("model").textContent = `Knows ${names.length} classes: ${some}.${measured}`;
+  byId("model").textContent = `Knows ${names.length.toLocaleString("en")} classes: ${some}.${measured}`;
 }
 
 function lock() {
@@ -78,6 +84,30 @@ function add(files) {
   work();
 }
 
+async function photograph() {
+  const devices = navigator.mediaDevices; // not there over http from another machine
+  if (!devices || matchMedia("(pointer: coarse)").matches) return byId("camera").click(); // phones bring their own
+  byId("problem").hidden = byId("photograph").disabled = true;
+  try {
+    byId("finder").srcObject = await devices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    return complain(error.name === "NotAllowedError" ? "The camera may not be used: allow it in the browser."
+      : "No camera can be used: choose a picture instead.");
+  } finally {
+    byId("photograph").disabled = false;
+  }
+  byId("viewfinder").showModal();
+}
+
+function shoot() {
+  const finder = byId("finder");
+  if (!finder.videoWidth) return; // the first frame is not there yet
+  const canvas = Object.assign(document.createElement("canvas"), { width: finder.videoWidth, height: finder.videoHeight });
+  canvas.getContext("2d").drawImage(finder, 0, 0);
+  canvas.toBlob((blob) => add([new File([blob], "photograph.jpg", { type: "image/jpeg" })]), "image/jpeg", 0.95);
+  byId("viewfinder").close();
+}
+
 function forgetOld() {
   const items = [...byId("answers").children];
   const answered = items.filter((item) => !item.classList.contains("waiting"));
@@ -111,17 +141,32 @@ async function send(file, query, tries = 0) {
     return send(file, query, tries + 1);
   }
   const answer = await response.json().catch(() => ({}));
-  if (response.status === 401) lock();
   if (response.ok) return { prediction: answer.predictions[0] };
-  const what = (answer.what || `no answer (${response.status})`).replace(/^picture 1 /, "");
-  return { refusal: answer.remedy ? `${what}: ${answer.remedy}` : what };
+  if (response.status === 401) {
+    lock();
+    return { refusal: "This server asks for a token", waits: true };
+  }
+  const what = answer.what || `the server answered ${response.status}`;
+  const told = answer.remedy ? `${what}: ${answer.remedy}` : what;
+  return { refusal: /^picture 1 /.test(what) ? told.replace(/^picture 1/, "This picture") : `No answer, ${told}` };
 }
 
 async function ask(job) {
   if (job.file.size > limits.body_bytes) {
-    return refuse(job, `is larger than ${Math.floor(limits.body_bytes / 1024 / 1024)} MB`);
+    return refuse(job, `This picture is larger than ${Math.floor(limits.body_bytes / 1024 / 1024)} MB`);
   }
-  const { prediction, refusal } = await send(job.file, `top_k=${TOP}`);
+  try {
+    await job.file.slice(0, 1).arrayBuffer();
+  } catch {
+    return refuse(job, "This cannot be read: a folder, or a file that is no longer there");
+  }
+  if (!job.file.size) return refuse(job, "This file is empty");
+  const { prediction, refusal, waits } = await send(job.file, `top_k=${TOP}`);
+  if (waits) {
+    locked.push(job);
+    job.item.querySelector(".label").textContent = refusal;
+    return;
+  }
   if (refusal) return refuse(job, refusal);
   show(job, prediction);
 }
@@ -143,7 +188,6 @@ async function why(job) {
   const shown = map.hidden;
   map.hidden = !shown;
   job.item.querySelector(".check").hidden = !shown;
-  button.setAttribute("aria-pressed", String(shown));
   button.textContent = shown ? "Show the picture" : "Show the heat map";
 }
 
@@ -164,7 +208,7 @@ function checked(label, check) {
 function refuse(job, reason) {
   job.item.classList.remove("waiting");
   job.item.classList.add("bad");
-  job.item.querySelector(".label").textContent = `This picture ${reason}`.replace(/^This picture The /, "The ");
+  job.item.querySelector(".label").textContent = reason;
   say(`${job.name}: ${reason}`);
 }
 
@@ -217,15 +261,22 @@ document.addEventListener("paste", (event) => {
     complain("There is no picture in the clipboard.");
   }
 });
-for (const [button, input] of [["choose", "files"], ["photograph", "camera"]]) {
-  byId(button).addEventListener("click", () => byId(input).click());
+for (const input of ["files", "camera"]) {
   byId(input).addEventListener("change", (event) => {
     add(event.target.files);
     event.target.value = "";
   });
 }
+byId("choose").addEventListener("click", () => byId("files").click());
+byId("photograph").addEventListener("click", photograph);
+byId("shoot").addEventListener("click", shoot);
+byId("leave").addEventListener("click", () => byId("viewfinder").close());
+byId("viewfinder").addEventListener("close", () => {
+  byId("finder").srcObject.getTracks().forEach((track) => track.stop());
+  byId("finder").srcObject = null;
+});
 byId("clear").addEventListener("click", () => {
-  queue.length = 0;
+  queue.length = locked.length = 0;
   [...byId("answers").children].forEach(forget);
   byId("answers-title").hidden = byId("tools").hidden = byId("problem").hidden = true;
   say("Cleared");
@@ -234,7 +285,7 @@ byId("clear").addEventListener("click", () => {
 byId("locked").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("token", byId("token").value.trim());
-  byId("locked").hidden = true;
+  byId("locked").hidden = byId("problem").hidden = true;
   byId("choose").focus();
   describe();
 });
