@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import io
 import json
@@ -50,7 +51,9 @@ class Running:
         import uvicorn
 
         self.app = build_app(engine, limits=limits, door=door or Door(log=False))
-        protocol: Any = partial(connections.BoundedProtocol, bounds=connections.Bounds(limits, self.app.refuse))
+        protocol: Any = partial(
+            connections.BoundedProtocol, bounds=connections.Bounds(limits, self.app.refuse, self.app.note)
+        )
         config = uvicorn.Config(self.app, http=protocol, ws="none", log_config=None, access_log=False)
         self.server = uvicorn.Server(config)
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -485,6 +488,62 @@ def test_a_body_that_came_nearly_whole_at_once_may_neither_pause_nor_drip(first:
         asyncio.run(read_body(receive, None, limits, lambda count: None))
     assert caught.value.status == 408
     assert time.monotonic() - started < 15
+
+
+def test_what_never_becomes_a_request_is_counted_once() -> None:
+    server = Running(Slow(0), Limits(header_seconds=0.3, connections=2))
+    try:
+        server.raw(b"\x16\x03\x01 TLS")
+        server.raw(GET.format("/healthz").encode()[:20])  # and no more
+        server.raw(b"GET /" + b"a" * 40_000)
+        server.raw(b"")  # as a browser connects ahead
+        half = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+        server.raw(half)
+        assert until(lambda: not open_connections(server))
+        text = httpx.get(f"{server.url}/metrics").text
+        for method, path, status in (
+            ("other", "other", 400),
+            ("other", "other", 408),
+            ("other", "other", 431),
+            ("POST", "/v1/predict", 400),
+        ):
+            assert f'eyespot_requests_total{{method="{method}",path="{path}",status="{status}"}} 1.0' in text
+        assert "eyespot_request_seconds_count 4.0" in text
+    finally:
+        server.close()
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        answer = httpx.post(f"{server.url}/v1/predict?topk=3", content=b"x", headers=RAW)
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == (
+            "unknown option 'topk'. Did you mean 'top_k'? in the query: use top_k and explain"
+        )
+    finally:
+        server.close()
+
+
+def test_what_was_loaded_can_be_collected_again_when_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nanobind, in torch's compiler, calls all of it leaked in a page of lines behind the last one."""
+    import uvicorn
+
+    def run(server: Any, sockets: Any) -> None:
+        assert gc.get_freeze_count() > 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr("eyespot.deployment.server.open_engine", lambda *_, **__: Slow(0))
+    monkeypatch.setattr("eyespot.deployment.server._quiet_libraries", lambda: None)
+    monkeypatch.setattr(Slow, "describe", lambda self: {"engine": "none"})
+    switch = sys.getswitchinterval()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            eyespot.serve("anything", port=0)
+    finally:
+        sys.setswitchinterval(switch)
+    assert gc.get_freeze_count() == 0
 
 
 class Wordy(Slow):

@@ -81,11 +81,18 @@ class Bounds:
     Args:
         limits: The bounds.
         refuse: Asked about each request when its headers are there.
+        note: Told the status of each refusal that the application never sees.
     """
 
-    def __init__(self, limits: Limits, refuse: Refuse = lambda method, target: None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        refuse: Refuse = lambda method, target: None,
+        note: Callable[[int], None] = lambda status: None,
+    ) -> None:
         self.limits = limits
         self.refuse = refuse
+        self.note = note
         again = f"try again in {RETRY_SECONDS} s"
         self.no_room = raw_response(Problem(503, "too many connections", remedy=again, close=True))
         long = f"headers of more than {limits.header_bytes // 1024} kB"
@@ -237,11 +244,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._under_way = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _let_go(self) -> None:
+    def _let_go(self) -> bool:
         """Tell the request under way that nobody takes its answer; uvicorn tells but the last one of a pipeline."""
-        if self._under_way is not None and not self._under_way.response_complete:
-            self._under_way.disconnected = True
-            self._under_way.message_event.set()
+        if self._under_way is None or self._under_way.response_complete:
+            return False
+        self._under_way.disconnected = True
+        self._under_way.message_event.set()
+        return True
 
     def _is_answered(self) -> bool:
         return self._refused or (self.cycle is not None and self.cycle.response_complete)
@@ -272,7 +281,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._timer = None
         if not self.transport.is_closing():
-            self._end(self._bounds.too_slow)
+            self._end(self._bounds.too_slow, note=self._head_bytes > 0)  # browsers connect ahead and say nothing
 
     def _leave(self) -> None:
         """End the connection without a word: its request has had an answer."""
@@ -283,8 +292,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse what cannot be parsed, as a problem document."""
         self._end(self._bounds.no_http)
 
-    def _end(self, response: bytes) -> None:
+    def _end(self, response: bytes, *, note: bool = True) -> None:
         self._stop_waiting()
-        self._let_go()
+        if not self._let_go() and note:  # a request under way is noted by the application
+            self._bounds.note(int(response[len("HTTP/1.1 ") :][:3]))
         self.transport.write(response)
         self.transport.close()

@@ -128,6 +128,10 @@ class Guard:
         self._note("POST", PREDICT, None, 503, 0.0)
         return self._full_response
 
+    def note(self, status: int) -> None:
+        """Count and log a refusal of what never became a request."""
+        self._note("other", "other", None, status, 0.0)
+
     def _problem(self, scope: Scope) -> Problem | None:
         """Return why a request is not let in."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
