@@ -546,6 +546,23 @@ def test_what_was_loaded_can_be_collected_again_when_the_server_ends(monkeypatch
     assert gc.get_freeze_count() == 0
 
 
+def test_a_signal_stops_the_export_before_the_first_answer(monkeypatch: pytest.MonkeyPatch, trained: Run) -> None:
+    """In another thread it would go on for a minute, and the end of the process would wait for it."""
+
+    def export(*_: Any, **__: Any) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eyespot.deployment.engine.export_onnx", export)
+    monkeypatch.setattr("eyespot.deployment.engine._CACHE_VERSION", 0)  # nothing is in the cache
+    switch = sys.getswitchinterval()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            eyespot.serve(trained.path, port=0, device="cpu", engine="onnx")
+    finally:
+        sys.setswitchinterval(switch)
+
+
 class Wordy(Slow):
     """An engine that has more to say of itself than sockets hold."""
 

@@ -12,6 +12,8 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -235,6 +237,7 @@ def open_engine(
     device: str = "auto",
     engine: str = "auto",
     say: Callable[[str], None] = lambda message: None,
+    opener: Executor | None = None,
 ) -> Engine:
     """Return the engine for a run, a bundle or an exported file.
 
@@ -243,6 +246,8 @@ def open_engine(
         device: Where to compute.
         engine: `onnx`; `torch`; or `auto`: ONNX Runtime on a processor where the model can be exported, else torch.
         say: Told what happens before the first answer, and why torch answers.
+        opener: Where what computes is opened, whose priority the engine's own threads inherit; here when left out. A
+            file is always exported here, where a signal can stop it.
 
     Raises:
         RunError: There is no model.
@@ -260,14 +265,14 @@ def open_engine(
         if engine == "torch" or not on_processor:
             wrong = "--engine torch" if engine == "torch" else f"--device {device}"
             raise UsageError(f"an ONNX file with {wrong}", where=path, remedy="serve the run, or leave the option out")
-        return OnnxEngine(open_onnx(path, threads=core_count()))
+        return OnnxEngine(_opened(path, opener))
     folder = find_bundle(model)
     explainer = Explainer(folder, device)
     if engine == "onnx" and not on_processor:
         raise UsageError(f"--engine onnx with --device {device}", remedy="use --device cpu, or --engine torch")
     if engine == "onnx" or (engine == "auto" and plan_compute(device).device == "cpu"):
         try:
-            info, file = exported(folder, say=say)
+            info, file = exported(folder, say=say, opener=opener)
             return OnnxEngine(file, info, explainer)
         except CheckpointError:
             raise
@@ -275,15 +280,24 @@ def open_engine(
             if engine == "onnx":
                 raise
             say(f"torch answers, because ONNX Runtime cannot: {error}")
-    return TorchEngine(load_predictor(model, device=device), explainer)
+    load = partial(load_predictor, model, device=device)
+    return TorchEngine(load() if opener is None else opener.submit(load).result(), explainer)
 
 
-def exported(folder: Path, *, say: Callable[[str], None] = lambda message: None) -> tuple[BundleInfo, OnnxFile]:
+def _opened(path: Path, opener: Executor | None) -> OnnxFile:
+    load = partial(open_onnx, path, threads=core_count())
+    return load() if opener is None else opener.submit(load).result()
+
+
+def exported(
+    folder: Path, *, say: Callable[[str], None] = lambda message: None, opener: Executor | None = None
+) -> tuple[BundleInfo, OnnxFile]:
     """Return a bundle as an ONNX file in the cache; made, and compared as `eyespot export` does, if it is not there.
 
     Args:
         folder: The bundle.
         say: Told that it is made, which takes a while.
+        opener: Where the file is opened; see `open_engine`.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
@@ -296,7 +310,7 @@ def exported(folder: Path, *, say: Callable[[str], None] = lambda message: None)
     path = cache_folder("exports") / f"{info.architecture.name.replace('/', '-')}-{key}" / "model.onnx"
     if path.is_file():
         try:
-            return info, open_onnx(path, threads=core_count())
+            return info, _opened(path, opener)
         except ModelError:
             path.unlink()  # damaged in the cache
     say("exporting the model to ONNX and comparing it, once")
@@ -305,7 +319,7 @@ def exported(folder: Path, *, say: Callable[[str], None] = lambda message: None)
     except EyespotError:
         if not path.is_file():  # another server of the same model was faster
             raise
-    return info, open_onnx(path, threads=core_count())
+    return info, _opened(path, opener)
 
 
 __all__ = ["Engine", "EngineName", "Explainer", "OnnxEngine", "TorchEngine", "exported", "open_engine"]

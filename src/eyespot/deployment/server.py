@@ -109,9 +109,9 @@ def serve(
     sys.setswitchinterval(_SWITCH_SECONDS)
     with _listen(host, port) as listener:  # before the model is read: a port in use is said at once
         with ThreadPoolExecutor(1, initializer=stand_back) as opener:  # the engine's own threads inherit its priority
-            opened = opener.submit(
-                open_engine, model, device=device, engine=engine, say=lambda text: write_log("note", message=text)
-            ).result()
+            opened = open_engine(
+                model, device=device, engine=engine, say=lambda text: write_log("note", message=text), opener=opener
+            )
         local = host in LOOPBACK_NAMES
         hosts = (*LOOPBACK_NAMES, *map(str.lower, allow_hosts)) if local or allow_hosts else ()
         app = build_app(opened, limits=limits, door=Door((*hosts, host.lower()) if hosts else (), token, log))
