@@ -22,7 +22,7 @@ import eyespot
 from eyespot import cli
 from eyespot.data.transforms import InputSpec
 from eyespot.deployment import export as export_module
-from eyespot.deployment.export import export_bundle, export_onnx, export_torch, open_session, sample_pictures
+from eyespot.deployment.export import Exported, export_bundle, export_onnx, export_torch, open_session, sample_pictures
 from eyespot.errors import CheckpointError, DataError, MissingExtraError, ModelError, RunError, UsageError
 from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance, load_bundle, save_bundle
 from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics
@@ -449,3 +449,11 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> Non
         (beside / "model.onnx").write_bytes(b"whole")
     assert os.listdir(tmp_path) == ["model.onnx"]
     assert (tmp_path / "model.onnx").read_bytes() == b"whole"
+
+
+def test_each_share_is_told_with_its_split_n_and_interval() -> None:
+    found = Exported(Path("m.onnx"), "onnx", 1, 9, 0.0, (0.98, 0.97), 100, "val", refused=(0.05, 0.05))
+    assert found.describe().endswith(
+        "; top-1 on val 98.00 % [93.0, 99.4] -> 97.00 % [91.5, 99.0] (n = 100)"
+        "; called unknown on val 5.00 % [2.2, 11.2] -> 5.00 % [2.2, 11.2] (n = 100)"
+    )

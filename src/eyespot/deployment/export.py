@@ -99,15 +99,16 @@ class Exported:
         if self.difference is None:
             return size
         told = f"{size}; probabilities differ by at most {self.difference:.1e} on {self.pictures} pictures"
-        if self.top1 is not None:
-            n = self.top1_pictures
-            before, after = (
-                f"{100 * value:.2f} % {words.interval(wilson_interval(round(value * n), n))}" for value in self.top1
-            )
-            told += f"; top-1 on {self.top1_split} {before} -> {after} (n = {n:,})"
-        if self.refused is not None:
-            before, after = (f"{100 * value:.2f} %" for value in self.refused)
-            told += f"; called unknown {before} -> {after}"
+        n = self.top1_pictures
+        for what, shares in (
+            (f"top-1 on {self.top1_split}", self.top1),
+            (f"called unknown on {self.top1_split}", self.refused),
+        ):
+            if shares is not None:
+                before, after = (
+                    f"{100 * value:.2f} % {words.interval(wilson_interval(round(value * n), n))}" for value in shares
+                )
+                told += f"; {what} {before} -> {after} (n = {n:,})"
         return told
 
 
