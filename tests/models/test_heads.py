@@ -76,7 +76,7 @@ def test_linear_layers_on_top_of_each_other_are_warned_about() -> None:
         ({"pool": "flaten"}, "did you mean 'flatten'"),
         ({"activation": "rleu"}, "did you mean 'relu'"),
         ({"hidden": (8, 0)}, "widths from 1"),
-        ({"dropout": 1.0}, "outside of [0, 1)"),
+        ({"dropout": 1.0}, "outside of [0, 1) in the head: use 0"),
     ],
 )
 def test_a_head_that_cannot_be_is_refused(values: dict[str, object], words: str) -> None:

@@ -199,8 +199,16 @@ def test_freeze_until_takes_a_module_or_a_parameter() -> None:
 
 
 def test_freezing_until_something_unknown_names_the_parts() -> None:
-    with pytest.raises(UsageError, match=r"no 'layr3' to freeze until\. Did you mean 'layer3'"):
-        build("resnet18").freeze("full", "layr3")
+    model = build("resnet18")
+    with pytest.raises(UsageError, match=r"no 'layr3' with weights to freeze until\. Did you mean 'layer3'"):
+        model.freeze("full", "layr3")
+    for part in ("maxpool", "fc", "nothing alike"):  # what the line offers, it takes
+        with pytest.raises(UsageError) as caught:
+            model.freeze("full", part)
+        offered = str(caught.value).partition("use one of ")[2].removesuffix(", or a part of one").split(", ")
+        assert offered == ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
+        for name in offered:
+            model.freeze("full", name)
 
 
 def test_what_is_trained_is_listed_with_counts() -> None:

@@ -48,11 +48,14 @@ def test_entry_lists_exactly_the_arguments_of_its_builder(name):
 
 def test_unknown_model_offers_the_nearest():
     with pytest.raises(UsageError) as caught:
-        model_entry("resnt18")
-    text = f"Unknown model 'resnt18'. Did you mean 'resnet18-small'? {len(model_names())} models of eyespot, "
+        model_entry("resnt18-small")
+    text = f"Unknown model 'resnt18-small'. Did you mean 'resnet18-small'? {len(model_names())} models of eyespot, "
     text += "and every model of timm: eyespot models"
     assert str(caught.value) == text
     assert caught.value.exit_code == 2
+    for misspelt, meant in (("resnt18", "resnet18"), ("convnet", "convnet3"), ("resnet_50", "resnet50")):
+        with pytest.raises(UsageError, match=f"Did you mean '{meant}'"):
+            model_entry(misspelt)
 
 
 @pytest.mark.parametrize("name", ["", "os:system", "eyespot.models.convnet3:ConvNet3", "../convnet3", "CONVNET3"])

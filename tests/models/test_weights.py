@@ -398,11 +398,12 @@ OTHER = draw(1)
         {"model": TENSORS, "scaler": None},
         {"model_state_dict": TENSORS, "loss": 0.5},
         {"state_dict_ema": TENSORS, "state_dict": OTHER},
+        {"model": OTHER, "model_ema": TENSORS},
         {"state_dict": {"model": {f"module.{name}": tensor for name, tensor in TENSORS.items()}}},
         {**TENSORS, "epoch": 3, "version": "1"},
         {"state_dict": {**TENSORS, "bn.bias": TENSORS["bn.bias"][None].expand(5, 4)[3]}},
     ],
-    ids=["ordered", "parameters", "timm", "model", "model_state_dict", "ema", "nested", "beside", "view"],
+    ids=["ordered", "parameters", "timm", "model", "model_state_dict", "ema", "model ema", "nested", "beside", "view"],
 )
 def test_wrappers_of_trainings_are_understood(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "w.pth")

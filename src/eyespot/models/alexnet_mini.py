@@ -46,7 +46,7 @@ class AlexNetMini(nn.Module):
     def __init__(self, num_classes: int = 10, in_channels: int = 3, *, size_px: int = 32, dropout: float = 0.5) -> None:
         super().__init__()
         check_request(NAME, num_classes=num_classes, in_channels=in_channels, size_px=size_px, min_size_px=MIN_SIZE_PX)
-        check_dropout(NAME, dropout)
+        check_dropout(f"model {NAME!r}", dropout)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.num_features = HIDDEN

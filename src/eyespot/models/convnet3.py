@@ -52,7 +52,7 @@ class ConvNet3(nn.Module):
         check_request(NAME, num_classes=num_classes, in_channels=in_channels, size_px=size_px, min_size_px=MIN_SIZE_PX)
         drop1, drop2, drop3, drop_hidden = dropout
         for rate in dropout:
-            check_dropout(NAME, rate)
+            check_dropout(f"model {NAME!r}", rate)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.num_features = HIDDEN

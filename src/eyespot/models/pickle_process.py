@@ -32,7 +32,7 @@ PICKLE_SECONDS = 120.0
 _SPARE_BYTES = 2 * 1024**3  # what reading may need beside the tensors: threads, buffers, torch itself
 _COPIES = 4  # of the file's bytes: as read, made contiguous, written
 # Averaged weights come first: where a training kept them, they are the ones it was evaluated with. timm's order too.
-_WRAPPERS = ("state_dict_ema", "state_dict", "model", "model_state_dict")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 
 # --------------------------------------------------------------------------------------------------- the asking process
 

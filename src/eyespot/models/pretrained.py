@@ -7,7 +7,7 @@ own networks, whose frozen part stays in eval mode, and which can hand out its p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -80,11 +80,11 @@ def _timm_name(name: str) -> str:
     return f"{ALIASES.get(architecture, architecture)}{dot}{tag}"
 
 
-def nearest_backbone(name: str) -> str:
-    """Return ` Did you mean ...?` over timm's names."""
+def nearest_backbone(name: str, others: Iterable[str] = ()) -> str:
+    """Return ` Did you mean ...?` over timm's names and some others."""
     import timm
 
-    return did_you_mean(name, [*ALIASES, *timm.list_models()])
+    return did_you_mean(name, [*others, *ALIASES, *timm.list_models()])
 
 
 @lru_cache(maxsize=64)
@@ -299,10 +299,12 @@ class PretrainedClassifier(nn.Module):
         if first:
             starts = [place for place, name in enumerate(names) if name == first or name.startswith(f"{first}.")]
             if not starts:
-                modules = [name for name, _ in self.backbone.named_modules() if name]
+                # Only what has weights: nothing comes before a pooling that does not come before the next layer.
+                paths = [name.split(".") for name in names]
+                parts = dict.fromkeys(".".join(path[:end]) for path in paths for end in range(1, len(path) + 1))
                 raise UsageError(
-                    f"{self.name} has no {first!r} to freeze until.{did_you_mean(first, modules)}",
-                    remedy=f"use one of {', '.join(name for name in modules if '.' not in name)}, or a part of one",
+                    f"{self.name} has no {first!r} with weights to freeze until.{did_you_mean(first, parts)}",
+                    remedy=f"use one of {', '.join(part for part in parts if '.' not in part)}, or a part of one",
                 )
             start = starts[0]
         for place, parameter in enumerate(self.backbone.parameters()):

@@ -123,11 +123,11 @@ def check_images(name: str, images: Tensor, *, in_channels: int, size_px: int | 
     )
 
 
-def check_dropout(name: str, rate: float) -> None:
+def check_dropout(where: str, rate: float) -> None:
     """Refuse a dropout rate that is no probability.
 
     Args:
-        name: Name of the model, for the error.
+        where: What it was given for, for the error.
         rate: Probability of a zero, in [0, 1).
 
     Raises:
@@ -136,6 +136,6 @@ def check_dropout(name: str, rate: float) -> None:
     if not 0.0 <= rate < 1.0:
         raise ModelError(
             f"dropout rate {rate:g} is outside of [0, 1)",
-            where=f"model {name!r}",
+            where=where,
             remedy="use 0 for none, 0.5 for every second value",
         )

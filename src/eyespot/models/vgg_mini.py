@@ -55,7 +55,7 @@ class VGGMini(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels, map_px = in_channels, size_px
         for block, (width, rate) in enumerate(zip(WIDTHS, dropout, strict=True), start=1):
-            check_dropout(NAME, rate)
+            check_dropout(f"model {NAME!r}", rate)
             for number in (1, 2):
                 layers[f"conv{block}_{number}"] = nn.Conv2d(channels, width, 3, padding=1)
                 layers[f"relu{block}_{number}"] = nn.ReLU()

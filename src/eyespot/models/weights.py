@@ -90,8 +90,8 @@ def load_weights(
 
     Names may have prefixes of wrappers in front of them (`module.`, `model.`, `backbone.`, `_orig_mod.`), a head beside
     a `backbone.` (`head.`) is left out, and a pickle
-    may hold the tensors under `state_dict_ema`, `state_dict`, `model` or `model_state_dict`. Counters of batch
-    normalisation (`num_batches_tracked`) may be missing, which makes them 0.
+    may hold the tensors under `state_dict_ema`, `model_ema`, `state_dict`, `model` or `model_state_dict`. Counters of
+    batch normalisation (`num_batches_tracked`) may be missing, which makes them 0.
 
     Args:
         where: `package`: a pip package that has these weights; `hub`: the Hugging Face hub or its cache; `auto`: the
