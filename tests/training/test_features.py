@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from contextlib import ExitStack
@@ -180,6 +181,7 @@ def test_a_stop_is_heard_while_another_process_encodes(packed: PackedDataset) ->
     job = Job(packed)
     Job(packed).run(1)
     lock = next(iter(cache_folder("features").glob("*.lock")))
+    shards()[0].with_suffix(".json").unlink()
     messages: list[str] = []
     looks = 0
 
@@ -197,14 +199,37 @@ def test_a_stop_is_heard_while_another_process_encodes(packed: PackedDataset) ->
 def test_what_another_process_encoded_meanwhile_is_taken(packed: PackedDataset) -> None:
     Job(packed).run(1)
     lock = next(iter(cache_folder("features").glob("*.lock")))
+    index = shards()[0].with_suffix(".json")
+    hidden = index.rename(index.with_suffix(".hidden"))
     messages: list[str] = []
     with ExitStack() as held:
         held.enter_context(file_lock(lock))
+        held.callback(hidden.rename, index)
         store = Job(packed).encoder.encode(
             ["train"], 1, progress=lambda *_: None, should_stop=held.close, message=messages.append
         )
     assert store.encoded == 0
     assert len(messages) == 1
+
+
+def test_whole_features_are_taken_where_nothing_can_be_written(
+    packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = Job(packed).run().arrays["train"]
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(features, "file_lock", refuse)
+    monkeypatch.setattr(features, "write_json", refuse)
+    job = Job(packed)
+    store = job.run()
+    assert store.encoded == 0
+    assert job.told == [(60, 120), (120, 120)]
+    assert all(np.array_equal(one, two) for one, two in zip(arrays, store.arrays["train"], strict=True))
+    shards()[0].with_suffix(".json").unlink()
+    with pytest.raises(DataError, match="cannot keep features"):
+        Job(packed).run()
 
 
 def shards() -> list[Path]:

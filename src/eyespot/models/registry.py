@@ -120,8 +120,9 @@ def _backbone_entry(name: str) -> ModelEntry:
     from eyespot.models.pretrained import backbone_facts, is_backbone, nearest_backbone
 
     if not is_backbone(name):
+        near = nearest_backbone(name, _TABLE)
         raise UsageError(
-            f"Unknown model {name!r}.{nearest_backbone(name, _TABLE)} {len(_TABLE)} models of eyespot, and every model of timm",
+            f"Unknown model {name!r}.{near} {len(_TABLE)} models of eyespot, and every model of timm",
             remedy="eyespot models",
         )
     facts = backbone_facts(name)

@@ -251,9 +251,13 @@ class Encoder:
                     should_stop()
 
                 shard = self._shard(source, view)
-                with _locked(shard.lock_path, should_stop, message):
-                    encoded += self._fill(shard, source, view, look)
-                    array = shard.map()
+                kept = shard.read()
+                if kept < len(self._packed.splits[source]):  # else nothing is written: the cache may be read-only
+                    with _locked(shard.lock_path, should_stop, message):
+                        encoded += self._fill(shard, source, view, look)
+                else:
+                    look(kept)
+                array = shard.map()
                 done += len(array)
                 arrays[source] = (*arrays.get(source, ()), array)
                 seconds[source] = (*seconds.get(source, ()), shard.seconds)
@@ -433,9 +437,9 @@ class _Shard:
         self._checksums: list[int] = []
         self.seconds = 0.0  # of encoding the rows that are there
 
-    def open(self) -> int:
-        """Return how many rows are there already; what is damaged from some chunk on is encoded again."""
-        self._rows_path.parent.mkdir(parents=True, exist_ok=True)
+    def read(self) -> int:
+        """Return how many rows are there already: all before the first damaged chunk."""
+        self._checksums, self.seconds = [], 0.0
         try:
             checksums, seconds = self._read_index()
             with open(self._rows_path, "rb") as file:
@@ -446,7 +450,13 @@ class _Shard:
             # Of the rows that are encoded again only the second time counts.
             self.seconds = seconds * self._rows(len(self._checksums)) / max(self._rows(len(checksums)), 1)
         except (OSError, ValueError, KeyError, TypeError):
-            self._checksums, self.seconds = [], 0.0
+            self._checksums = []
+        return self._rows(len(self._checksums))
+
+    def open(self) -> int:
+        """Return what `read` does, with room for all rows: those from there on are to be encoded."""
+        self._rows_path.parent.mkdir(parents=True, exist_ok=True)
+        kept = self.read()
         if not self._rows_path.exists() or self._rows_path.stat().st_size != self._row_bytes * self._shape[0]:
             needed = self._row_bytes * self._shape[0]
             free = shutil.disk_usage(self._rows_path.parent).free
@@ -459,7 +469,7 @@ class _Shard:
                 )
             with open(self._rows_path, "ab") as file:
                 file.truncate(needed)
-        return self._rows(len(self._checksums))
+        return kept
 
     def read_seconds(self) -> float:
         """Return what encoding the rows took that are said to be there; nothing is checked."""
