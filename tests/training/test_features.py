@@ -262,7 +262,9 @@ def test_rows_that_are_encoded_again_do_not_count_twice(packed: PackedDataset) -
     assert 320 < store.view_seconds["train"][0] < 500, "32 of 60 rows have their old time"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove rows", "garbage index", "-1.5", "NaN", "1e999", "remove index"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "remove rows", "garbage index", "number", "-1.5", "NaN", "1e999", "remove index"]
+)
 def test_a_damaged_cache_is_made_anew(packed: PackedDataset, damage: str) -> None:
     array = Job(packed).run(1).arrays["train"][0].copy()
     (path,) = shards()
@@ -273,6 +275,8 @@ def test_a_damaged_cache_is_made_anew(packed: PackedDataset, damage: str) -> Non
         path.unlink()
     elif damage == "garbage index":
         index.write_text('{"shape": 3}')
+    elif damage == "number":
+        index.write_text(json.dumps({**json.loads(index.read_text()), "checksums": 3}))
     elif damage == "remove index":
         index.unlink()
     else:
@@ -304,6 +308,12 @@ def test_a_full_disk_is_known_before_anything_is_encoded(
         Job(packed).run(1)
 
 
+class Compressed:
+    """What a file system that compresses says of a file."""
+
+    st_blocks, st_size = 1, 10**9
+
+
 def test_what_lies_on_the_disk_already_needs_no_more_room(
     packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +336,9 @@ def test_what_lies_on_the_disk_already_needs_no_more_room(
     Job(packed).run(2)
     leave(1)
     assert job.encoder.fits(["train"], 2)
+    job.encoder.check_space(["train"], 2)
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: stat(path, **how) if path.suffix != ".bin" else Compressed)
     job.encoder.check_space(["train"], 2)
 
 

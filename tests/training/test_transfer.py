@@ -217,6 +217,21 @@ def test_a_resumed_run_says_what_keeps_it_from_its_stored_features(
         run(tmp_path / "run", config, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("pool", "remedy"), [("gap", "free some"), ("flatten", "take pool gap instead of flatten, free some")]
+)
+def test_features_that_do_not_fit_are_known_before_any_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str, remedy: str
+) -> None:
+    config = tiny_config(**{**LINEAR, "model__args": {"pool": pool}})
+    watcher = Watcher()
+    free = 50_000  # bytes; a view of the flat map takes twice as many, one of gap more
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
+    with pytest.raises(DataError, match=rf"features are still to be stored, .*: {remedy}"):
+        run(tmp_path / "run", config, watcher=watcher)
+    assert not list((tmp_path / "cache").glob("features/*/*"))
+
+
 def test_freeze_until_wins_over_the_mode(tmp_path: Path) -> None:
     config = tiny_config(**LINEAR, model__freeze_until="blocks.5", training__epochs=1)
     trained, _, _ = run(tmp_path / "run", config)

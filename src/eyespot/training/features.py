@@ -16,7 +16,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +52,7 @@ _FORMAT_VERSION = 1
 _CHUNK = 1024  # pictures between two marks of progress; a whole number of forward passes
 _BATCH = 64  # pictures in a forward pass: their maps stay in the cache
 _LOCK_SECONDS = 0.2  # between two looks at the signals while another process encodes
+_MAP = "map"  # the level of features that are whole maps
 _SAMPLE = 2  # images on which folding is checked
 
 
@@ -136,7 +137,7 @@ class FrozenNetwork:
     @classmethod
     def pooled(cls, model: PretrainedClassifier) -> FrozenNetwork:
         """Return the whole backbone, for every pooling of its head but `flatten`, which has features of its own."""
-        kind = "map" if model.head_spec.pool == "flatten" else "pooled"
+        kind = _MAP if model.head_spec.pool == "flatten" else "pooled"
         weights = tensors_sha256(model.backbone.state_dict())
         return cls(model.name, f"{kind} {model.taps}", model.encoded_width, _FeaturesOf(model).eval(), weights)
 
@@ -201,10 +202,11 @@ class Encoder:
         """
         missing, free = self._missing_bytes(splits, views), _free_bytes()
         if missing > free:
+            smaller = "take pool gap instead of flatten, " if self._frozen.level.startswith(_MAP) else ""
             raise DataError(
                 f"{size_words(missing)} of features are still to be stored, {size_words(free)} are free",
                 where=cache_folder("features"),
-                remedy="free some space, or name a larger disk with EYESPOT_CACHE, and go on with --resume",
+                remedy=f"{smaller}free some space, or name a larger disk with EYESPOT_CACHE, and go on with --resume",
             )
 
     def seconds_kept(self, splits: Sequence[SplitName], views: int) -> float:
@@ -439,18 +441,15 @@ class _Shard:
 
     def read(self) -> int:
         """Return how many rows are there already: all before the first damaged chunk."""
-        self._checksums, self.seconds = [], 0.0
-        try:
-            checksums, seconds = self._read_index()
-            with open(self._rows_path, "rb") as file:
-                for checksum in checksums:
-                    if zlib.crc32(file.read(_CHUNK * self._row_bytes)) != checksum:
-                        break
-                    self._checksums.append(checksum)
-            # Of the rows that are encoded again only the second time counts.
-            self.seconds = seconds * self._rows(len(self._checksums)) / max(self._rows(len(checksums)), 1)
-        except (OSError, ValueError, KeyError, TypeError):
-            self._checksums = []
+        self._checksums = []
+        checksums, seconds = self._read_index()
+        with suppress(OSError), open(self._rows_path, "rb") as file:
+            for checksum in checksums:
+                if zlib.crc32(file.read(_CHUNK * self._row_bytes)) != checksum:
+                    break
+                self._checksums.append(checksum)
+        # Of the rows that are encoded again only the second time counts.
+        self.seconds = seconds * self._rows(len(self._checksums)) / max(self._rows(len(checksums)), 1)
         return self._rows(len(self._checksums))
 
     def open(self) -> int:
@@ -465,7 +464,7 @@ class _Shard:
                 raise DataError(
                     f"the features of {self._shape[0]:,} pictures take {size}",
                     where=self._rows_path.parent,
-                    remedy="use pool gap instead of flatten, or another disk with EYESPOT_CACHE",
+                    remedy="free some space, or name a larger disk with EYESPOT_CACHE",
                 )
             with open(self._rows_path, "ab") as file:
                 file.truncate(needed)
@@ -473,18 +472,16 @@ class _Shard:
 
     def read_seconds(self) -> float:
         """Return what encoding the rows took that are said to be there; nothing is checked."""
-        try:
-            checksums, seconds = self._read_index()
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
-        return seconds if checksums else 0.0
+        return self._read_index()[1]
 
     def allocated_bytes(self) -> int:
-        """Return what the rows take on the disk now."""
+        """Return what the rows take on the disk now; all of it where they are said to be whole: disks may compress."""
         try:
             status = self._rows_path.stat()
         except OSError:
             return 0
+        if self._rows(len(self._read_index()[0])) == self._shape[0]:
+            return self._row_bytes * self._shape[0]
         # The file has its full length from the beginning; Windows, which counts no blocks, allocates all of it.
         blocks: int | None = getattr(status, "st_blocks", None)
         taken = status.st_size if blocks is None else min(512 * blocks, status.st_size)
@@ -508,12 +505,14 @@ class _Shard:
         return np.memmap(self._rows_path, dtype=self._dtype, mode="r", shape=self._shape)
 
     def _read_index(self) -> tuple[list[int], float]:
-        """Return the checksums of the chunks, and what encoding them took; none where the index is of other rows."""
-        index = json.loads(self._index_path.read_text(encoding="utf-8"))
-        seconds = float(index["seconds"])
-        if not 0 <= seconds < math.inf:  # false for NaN
-            raise ValueError(f"{seconds} seconds")
-        return (index["checksums"] if index["shape"] == list(self._shape) else []), seconds
+        """Return the checksums of the chunks, and what encoding them took; none where no index of these rows is."""
+        try:
+            index = json.loads(self._index_path.read_text(encoding="utf-8"))
+            checksums, seconds = list(index["checksums"]), float(index["seconds"])
+            whole = index["shape"] == list(self._shape) and 0 <= seconds < math.inf  # false for NaN
+        except (OSError, ValueError, KeyError, TypeError):
+            return [], 0.0
+        return (checksums, seconds) if whole and checksums else ([], 0.0)
 
     def _rows(self, chunks: int) -> int:
         return min(chunks * _CHUNK, self._shape[0])

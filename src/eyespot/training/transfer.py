@@ -118,6 +118,7 @@ def train_model(
     encoder = _encoder(FrozenNetwork.pooled(model), prepared, packed, config, plan)
     sources = sources_of(splits, "train", "val")
     observer.on_message(f"features: {encoder.estimate(sources, views)}")
+    encoder.check_space(sources, views)
     in_cache = 0.0
     if config.training.minutes:
         # What this run encodes counts towards the limit, whatever life of it; what was there when it began does not.
