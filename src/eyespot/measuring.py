@@ -169,8 +169,10 @@ class Measuring:
             told = f"temperature {calibration.temperature:.3g}, fitted on {words.plural(calibration.n, 'val picture')}"
             if "test" in measured:
                 after = measured["test"].metrics
-                before = words.percent(after["uncalibrated"]["ece"])
-                told += f"; ECE on test {before} before, {words.percent(after['ece'])} after (n = {after['n']:,})"
+                raw = after["uncalibrated"]
+                before = f"{words.percent(raw['ece'])} {words.interval(raw['ece_ci95'])}"
+                now = f"{words.percent(after['ece'])} {words.interval(after['ece_ci95'])}"
+                told += f"; ECE on test {before} before, {now} after (n = {after['n']:,})"
             self.watcher.on_message(f"calibration: {told}")
         if calibration.note:
             self.watcher.on_message(f"note: {calibration.note}")

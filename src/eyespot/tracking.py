@@ -196,8 +196,9 @@ def _results(metrics: Mapping[str, Any]) -> dict[str, float]:
         for key in ("top1", "nll_loss", "ece", "n"):
             if isinstance(value := metrics.get(split, {}).get(key), (int, float)):
                 found[f"result/{split}/{key}"] = float(value)
-        for name, bound in zip(("low", "high"), metrics.get(split, {}).get("top1_ci95", ()), strict=False):
-            found[f"result/{split}/top1_ci95_{name}"] = float(bound)
+        for key in ("top1_ci95", "ece_ci95"):
+            for name, bound in zip(("low", "high"), metrics.get(split, {}).get(key, ()), strict=False):
+                found[f"result/{split}/{key}_{name}"] = float(bound)
     return found
 
 

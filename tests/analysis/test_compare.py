@@ -246,6 +246,8 @@ def test_seeds_with_corrected_labels_are_one_group(tmp_path: Path) -> None:
         ("metrics.json", {"test": {"top1": "0.4"}}, "top1 of test is '0.4', not a number"),
         ("metrics.json", {"test": {"nll_loss": "x"}}, "nll_loss of test is 'x', not a number"),
         ("metrics.json", {"test": {"ece": [1]}}, r"ece of test is \[1\], not a number"),
+        ("metrics.json", {"test": {"ece_ci95": 0.1}}, "ece_ci95 of test is 0.1, not two numbers"),
+        ("metrics.json", {"test": {"ece_ci95": [0, "x"]}}, "ece_ci95 of test is 'x', not a number"),
         ("metrics.json", {"train_seconds": "12"}, "train_seconds is '12', not a number"),
         ("metrics.json", {"test_reads": None}, "test_reads is None, not a number"),
         ("provenance.json", {"parameters": "many"}, "parameters is 'many', not a number"),

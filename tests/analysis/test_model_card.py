@@ -36,8 +36,8 @@ def test_every_run_ends_with_a_card_of_its_own_figures(trained: Run) -> None:
     low, high = test["top1_ci95"]
     assert f"| test | {test['n']} | {100 * test['top1']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] |" in text
     assert "cat, dog, eel" in text
-    assert f"test, before | {test['n']} | {test['uncalibrated']['ece']:.4f} |" in text
-    assert f"test, after | {test['n']} | {test['ece']:.4f} |" in text
+    assert f"test, before | {test['n']} | {test['uncalibrated']['ece']:.4f} [" in text
+    assert f"test, after | {test['n']} | {test['ece']:.4f} [" in text
     assert "the model never says unknown" in text
     assert "0 groups of equal pictures" in text
     assert "From scratch: no other weights are in it" in text

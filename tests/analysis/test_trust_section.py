@@ -19,7 +19,7 @@ def metrics_with_rule() -> dict[str, Any]:
         "accepted_top1_ci95": [0.88, 0.98],
         "histogram": {"edges": [0.0, 1.0, 2.0], "right": [80, 9], "wrong": [4, 7]},
     }
-    test = {**numbers, "ece": 0.0117, "uncalibrated": numbers, "n": 100, "unknown": unknown}
+    test = {**numbers, "ece": 0.0117, "ece_ci95": [0.0, 0.0312], "uncalibrated": numbers, "n": 100, "unknown": unknown}
     rule = {"rule": {"threshold": 1.5, "fraction": 0.05, "n": 400}, "note": ""}
     return {"test": test, "calibration": {"temperature": 0.533, "n": 400, "note": ""}, "unknown": rule}
 
@@ -27,7 +27,7 @@ def metrics_with_rule() -> dict[str, Any]:
 def test_before_and_after_stand_beside_each_other() -> None:
     found = trust_of(metrics_with_rule(), "test")
     assert found is not None
-    assert [row[:2] for row in found["rows"]] == [("before", "0.1900"), ("after", "0.0117")]
+    assert [row[:2] for row in found["rows"]] == [("before", "0.1900"), ("after", "0.0117 [0.0000, 0.0312]")]
     assert found["told"].startswith("Logits are divided by 0.533, the temperature at which 400 val pictures")
     assert "Here 6 are refused, 6.0 % [3.0, 12.0]; accuracy on the other 94: 95.0 % [88.0, 98.0]." in found["unknown"]
     # Conformal: of few val pictures, none at all is above the threshold.

@@ -15,7 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from eyespot.errors import DataError, TrainingError, UsageError
 from eyespot.evaluation.metrics import (
+    adaptive_calibration_error,
     brier_score,
+    calibration_intervals,
     check_finite,
     confusion_matrix,
     expected_calibration_error,
@@ -204,6 +206,49 @@ class TestPerClass:
             np.testing.assert_allclose(ours, theirs)
 
 
+def binary(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (n, 2) whose first answer is class 0 with these confidences, and labels."""
+    return np.stack([confidence, 1 - confidence], axis=1), np.where(right, 0, 1)
+
+
+class TestCalibrationIntervals:
+    # How far the share of right answers lies below the confidence, and how many answers.
+    @pytest.mark.parametrize(("off", "n"), [(0.0, 30), (0.0, 400), (0.05, 100), (0.1, 400)])
+    @pytest.mark.parametrize("shape", [(0.5, 4.0), (1.0, 1.0)])
+    def test_they_hold_the_true_error_at_least_as_often_as_they_say(
+        self, off: float, n: int, shape: tuple[float, float]
+    ) -> None:
+        rng = np.random.default_rng(0)
+        held = np.zeros(2)
+        for _ in range(200):
+            confidence = 1 - rng.beta(*shape, n) * 0.4  # from 0.6 on: the error of every range is `off`
+            answers = binary(confidence, rng.random(n) < confidence - off)
+            held += [low <= off <= high for low, high in calibration_intervals(*answers)]
+        assert (held / 200 >= 0.94).all()
+
+    def test_a_calibrated_model_s_error_is_not_told_from_0_and_a_wrong_one_s_is(self) -> None:
+        rng = np.random.default_rng(1)
+        confidence = rng.uniform(0.5, 1, 1000)
+        (low, high), _ = calibration_intervals(*binary(confidence, rng.random(1000) < confidence))
+        assert low == 0
+        assert 0.01 < high < 0.1
+        (low, _), (adaptive_low, _) = calibration_intervals(*binary(confidence, rng.random(1000) < confidence - 0.2))
+        assert min(low, adaptive_low) > 0.1
+
+    @given(st.integers(1, 40), st.integers(2, 5), st.floats(0.01, 50))
+    def test_they_hold_the_measured_error_and_stay_in_bounds(self, n: int, num_classes: int, scale: float) -> None:
+        logits, labels = some_answers(n, num_classes)
+        probs = softmax(logits * scale)
+        errors = expected_calibration_error(probs, labels), adaptive_calibration_error(probs, labels)
+        for error, (low, high) in zip(errors, calibration_intervals(probs, labels), strict=True):
+            assert 0 <= low <= error <= high <= 1
+
+    def test_a_dozen_sure_and_right_answers_leave_a_doubt(self) -> None:
+        for low, high in calibration_intervals(np.eye(12), np.arange(12)):
+            assert low == 0
+            assert high == pytest.approx(1.96**2 / 12, abs=1e-3)
+
+
 class TestMeasure:
     names = ("a", "b", "c", "d", "e", "f", "g")
 
@@ -211,7 +256,8 @@ class TestMeasure:
         logits, labels = some_answers()
         result = measure(logits, labels, self.names, seconds=0.5, views="mirror")
         assert list(result) == [
-            *("n", "top1", "top1_ci95", "top5", "nll_loss", "ece", "adaptive_ece", "brier", "reliability"),
+            *("n", "top1", "top1_ci95", "top5", "nll_loss", "ece", "ece_ci95"),
+            *("adaptive_ece", "adaptive_ece_ci95", "brier", "reliability"),
             *("uncalibrated", "per_class", "confusion"),
             *("seconds", "images_per_second", "views"),
         ]

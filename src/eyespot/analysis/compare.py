@@ -55,6 +55,7 @@ class ComparedRun:
         high: Upper end.
         nll_loss: In nats.
         ece: In [0, 1].
+        ece_ci95: Its interval; None of runs of old.
         split_top1: Accuracy on each split that was measured.
         split_n: Pictures of each of them, where the run tells.
         gap: Train top-1 minus that of the compared split, in [-1, 1].
@@ -79,6 +80,7 @@ class ComparedRun:
     high: float
     nll_loss: float | None
     ece: float | None
+    ece_ci95: tuple[float, float] | None
     split_top1: Mapping[str, float]
     split_n: Mapping[str, int]
     gap: float | None
@@ -371,6 +373,24 @@ def _number(values: Mapping[str, Any], key: str, path: Path, of: str = "", *, ne
     return value
 
 
+def _interval(values: Mapping[str, Any], key: str, path: Path, of: str) -> tuple[float, float] | None:
+    """Return an interval that a run wrote down, None where it did not.
+
+    Raises:
+        RunError: It is something else than two numbers.
+    """
+    found = values.get(key)
+    if found is None:
+        return None
+    if not isinstance(found, list) or len(found) != 2:
+        what = f"{key} of {of} is {found!r}, not two numbers"
+        raise RunError(what, where=path, remedy="restore the file, or train again")
+    low, high = (_number({key: end}, key, path, of, needed=True) for end in found)
+    assert low is not None
+    assert high is not None
+    return low, high
+
+
 def _letter(place: int) -> str:
     return _LETTERS[place] if place < len(_LETTERS) else f"{_LETTERS[place % 26]}{place // 26}"
 
@@ -413,6 +433,7 @@ def _compared(run: Run, part: SplitPredictions, order: Int64Array, split: str, n
         high=high,
         nll_loss=_number(figures, "nll_loss", path, split),
         ece=_number(figures, "ece", path, split),
+        ece_ci95=_interval(figures, "ece_ci95", path, split),
         split_top1=tops,
         split_n={one: int(count) for one in tops if (count := _number(metrics[one], "n", path, one))},
         gap=tops["train"] - hits / n if "train" in tops else None,

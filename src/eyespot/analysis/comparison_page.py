@@ -132,7 +132,7 @@ def _row(run: ComparedRun, place: int) -> dict[str, str]:
         "seed": str(run.seed),
         "top1": f"{words.percent(run.top1)} {words.interval((run.low, run.high))}",
         "loss": words.decimal(run.nll_loss),
-        "ece": words.decimal(None if run.ece is None else 100 * run.ece, 1),
+        "ece": words.calibration_error(run.ece, run.ece_ci95),
         "minutes": words.minutes(run.minutes),
         "parameters": words.MISSING if run.parameters is None else words.whole(run.parameters),
         "gflop": words.MISSING if run.gflop is None else f"{run.gflop:.3g}",

@@ -143,7 +143,7 @@ def _confidence(metrics: Mapping[str, Any]) -> list[str]:
         for title, numbers in (("before", before), ("after", found)):
             rows.append(
                 f"| {name}, {title} | {words.whole(found['n'])} | "
-                + " | ".join(words.decimal(numbers.get(key), 4) for key in ("ece", "adaptive_ece", "brier", "nll_loss"))
+                + " | ".join(words.calibration_figures(numbers))
                 + " |"
             )
     if not rows:
@@ -152,7 +152,8 @@ def _confidence(metrics: Mapping[str, Any]) -> list[str]:
     told += f", fitted on {words.plural(fitted['n'], 'val picture')}." if fitted.get("n") else "."
     if fitted.get("note"):
         told += f" Note: {fitted['note']}."
-    head = "| split | n | ECE (15 bins) | adaptive ECE | Brier score | loss (nats) |\n|---|---|---|---|---|---|\n"
+    head = "| split | n | ECE (15 bins) [95 %] | adaptive ECE [95 %] | Brier score | loss (nats) |\n"
+    head += "|---|---|---|---|---|---|\n"
     return [told, head + "\n".join(rows)]
 
 

@@ -228,7 +228,9 @@ def _headline_figures(inputs: ReportInput, split: str | None) -> list[tuple[str,
             detail = f"{flaw}{words.interval(found['top1_ci95'])}, n = {describe_count(found)}"
             figures.append((f"{name.capitalize()} accuracy", words.percent(found["top1"]), detail))
     if split and metrics[split].get("ece") is not None:
-        detail = f"ECE on {split}, n = {words.whole(metrics[split]['n'])}"
+        bounds = metrics[split].get("ece_ci95")
+        interval = f"{words.interval(bounds)}, " if bounds else ""
+        detail = f"{interval}ECE on {split}, n = {words.whole(metrics[split]['n'])}"
         figures.append(("Confidence is off by", words.points(metrics[split]["ece"]), detail))
     device = " ".join(str(inputs.provenance[key]) for key in ("device", "precision") if inputs.provenance.get(key))
     if metrics.get("train_seconds") is not None:
@@ -278,7 +280,7 @@ def _split_table(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
                 "top1": f"{words.percent(found['top1'])} {words.interval(found['top1_ci95'])}",
                 "top5": words.top5(found),
                 "loss": words.decimal(found.get("nll_loss")),
-                "ece": words.decimal(None if found.get("ece") is None else 100 * found["ece"], 1),
+                "ece": words.calibration_error(found.get("ece"), found.get("ece_ci95")),
                 "brier": words.decimal(found.get("brier")),
                 "rate": words.rate(found.get("images_per_second") or None),
             }

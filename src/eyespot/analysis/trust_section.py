@@ -16,7 +16,6 @@ from eyespot.evaluation.metrics import wilson_interval
 
 # Fewer pictures say nothing of how often a confidence is right: 5 of 10 may be anything from 24 to 76 %.
 LEAST_IN_BIN = 10
-_KEYS = ("ece", "adaptive_ece", "brier", "nll_loss")
 
 
 def trust_of(metrics: Mapping[str, Any], split: str | None) -> dict[str, Any] | None:
@@ -35,8 +34,7 @@ def trust_of(metrics: Mapping[str, Any], split: str | None) -> dict[str, Any] | 
         "least": LEAST_IN_BIN,
         "diagram": Markup(_diagram(before, found)),
         "rows": [
-            (title, *(words.decimal(numbers.get(key), 4) for key in _KEYS))
-            for title, numbers in (("before", before), ("after", found))
+            (title, *words.calibration_figures(numbers)) for title, numbers in (("before", before), ("after", found))
         ],
         "unknown": _unknown(metrics.get("unknown") or {}, found.get("unknown")),
         "histogram": Markup(_histogram(metrics.get("unknown") or {}, found.get("unknown"))),

@@ -6,7 +6,7 @@ Before this: metrics as fractions, seconds and bytes. After this: `verdict`, `ca
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -59,6 +59,20 @@ def top5(figures: Mapping[str, Any]) -> str:
     """Return the top-5 accuracy of a split of `metrics.json` with its interval, or a dash under six classes."""
     value, n = figures.get("top5"), figures["n"]
     return MISSING if value is None else share(round(value * n), n)
+
+
+def calibration_error(value: float | None, bounds: Sequence[float] | None, digits: int = 1, scale: float = 100) -> str:
+    """Return a calibration error with its interval, in points as `0.8 [0.0, 1.9]`; runs of old have no interval."""
+    if value is None:
+        return MISSING
+    ends = f" [{', '.join(decimal(scale * end, digits) for end in bounds)}]" if bounds else ""
+    return f"{decimal(scale * value, digits)}{ends}"
+
+
+def calibration_figures(figures: Mapping[str, Any]) -> list[str]:
+    """Return ECE and adaptive ECE with their intervals, Brier score and loss of a split of `metrics.json`."""
+    errors = [calibration_error(figures.get(key), figures.get(f"{key}_ci95"), 4, 1) for key in ("ece", "adaptive_ece")]
+    return [*errors, *(decimal(figures.get(key), 4) for key in ("brier", "nll_loss"))]
 
 
 def whole(number: float) -> str:

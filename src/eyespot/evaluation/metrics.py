@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from eyespot.arrays import BoolArray, Float64Array, FloatArray, Int64Array, IntArray
 from eyespot.errors import DataError, TrainingError, UsageError
+
+Interval: TypeAlias = tuple[float, float]
+
+_DRAWS = 2000  # of the noise that an interval of a calibration error allows for
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -161,9 +165,56 @@ def adaptive_calibration_error(probs: FloatArray, labels: IntArray, bins: int = 
         answer only.
     """
     confidence, right, _ = _confidence_bins(probs, labels, bins)
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split((right - confidence)[order], min(bins, len(labels)))
-    return float(sum(abs(float(part.sum())) for part in parts) / len(labels))
+    gaps = np.bincount(_even_bins(confidence, bins), weights=right - confidence)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def calibration_intervals(probs: FloatArray, labels: IntArray, bins: int = 15) -> tuple[Interval, Interval]:
+    """Return the 95 % intervals of the expected and of the adaptive calibration error, as fractions in [0, 1].
+
+    Both errors add up amounts without their signs, so chance makes them larger: a perfectly calibrated model has one
+    above 0, and drawing the pictures anew (bootstrap) adds the same surplus a second time. Measured on 10 to 10,000
+    simulated answers of calibrated models, a percentile bootstrap never holds the true 0, a reflected one in 20 to 60 %
+    of cases. These intervals hold the truth in 95 % and more, and so are wider than they would have to be far from 0.
+
+    Args:
+        probs: float (N, K), rows that sum to 1.
+        labels: int (N,), in [0, K).
+        bins: As for the errors.
+
+    Raises:
+        UsageError: `bins` is below 1.
+
+    Source:
+        The error is a sum |S_b + Z_b| of true gaps S and noise Z, about normal. Below: at most sum |Z_b| of it is
+        chance, the consistency resampling of Bröcker and Smith 2007, Weather and Forecasting 22. Above: it falls short
+        of sum |S_b| by at most the sum of Z_b with the signs of S, a normal number. A bin's variance is the larger one
+        of what was seen and of what its confidences say; z^2 / 4 and z^2 / 2 are Wilson's, without which a dozen right
+        answers with 100 % would leave no doubt.
+    """
+    confidence, right, home = _confidence_bins(probs, labels, bins)
+    return _gap_interval(confidence, right, home), _gap_interval(confidence, right, _even_bins(confidence, bins))
+
+
+def _gap_interval(confidence: Float64Array, right: BoolArray, home: Int64Array) -> Interval:
+    """Return the interval of sum |mean gap| of confidences (N,), right answers (N,) and their ranges (N,)."""
+    n, gaps = len(home), right - confidence
+    error = np.abs(np.bincount(home, weights=gaps)).sum() / n
+    seen, said = (np.bincount(home, weights=one) for one in (gaps**2, confidence * (1 - confidence)))
+    variance = np.maximum(np.maximum(seen, said), 0.0)  # a softmax may round to a hair above 1
+    noise = np.abs(np.random.default_rng(0).standard_normal((_DRAWS, len(variance))))  # (draws, bins)
+    chance = np.quantile(noise @ np.sqrt(variance), 0.975) / n
+    z = NormalDist().inv_cdf(0.975)
+    short = (z * z / 2 + z * math.sqrt(variance.sum() + z * z / 4)) / n
+    return max(0.0, float(error - chance)), min(1.0, float(error + short))
+
+
+def _even_bins(confidence: Float64Array, bins: int) -> Int64Array:
+    """Return the range of each image, int64 (N,), where ranges of rising confidence hold equally many images."""
+    home = np.empty(len(confidence), np.int64)
+    for number, places in enumerate(np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(home)))):
+        home[places] = number
+    return home
 
 
 def reliability_bins(probs: FloatArray, labels: IntArray, bins: int = 15) -> list[list[float]]:
@@ -219,15 +270,18 @@ def calibration_metrics(logits: FloatArray, labels: IntArray, temperature: float
         temperature: Above 0.
 
     Returns:
-        JSON values: `nll_loss` in nats, `ece` and `adaptive_ece` (15 bins) and `brier`, all down is good, and
-        `reliability`: [confidence, accuracy, n] for each of 15 ranges of confidence that has pictures.
+        JSON values: `nll_loss` in nats, `ece` and `adaptive_ece` (15 bins) with their intervals, `brier`, all down is
+        good, and `reliability`: [confidence, accuracy, n] for each of 15 ranges of confidence that has pictures.
     """
     scaled = logits.astype(np.float64) / temperature
     probs = softmax(scaled)
+    ece_ci95, adaptive_ece_ci95 = calibration_intervals(probs, labels)
     return {
         "nll_loss": nll_loss(scaled, labels),
         "ece": expected_calibration_error(probs, labels),
+        "ece_ci95": list(ece_ci95),
         "adaptive_ece": adaptive_calibration_error(probs, labels),
+        "adaptive_ece_ci95": list(adaptive_ece_ci95),
         "brier": brier_score(probs, labels),
         "reliability": reliability_bins(probs, labels),
     }
