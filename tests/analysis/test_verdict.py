@@ -262,10 +262,26 @@ def test_no_gap_is_not_called_one(split_of: Split, history_of: History) -> None:
     assert "Train is level with test: 90.0 %" in sentence
 
 
+def test_labels_that_are_wrong_in_every_split_are_looked_for_in_train(split_of: Split, history_of: History) -> None:
+    metrics = {"test": split_of(0.1), "val": split_of(0.1), "train": split_of(0.9)}
+    found = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
+    assert [finding.kind for finding in found] == ["at-chance"]  # and not: augment more
+    assert "nothing that holds for 10.0 %" in found[0].text
+    assert "in train first" in found[0].text
+
+
 def test_worse_than_chance_points_at_the_class_list(split_of: Split, history_of: History) -> None:
-    finding = judge(history_of(falling()), {"test": split_of(0.02)}, num_classes=10, epochs_planned=30).findings[0]
-    assert "worse than chance" in finding.text
-    assert "class lists" in finding.text
+    verdict = judge(history_of(falling()), {"test": split_of(0.02)}, num_classes=10, epochs_planned=30)
+    assert verdict.findings[0].kind == "worse-than-chance"
+    assert "worse than chance" in verdict.findings[0].text
+    assert "guessing would do better" in verdict.sentence
+    assert "cannot be told" not in verdict.sentence
+    assert "class lists" in verdict.findings[0].text
+    metrics = {"test": split_of(0.02), "train": split_of(0.02)}  # a network that fell in: no list would mend it
+    found = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings[0]
+    assert found.kind == "worse-than-chance"
+    assert "class lists" not in found.text
+    assert "a learning rate that is too high" in found.text
 
 
 def test_no_better_than_the_most_frequent_class(metrics_of: Split, history_of: History) -> None:
@@ -273,7 +289,28 @@ def test_no_better_than_the_most_frequent_class(metrics_of: Split, history_of: H
     verdict = judge(history_of(falling()), metrics, num_classes=2, epochs_planned=30)
     assert [finding.kind for finding in verdict.findings] == ["no-better-than-one-answer"]
     assert "90.0 %" in verdict.findings[0].text
-    assert "always naming the most frequent class would do as well" in verdict.sentence
+    assert "it cannot be told from always naming the most frequent class" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("confusion", "kinds"),
+    [
+        (
+            [[17, 0], [0, 1]],
+            ["no-better-than-one-answer", "too-few-pictures"],
+        ),  # 100 %, and one picture makes the difference
+        ([[890, 10], [80, 20]], ["no-better-than-one-answer"]),
+        ([[893, 7], [75, 25]], []),  # 91.8 % [89.9, 93.3]: 25 pictures won and 7 lost are more than chance
+        ([[830, 70], [90, 10]], ["worse-than-one-answer"]),
+    ],
+)
+def test_the_most_frequent_class_is_compared_picture_by_picture(
+    metrics_of: Split, history_of: History, confusion: list[list[int]], kinds: list[str]
+) -> None:
+    metrics = {"test": metrics_of(confusion, ["well", "ill"])}
+    verdict = judge(history_of(falling()), metrics, num_classes=2, epochs_planned=30)
+    assert [finding.kind for finding in verdict.findings] == kinds
+    assert ("would do better" in verdict.sentence) == (kinds == ["worse-than-one-answer"])
 
 
 # ---- the learning rate, and the length of the run ----

@@ -62,12 +62,16 @@ SAME_ANSWER_SHARE = 0.9
 # How narrow an interval to count pictures for.
 _USEFUL_WIDTH = 0.02
 
+_GUESSING = {"at-chance", "worse-than-chance"}
+
 _MEANING = {
     "mistake-on-purpose": "it repeats a published mistake on purpose, and is not what the model can do",
     "diverged": "the training diverged, so the figure means nothing",
+    "worse-than-chance": "guessing would do better",
     "at-chance": "it cannot be told from guessing",
     "only-train-measured": "these are the pictures it was trained on, so this says nothing about new ones",
-    "no-better-than-one-answer": "always naming the most frequent class would do as well",
+    "worse-than-one-answer": "always naming the most frequent class would do better",
+    "no-better-than-one-answer": "it cannot be told from always naming the most frequent class",
     "overfit": "it knows its training pictures much better than new ones",
     "val-loss-turned": "its val loss turned upwards while train loss fell, the first sign of overfitting",
     "underfit": "it cannot tell even its training pictures apart well",
@@ -214,9 +218,12 @@ def judge(
     """
     run = _Run(history, metrics, num_classes, epochs_planned)
     found = [finding for rule in _RULES if (finding := rule(run)) is not None]
-    if any(finding.kind in {"at-chance", "diverged"} for finding in found):
+    if any(finding.kind in _GUESSING | {"diverged"} for finding in found):
         # Whoever guesses underfits, too; and curves around chance carry no further message.
         found = [f for f in found if f.kind not in {"underfit", "val-and-test-disagree", "learning-rate-too-low"}]
+    if any(finding.kind in _GUESSING for finding in found):
+        # Pictures known by heart and nothing beyond them: more augmentation does not mend labels that are wrong.
+        found = [f for f in found if f.kind != "overfit"]
     split = headline_split(metrics)
     if split is None:
         return Verdict("", "No accuracy was measured.", sort_findings(found))
@@ -228,7 +235,7 @@ def judge(
     meaning = next((text for kind, text in _MEANING.items() if kind in kinds), quiet)
     names = list(class_names) or list(metrics[split].get("per_class", {}))
     sentences = [f"{headline}: {meaning}.", _say_gap(metrics, split)]
-    if "at-chance" not in kinds:  # a guesser confuses everything with everything
+    if not kinds & _GUESSING:  # a guesser confuses everything with everything
         sentences.append(_say_confusion(metrics[split], split, names))
     return Verdict(headline, " ".join(filter(None, sentences)), sort_findings(found))
 
@@ -304,34 +311,42 @@ def _at_chance(run: _Run) -> Finding | None:
     guessing = f"guessing among {run.num_classes} classes gives {words.percent(chance)}"
     if low > chance:
         return None
-    if high < chance:
-        text = (
-            f"{describe_top1(figures, name)} is worse than chance: {guessing}. Probably the labels of {name} and train"
-            " do not mean the same classes: compare the class lists, and look at the pictures with eyespot data show."
-        )
-        return Finding("at-chance", "serious", text)
-    seen = f"{describe_top1(figures, name)} cannot be told from chance: {guessing}."
+    kind, place = ("worse-than-chance", "is worse than") if high < chance else ("at-chance", "cannot be told from")
+    seen = f"{describe_top1(figures, name)} {place} chance: {guessing}."
     answers = _counts(figures, axis=0)
     if answers.sum() and answers.max() >= SAME_ANSWER_SHARE * answers.sum():
         share = words.percent(float(answers.max() / answers.sum()))
         seen += f" It gives one and the same answer for {share} of the pictures."
     train = run.split("train")
-    if train and name != "train" and train["top1_ci95"][0] > chance and train["top1"] <= high:
+    if high < chance and not (train and train["top1_ci95"][0] <= chance):
+        advice = (
+            f"Probably the labels of {name} and train do not mean the same classes: compare the class lists, and look"
+            " at the pictures with eyespot data show."
+        )
+    elif train and name != "train" and train["top1_ci95"][0] > chance and train["top1"] <= high:
         advice = (
             f"But its interval reaches {describe_top1(train, 'train')}, too: n = {words.whole(figures['n'])} is too few"
             " to tell. Measure on more pictures."
         )
     elif train and name != "train" and train["top1_ci95"][0] > chance + OVERFIT_GAP:
-        advice = (
-            f"{describe_top1(train, 'train')} shows that it did learn its own pictures: look for labels of {name} that"
-            " do not belong to their pictures, or for other pictures than those of train."
-        )
+        advice = f"{describe_top1(train, 'train')} shows that it did learn its own pictures"
+        val = run.split("val") if name != "val" else None
+        if val and val["top1_ci95"][0] <= chance:
+            advice += (
+                f", but nothing that holds for {describe_top1(val, 'val')} either: look for labels that do not belong"
+                " to their pictures, in train first."
+            )
+        else:
+            advice += (
+                f": look for labels of {name} that do not belong to their pictures, or for other pictures than those"
+                " of train."
+            )
     else:
         advice = (
             "Likely causes: a learning rate that is too high or far too low, labels that do not belong to their"
             " pictures, or too few steps. Find a rate with --lr auto first, or try a tenth of optimizer.lr."
         )
-    return Finding("at-chance", "serious", f"{seen} {advice}")
+    return Finding(kind, "serious", f"{seen} {advice}")
 
 
 def _one_answer(run: _Run) -> Finding | None:
@@ -342,13 +357,26 @@ def _one_answer(run: _Run) -> Finding | None:
     figures, truths = run.metrics[name], _counts(run.metrics[name], axis=1)
     share = float(truths.max() / truths.sum()) if truths.sum() else 0.0
     low = figures["top1_ci95"][0]
-    if not 1 / run.num_classes < low <= share:
+    if not 1 / run.num_classes < low <= share or (difference := _against_one_answer(figures)) > 0:
         return None
     text = (
         f"{describe_top1(figures, name)}, where always naming the most frequent class gives {words.percent(share)}."
         " Read the recall of each class; show the rare classes more often, or collect more of them."
     )
-    return Finding("no-better-than-one-answer", "warning", text)
+    return Finding("worse-than-one-answer" if difference < 0 else "no-better-than-one-answer", "warning", text)
+
+
+def _against_one_answer(figures: Mapping[str, Any]) -> int:
+    """Return how many pictures more are right than by always naming the most frequent class; 0 where it may be chance.
+
+    The same pictures are counted for both, so they are compared in pairs: intervals that overlap do not settle it.
+    """
+    from eyespot.evaluation.statistics import mcnemar_p_value
+
+    confusion = np.asarray(figures["confusion"], dtype=np.int64)
+    most, hits = confusion.sum(axis=1).argmax(), confusion.diagonal()
+    lost, won = int(confusion[most].sum() - hits[most]), int(hits.sum() - hits[most])
+    return won - lost if mcnemar_p_value(lost, won) < 0.05 else 0
 
 
 def _counts(figures: Mapping[str, Any], axis: int) -> Int64Array:

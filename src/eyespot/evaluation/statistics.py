@@ -56,11 +56,15 @@ def mcnemar_exact(first: BoolArray | IntArray, second: BoolArray | IntArray) -> 
     """
     one, two = _paired(first, second)
     only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
+    return McNemar(only_first, only_second, mcnemar_p_value(only_first, only_second))
+
+
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value of `mcnemar_exact` from its counts."""
     from scipy.stats import binom
 
     discordant = only_first + only_second
-    p = 1.0 if not discordant else min(1.0, 2 * float(binom.cdf(min(only_first, only_second), discordant, 0.5)))
-    return McNemar(only_first, only_second, p)
+    return 1.0 if not discordant else min(1.0, 2 * float(binom.cdf(min(only_first, only_second), discordant, 0.5)))
 
 
 def paired_bootstrap(
