@@ -81,7 +81,6 @@ def main() -> None:
     packed = pack_data(open_data(asked.data, watcher), config, watcher)
     labels, names = packed.splits["train"].labels, packed.dataset.class_names
     judge = (networks if asked.judge == "networks" else heads)(packed, config, watcher)
-    contents = contents_of(packed.splits["train"].hashes)
     tied = together_in_train(packed, folds, watcher)
     rows: list[dict[str, Any]] = []
     for seed in asked.seeds:
@@ -90,7 +89,7 @@ def main() -> None:
             wrong = given != labels
             fold = assign_folds(given, tied, folds, seed=seed)
             started = time.monotonic()
-            judged = judge(given, contents, fold)
+            judged = judge(given, fold)
             for number, (logits, found) in zip(range(1, rounds + 1), judged, strict=False):
                 seconds = round(time.monotonic() - started, 1)
                 head = {
@@ -123,16 +122,16 @@ def main() -> None:
                     writer.writerows(rows)
 
 
-Judge = Callable[[Int64Array, Int64Array, Int64Array], Iterator[tuple[Float32Array, LabelErrors]]]
+Judge = Callable[[Int64Array, Int64Array], Iterator[tuple[Float32Array, LabelErrors]]]
 
 
 def networks(packed: Any, config: Any, watcher: Terminal) -> Judge:
-    """Return what judges labels by networks from scratch: labels, contents and folds, each int64 (n,)."""
+    """Return what judges labels by networks from scratch: labels and folds, each int64 (n,)."""
 
-    def judge(given: Int64Array, contents: Int64Array, fold: Int64Array) -> Iterator[tuple[Float32Array, LabelErrors]]:
+    def judge(given: Int64Array, fold: Int64Array) -> Iterator[tuple[Float32Array, LabelErrors]]:
         planted = replace(packed, splits={**packed.splits, "train": replace(packed.splits["train"], labels=given)})
         logits = networks_out_of_sample(planted, ["train"], fold, config, watcher)
-        yield logits, find_label_errors(logits, given, contents)
+        yield logits, find_label_errors(logits, given, fold)
 
     return judge
 
@@ -141,7 +140,7 @@ def heads(packed: Any, config: Any, watcher: Terminal) -> Judge:
     """Return what judges labels by heads on frozen features, round after round."""
     features = encode_all(packed, ["train"], config, watcher)
     classes = packed.dataset.num_classes
-    return lambda given, contents, fold: judge_features(features, given, contents, fold, num_classes=classes)
+    return lambda given, fold: judge_features(features, given, fold, num_classes=classes)
 
 
 def together_in_train(packed: Any, folds: int, watcher: Terminal) -> Int64Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -192,18 +193,62 @@ def test_many_small_pictures_are_judged_by_networks_though_weights_are_at_hand(
     assert "48 training pictures, from scratch: a network for each of 3 folds, 10 min in all" in listener.heard
 
 
+def mean_colours(packed: PackedDataset, *_: object) -> list[np.ndarray]:
+    rows = np.arange(len(packed.splits["train"]))
+    return [read_pixels(packed, "train", rows).mean(axis=(1, 2)).astype(np.float32)]
+
+
 def test_a_class_with_one_grey_picture_is_said_and_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = draw_pictures(tmp_path / "data", ("cat", "dog"), 10)
     (data / "eel").mkdir()
     Image.fromarray(np.full((16, 16), 90, np.uint8)).save(data / "eel" / "only.png")
 
-    def mean_colours(packed: PackedDataset, *_: object) -> list[np.ndarray]:
-        return [read_pixels(packed, "train", np.arange(21)).mean(axis=(1, 2)).astype(np.float32)]
-
     monkeypatch.setattr("eyespot.cross_validation.encode_all", mean_colours)
     listener = Listener(quiet=True)
     assert all(it.given != "eel" for it in check_labels(data, observer=listener))
-    assert "note: 1 picture is the only one of its class: not judged" in listener.heard
+    assert any(line.startswith("note: 1 picture is of a class that is in one fold only") for line in listener.heard)
+
+
+def table_of_patients(folder: Path, patient_of: Callable[[int, str], str]) -> Path:
+    """Write 12 pictures of cats and 12 of dogs, and a table that names the patient of each."""
+    data = draw_pictures(folder / "data", ("cat", "dog"), 12)
+    names = [(path.parent.name, path) for path in sorted(data.rglob("*.png"))]
+    rows = [f"{path},{label},{patient_of(number, label)}" for number, (label, path) in enumerate(names)]
+    (folder / "data.csv").write_text("\n".join(["path,label,patient", *rows]), encoding="utf-8")
+    return folder / "data.csv"
+
+
+def test_the_folds_keep_patients_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def judge(dataset: object, packed: PackedDataset, labels: np.ndarray, tied: np.ndarray, *_: object) -> LabelErrors:
+        seen.append(assign_folds(labels, tied, 3))
+        nothing = np.zeros(0, np.int64)
+        return LabelErrors(nothing, nothing, np.zeros(0), np.zeros(len(labels)), len(labels), np.eye(2))
+
+    monkeypatch.setattr("eyespot.label_check._judge", judge)
+    listener = Listener(quiet=True)
+    table = table_of_patients(tmp_path, lambda number, _: "" if number == 5 else f"p{number % 5}")
+    check_labels(table, folds=3, observer=listener)
+    assert all(len({seen[0][i] for i in range(24) if i % 5 == one and i != 5}) == 1 for one in range(5))
+    assert len(set(seen[0])) == 3
+    assert "5 groups of the table stay together, each in one fold" in listener.heard
+
+
+def test_groups_that_cannot_fill_the_folds_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyespot.cross_validation.encode_all", mean_colours)
+    listener = Listener(quiet=True)
+    check_labels(table_of_patients(tmp_path, lambda number, _: f"p{number % 2}"), folds=3, observer=listener)
+    assert any(line.startswith("note: 2 groups are too few for 3 folds") for line in listener.heard)
+
+
+def test_a_class_of_one_patient_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model that is asked about this class was fitted without it, and would call all its labels wrong."""
+    monkeypatch.setattr("eyespot.cross_validation.encode_all", mean_colours)
+    listener = Listener(quiet=True)
+    table = table_of_patients(tmp_path, lambda number, label: "p" if label == "dog" else f"q{number}")
+    assert check_labels(table, folds=3, observer=listener) == []
+    assert any(line.startswith("note: 12 pictures are of a class that is in one fold only") for line in listener.heard)
 
 
 def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:

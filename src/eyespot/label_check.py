@@ -110,11 +110,15 @@ def check_labels(
     labels = np.concatenate([packed.splits[name].labels for name in names])
     contents = contents_of(np.concatenate([packed.splits[name].hashes for name in names]))
     _require_enough(labels, contents, folds, packed.dataset.name)
-    found = _judge(dataset, packed, labels, contents, folds, config, minutes, watcher, scratch)
+    tied = with_groups(packed, together(packed, contents, folds, watcher), folds, watcher)
+    found = _judge(dataset, packed, labels, tied, folds, config, minutes, watcher, scratch)
     if found.judged < len(labels):
         alone = len(labels) - found.judged
-        are = "picture is the only one of its" if alone == 1 else "pictures are the only ones of their"
-        watcher.on_message(f"note: {alone:,} {are} class: not judged")
+        are = "picture is" if alone == 1 else "pictures are"
+        watcher.on_message(
+            f"note: {alone:,} {are} of a class that is in one fold only, so that no model that was fitted to others"
+            " knows it: not judged"
+        )
     if len(found.places):
         watcher.on_message(
             f"about {found.expected:,.0f} of {len(labels):,} labels are wrong by this estimate, listed or not"
@@ -166,7 +170,7 @@ def _judge(
     dataset: Dataset,
     packed: PackedDataset,
     labels: Int64Array,
-    contents: Int64Array,
+    tied: Int64Array,
     folds: int,
     config: Config,
     minutes: float,
@@ -178,7 +182,7 @@ def _judge(
     from eyespot.cross_validation import encode_all, networks_out_of_sample, recipe_from_scratch
 
     names = _names(packed)
-    fold = assign_folds(labels, together(packed, contents, folds, watcher), folds)
+    fold = assign_folds(labels, tied, folds)
     features = None
     if not scratch:
         try:
@@ -191,14 +195,14 @@ def _judge(
         if config.data.label_fixes:
             recipe = with_label_fixes(recipe, Path(config.data.label_fixes))
         logits = networks_out_of_sample(pack_data(dataset, recipe, watcher), names, fold, recipe, watcher)
-        return find_label_errors(logits, labels, contents)
+        return find_label_errors(logits, labels, fold)
     done = 0
 
     def tell(of_round: int, total: int) -> None:
         watcher.on_count("cross-validating", done * total + of_round, _ROUNDS * total, unit="folds")
 
     classes = packed.dataset.num_classes
-    rounds = judge_features(features, labels, contents, fold, num_classes=classes, progress=tell)
+    rounds = judge_features(features, labels, fold, num_classes=classes, progress=tell)
     _, found = next(rounds)
     for done in range(1, _ROUNDS):  # noqa: B007
         _, found = next(rounds)
@@ -214,7 +218,6 @@ def _names(packed: PackedDataset) -> list[SplitName]:
 def judge_features(
     features: Sequence[FeatureArray],
     labels: Int64Array,
-    contents: Int64Array,
     fold: Int64Array,
     *,
     num_classes: int,
@@ -227,7 +230,6 @@ def judge_features(
     Args:
         features: One array float16 or float32 (n, D) a split; together N rows.
         labels: int64 (N,), as given.
-        contents: int64 (N,), equal for pictures with equal pixels.
         fold: int64 (N,), as `assign_folds` returns it.
         num_classes: K.
         progress: Told (done, all), in the folds of a round.
@@ -245,7 +247,7 @@ def judge_features(
         logits, penalty = heads_out_of_sample(
             features, labels, fold, num_classes=num_classes, keep=keep, penalty=penalty, progress=progress
         )
-        found = find_label_errors(logits, labels, contents)
+        found = find_label_errors(logits, labels, fold)
         yield logits, found
         keep = np.ones(len(labels), np.bool_)
         keep[found.places] = False
@@ -273,6 +275,42 @@ def together(packed: PackedDataset, contents: Int64Array, folds: int, watcher: O
         if sizes[group].sum() * 2 * folds <= len(contents):  # chained likeness, such as symbols: no group fills a fold
             tied[group] = group[0]
     return np.asarray(tied[contents])
+
+
+def with_groups(packed: PackedDataset, tied: Int64Array, folds: int, watcher: Observer) -> Int64Array:
+    """Return int64 (N,), equal for pictures that must be in one fold: those of `tied`, and those of one group.
+
+    A model that was fitted to other pictures of a patient knows the patient, and says what their labels say.
+    """
+    import numpy as np
+
+    from eyespot.data.fingerprints import group_pairs
+
+    named: dict[str, int] = {}
+    pairs: list[tuple[int, int]] = []
+    place = 0
+    for name in _names(packed):
+        items = packed.dataset.splits[name]
+        group_of = dict(zip(items.ids, items.groups or (), strict=False))
+        for id_ in packed.splits[name].ids:
+            if group := group_of.get(id_):
+                pairs.append((int(tied[named.setdefault(group, place)]), int(tied[place])))
+            place += 1
+    if not named:
+        return tied
+    one, other = np.array(pairs, dtype=np.int64).T
+    merged = np.arange(int(tied.max()) + 1)
+    for members in group_pairs(len(merged), one, other):
+        merged[members] = members[0]
+    whole = merged[tied]
+    if len(np.unique(whole)) < folds:
+        watcher.on_message(
+            f"note: {len(named):,} groups are too few for {folds} folds: pictures of one group are in several folds, "
+            "and a label that is wrong throughout a group may look right"
+        )
+        return tied
+    watcher.on_message(f"{len(named):,} groups of the table stay together, each in one fold")
+    return np.asarray(whole)
 
 
 def _decided_rows(dataset: Dataset, fix: Path, suspects: Sequence[SuspectLabel]) -> dict[str, tuple[str, ...]]:

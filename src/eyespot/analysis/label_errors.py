@@ -52,7 +52,7 @@ class LabelErrors:
         suggested: int64 (M,), the most probable class.
         score: float64 (M,), the probability that the label is wrong, in [0, 1].
         scores: float64 (N,), the same of every picture; 0 where it was not judged.
-        judged: How many pictures were judged; those of a class with a single picture cannot be.
+        judged: How many pictures were judged; those of a class that is in one fold only cannot be.
         transition: float64 (K, K), how labels go wrong, as in `LabelNoise`.
     """
 
@@ -168,16 +168,17 @@ def _softmax(logits: FloatArray, temperature: float) -> Float64Array:
     return np.asarray(scaled / scaled.sum(axis=1, keepdims=True))
 
 
-def find_label_errors(logits: FloatArray, labels: Int64Array, contents: Int64Array) -> LabelErrors:
+def find_label_errors(logits: FloatArray, labels: Int64Array, fold: Int64Array) -> LabelErrors:
     """Return the pictures whose label is not their most probable class, ranked by how probably it is wrong.
 
     Args:
         logits: float (N, K), out of sample: of a model that was not fitted to the picture or to an equal one.
         labels: int64 (N,), as given.
-        contents: int64 (N,), equal for pictures with equal pixels. A class needs two different ones to be judged.
+        fold: int64 (N,), whose model was not fitted to which pictures. A class in one fold only cannot be judged: the
+            model that was asked about it has never seen it.
     """
     classes = logits.shape[1]
-    distinct = np.unique(np.stack([labels, contents], axis=1), axis=0)[:, 0]
+    distinct = np.unique(np.stack([labels, fold], axis=1), axis=0)[:, 0]
     judgeable = np.flatnonzero(np.bincount(distinct, minlength=classes) >= 2)
     rows = np.flatnonzero(np.isin(labels, judgeable))
     noise = estimate_noise(logits[np.ix_(rows, judgeable)], np.searchsorted(judgeable, labels[rows]))

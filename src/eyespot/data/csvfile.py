@@ -62,6 +62,7 @@ class _Rows:
     names: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
 
 class _Seen(NamedTuple):
@@ -123,7 +124,8 @@ def read_csv(path: Path) -> Dataset:
         part = found[split]
         labels = np.fromiter((index[label] for label in part.labels), dtype=np.int64, count=len(part.labels))
         ids = make_unique(part.ids, part.names)
-        splits[split] = Items(ids, labels, paths=PathList(_folder_of(path), part.names))
+        paths = PathList(_folder_of(path), part.names)
+        splits[split] = Items(ids, labels, paths=paths, groups=part.groups or None)
     return Dataset(
         name=path.name,
         class_names=class_names,
@@ -313,9 +315,11 @@ def _collect(
                 _check_same(earlier, now, written, path)
                 doubles.append(line)
                 continue
-            if columns.group is not None:
-                groups.add((cells[columns.group].strip(), split))
             of_split = found.setdefault(split, _Rows())
+            if columns.group is not None:
+                group = cells[columns.group].strip()
+                groups.add((group, split))
+                of_split.groups.append(group)
             of_split.names.append(name)
             of_split.ids.append(safe_text(_relative(key, folder)))
             of_split.labels.append(label)

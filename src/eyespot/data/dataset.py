@@ -30,12 +30,15 @@ class Items:
         labels: int64 (N,), each in [0, num_classes).
         paths: N files, one picture each.
         pixels: uint8 (N, H, W, C) with C 1 (grey) or 3 (RGB), possibly memory-mapped.
+        groups: N names of what a picture shares with others beyond its class (a patient, a video), empty where none
+            is known; None where nothing says any.
     """
 
     ids: Sequence[str]
     labels: Int64Array
     paths: Sequence[Path] | None = None
     pixels: UInt8Array | None = None
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         """Return N."""
