@@ -121,7 +121,7 @@ def test_the_command(run: Path, pictures: Path, capsys: pytest.CaptureFixture[st
     assert cli._run(["evaluate", str(run), "--robustness", "--split", "val"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 20
-    assert lines[-2].startswith("every figure above is within ")
+    assert lines[-2].startswith("each figure above has a 95 % interval that reaches at most ")
     assert lines[-1].startswith("mean corruption error ")
     assert cli._run(["evaluate", str(run), "--limit", "9"]) == 2
     assert "--limit without --robustness in the command line: give both or none" in capsys.readouterr().err

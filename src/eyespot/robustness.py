@@ -53,9 +53,9 @@ def evaluate_robustness(
         observer: Told about what happens.
 
     Returns:
-        JSON values: `n` pictures of `of` in `split`, `views`, `seed`, `clean`, `mean_corruption_error` (a fraction),
-        `corruptions` (kind -> a figure for each strength), `mirrored`, `shifted`; a figure has `top1`, `top1_ci95`.
-        `flaw` is what must be said before every figure; missing for honest ones.
+        JSON values: `n` pictures of `of` in `split`, `views`, `seed`, `clean`, `mean_corruption_error` (a fraction) and
+        `mean_corruption_error_ci95`, `corruptions` (kind -> a figure for each strength), `mirrored`, `shifted`; a
+        figure has `top1`, `top1_ci95`. `flaw` is what must be said before every figure; missing for honest ones.
 
     Raises:
         DataError, RunError, UsageError: As for `evaluate`.

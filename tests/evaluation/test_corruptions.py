@@ -121,6 +121,8 @@ def test_the_mean_corruption_error_is_that_of_the_75_cells() -> None:
     cells = dict.fromkeys(cell_names(), 8) | {"none/0": 10, "mirrored/1": 1, "fog/5": 3}
     found = summarise(cells, 10)
     assert found["mean_corruption_error"] == pytest.approx((74 * 0.2 + 0.7) / 75)
+    low, high = found["mean_corruption_error_ci95"]
+    assert 0 < low < found["mean_corruption_error"] < high < 1
     assert found["clean"]["top1"] == 1
     assert found["corruptions"]["fog"][4]["top1"] == 0.3
     low, high = found["corruptions"]["fog"][4]["top1_ci95"]

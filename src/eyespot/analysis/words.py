@@ -69,6 +69,12 @@ def calibration_error(value: float | None, bounds: Sequence[float] | None, digit
     return f"{decimal(scale * value, digits)}{ends}"
 
 
+def corruption_error(found: Mapping[str, Any]) -> str:
+    """Return the mean corruption error of `robustness.json` with its interval, which grids of old do not have."""
+    bounds = found.get("mean_corruption_error_ci95")
+    return f"{percent(found['mean_corruption_error'])}{f' {interval(bounds)}' if bounds else ''}"
+
+
 def calibration_figures(figures: Mapping[str, Any]) -> list[str]:
     """Return ECE and adaptive ECE with their intervals, Brier score and loss of a split of `metrics.json`."""
     errors = [calibration_error(figures.get(key), figures.get(f"{key}_ci95"), 4, 1) for key in ("ece", "adaptive_ece")]

@@ -82,9 +82,9 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
     widest = max(
         max(abs(end - figure["top1"]) for end in figure["top1_ci95"]) for figure in (*cells, found["mirrored"])
     )
-    print(f"every figure above is within {words.percent(widest)} of its value, with 95 % confidence")
+    print(f"each figure above has a 95 % interval that reaches at most {words.points(widest)} from it")
     print(
-        f"{flaw}{': ' * bool(flaw)}mean corruption error {words.percent(found['mean_corruption_error'])} "
+        f"{flaw}{': ' * bool(flaw)}mean corruption error {words.corruption_error(found)} "
         f"on {found['split']} "
         f"(n = {words.whole(found['n'])}; 15 kinds, strengths 1 to 5, drawn by eyespot)"
     )
