@@ -312,7 +312,7 @@ def test_pictures_without_copies_are_drawn_first() -> None:
     splits = split(packed, val_fraction=0.2, test_fraction=0.2)
     assert class_counts(splits, packed, "val") == class_counts(splits, packed, "test") == [8, 8]
     assert set(range(20)) <= set(splits.indices["train"]["train"].tolist())
-    assert "20 pictures of train are only 10 different ones; exact copies stay in one split." in splits.notes
+    assert "20 pictures of train have exact copies: 10 different pictures. Copies stay in one split." in splits.notes
 
 
 def test_a_class_of_nothing_but_copies_is_divided_in_whole_groups() -> None:

@@ -560,7 +560,8 @@ def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapp
     pictures, different = pool.copies
     if shares and pictures:
         notes.append(
-            f"{pictures:,} pictures of train are only {different:,} different ones; exact copies stay in one split."
+            f"{pictures:,} pictures of train have exact copies: {different:,} different "
+            f"picture{'' if different == 1 else 's'}. Copies stay in one split."
         )
     pictures, groups = pool.alike
     if shares and pictures:
