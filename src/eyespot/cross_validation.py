@@ -83,7 +83,8 @@ def heads_out_of_sample(
     Returns:
         float32 (N, K), and the penalty.
     """
-    from eyespot.training.solvers import FeatureRows, solve_linear_head
+    from eyespot.training.feature_rows import FeatureRows
+    from eyespot.training.solvers import solve_linear_head
 
     logits = np.zeros((len(labels), num_classes), np.float32)
     starts = np.cumsum([0, *map(len, features)]).tolist()

@@ -29,8 +29,9 @@ from eyespot.evaluation.predictor import Predictor
 from eyespot.evaluation.unknown import UnknownScore, least_pictures, pixel_statistics, rows_to_keep
 from eyespot.evaluation.views import check_views
 from eyespot.opening import Observer
-from eyespot.training.features import FeatureHead, FeatureStore, head_outputs
+from eyespot.training.features import FeatureStore
 from eyespot.training.prepare import read_positions
+from eyespot.training.stored_features import FeatureHead, head_outputs
 from eyespot.training.transfer import Trained, encode, sources_of
 
 _CHUNK = 1024  # pictures whose pixels are in memory at once

@@ -25,14 +25,8 @@ from eyespot.locks import file_lock
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.registry import build_model
 from eyespot.training import features
-from eyespot.training.features import (
-    Encoder,
-    FeatureHead,
-    FeatureLoader,
-    FeatureStore,
-    FrozenNetwork,
-    head_logits,
-)
+from eyespot.training.features import Encoder, FeatureStore, FrozenNetwork
+from eyespot.training.stored_features import FeatureHead, FeatureLoader, head_logits
 
 from .conftest import tiny_config, tiny_packed
 

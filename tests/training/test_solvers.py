@@ -15,13 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from eyespot.errors import DataError, UsageError
-from eyespot.training import solvers
+from eyespot.training import feature_rows, solvers
 from eyespot.training.balance import class_weights
+from eyespot.training.feature_rows import FeatureRows
 from eyespot.training.solvers import (
     ON_NOTHING,
     ON_TENTH,
     ON_VAL,
-    FeatureRows,
     LinearHead,
     default_l2_grid,
     solve_linear_head,
@@ -250,9 +250,9 @@ def test_the_ways_to_compute_it_agree(limit: str, monkeypatch: pytest.MonkeyPatc
     views, labels = clouds(views=2)
     expected = solve(views, labels, l2_grid=[1e-2])
     if limit == "no copy":
-        monkeypatch.setattr(solvers, "COPY_LIMIT_BYTES", 0)
+        monkeypatch.setattr(feature_rows, "COPY_LIMIT_BYTES", 0)
     if limit in ("no copy", "small blocks"):
-        monkeypatch.setattr(solvers, "_BLOCK_NUMBERS", 12 * 7)
+        monkeypatch.setattr(feature_rows, "_BLOCK_NUMBERS", 12 * 7)
     if limit == "no oneDNN":
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     if limit == "many features":

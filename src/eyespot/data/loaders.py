@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in TimeoutError only from Python 3.11 on
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from eyespot.data.stream_workers import StreamWorkers, decode_rows
 from eyespot.data.windows import Windows
 from eyespot.errors import BadImageError, DataError, UsageError
 from eyespot.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing only from Python 3.11 on
 
 STREAM_TIMEOUT_SECONDS = 60.0
 """A decoding worker that gives no picture for so long is taken for stuck."""
@@ -51,49 +55,6 @@ class Batch(NamedTuple):
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
-
-
-class Loader(Protocol):
-    """One split, in batches; a context manager that ends what it started."""
-
-    @property
-    def num_images(self) -> int:
-        """Return N, the pictures in the split."""
-
-    @property
-    def batch_size(self) -> int:
-        """Return how many pictures a full batch has."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return how many batches an epoch has, the last short one included unless it is dropped."""
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Return int64 (N,), on the device: the labels in the order of the positions."""
-
-    def batches(self, epoch: int, *, first_step: int = 0, order: torch.Tensor | None = None) -> Iterator[Batch]:
-        """Yield the batches of an epoch.
-
-        Args:
-            epoch: From 0; with the seed it decides the order. Without shuffling all epochs are alike.
-            first_step: Leave out the batches before this one, without reading them.
-            order: int64 (M,), the positions of the epoch's pictures in the wanted order, instead of all N.
-
-        Raises:
-            DataError: A picture cannot be read any more, or a decoding worker died or hangs.
-        """
-
-    def close(self) -> None:
-        """End worker processes and give memory back; `batches` may start them again."""
-
-    def __enter__(self) -> Loader:
-        """Return the loader."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the loader."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +131,74 @@ class BatchPlan:
         return torch.randperm(self.num_images, generator=generator)
 
 
+class Loader(ABC):
+    """One split, in batches; a context manager that ends what it started.
+
+    Args:
+        labels: int64 (N,), in the order of the positions.
+        plan: Which pictures come when.
+        device: Where labels and batches are.
+    """
+
+    def __init__(self, labels: Int64Array, plan: BatchPlan, device: str) -> None:
+        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
+        self._plan = plan
+        self._device = torch.device(device)
+
+    @property
+    def num_images(self) -> int:
+        """Return N, the pictures in the split."""
+        return self._plan.num_images
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many pictures a full batch has."""
+        return self._plan.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return how many batches an epoch has, the last short one included unless it is dropped."""
+        return self._plan.steps_per_epoch
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Return int64 (N,), on the device: the labels in the order of the positions."""
+        return self._labels
+
+    @abstractmethod
+    def batches(self, epoch: int, *, first_step: int = 0, order: torch.Tensor | None = None) -> Iterator[Batch]:
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: From 0; with the seed it decides the order. Without shuffling all epochs are alike.
+            first_step: Leave out the batches before this one, without reading them.
+            order: int64 (M,), the positions of the epoch's pictures in the wanted order, instead of all N.
+
+        Raises:
+            DataError: A picture cannot be read any more, or a decoding worker died or hangs.
+        """
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to end
+        """End worker processes, where there are any; `batches` may start them again."""
+
+    def __enter__(self) -> Self:
+        """Return the loader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the loader."""
+        self.close()
+
+
 def _has_room(num_bytes: int, device: torch.device) -> bool:
     """Return whether pixels can lie on a device and leave it the memory to train in."""
     return device.type != "cuda" or num_bytes <= _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
-class MemoryLoader:
-    """A `Loader` that has all pixels in memory: the device's, or the computer's where a GPU has too little.
+class MemoryLoader(Loader):
+    """A loader that has all pixels in memory: the device's, or the computer's where a GPU has too little.
 
     Args:
         pixels: uint8 (N, S, L, C), contiguous. Not copied for the CPU and never written to: it may be a read-only
@@ -196,38 +218,16 @@ class MemoryLoader:
         windows: Windows | None = None,
         device: str = "cpu",
     ) -> None:
+        super().__init__(labels, plan, device)
         with warnings.catch_warnings():
             # torch has no read-only tensors and warns. Each batch is a copy, so that nobody gets at these pixels to
             # write.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._pixels = torch.from_numpy(np.asarray(pixels))  # (N, S, L, C)
-        self._device = torch.device(device)
         self._is_there = _has_room(self._pixels.nbytes, self._device)
         if self._is_there:
             self._pixels = self._pixels.to(self._device)
         self._windows = windows
-        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
-        self._plan = plan
-
-    @property
-    def num_images(self) -> int:
-        """Return N, the pictures in the split."""
-        return self._plan.num_images
-
-    @property
-    def batch_size(self) -> int:
-        """Return how many pictures a full batch has."""
-        return self._plan.batch_size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return how many batches an epoch has."""
-        return self._plan.steps_per_epoch
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Return int64 (N,), on the device."""
-        return self._labels
 
     def batches(self, epoch: int, *, first_step: int = 0, order: torch.Tensor | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Loader`."""
@@ -254,18 +254,6 @@ class MemoryLoader:
         torch.index_select(self._pixels.flatten(1), 0, positions, out=nhwc.view(len(positions), -1))
         return nhwc.to(self._device, non_blocking=True), torch.arange(len(positions), device=self._device)
 
-    def close(self) -> None:
-        """Do nothing: there are no processes."""
-
-    def __enter__(self) -> MemoryLoader:
-        """Return the loader."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Do nothing: there are no processes."""
-
 
 class _Pending(NamedTuple):
     """A batch that is being decoded: its positions on the CPU, its rows uint8 (B, S, L, C), what is waited for.
@@ -279,8 +267,8 @@ class _Pending(NamedTuple):
     parts: list[Future[dict[int, str]]]
 
 
-class StreamLoader:
-    """A `Loader` that decodes the files anew in every epoch, by worker processes that stay from epoch to epoch.
+class StreamLoader(Loader):
+    """A loader that decodes the files anew in every epoch, by worker processes that stay from epoch to epoch.
 
     The batches are the same for any number of processes. Only the next few batches are in memory.
 
@@ -307,37 +295,15 @@ class StreamLoader:
         processes: int = 1,
         timeout_seconds: float = STREAM_TIMEOUT_SECONDS,
     ) -> None:
+        super().__init__(labels, plan, device)
         self._paths = paths
-        self._labels = torch.tensor(labels, dtype=torch.int64, device=device)
         self._row_format = row_format
-        self._plan = plan
         self._windows = windows
-        self._device = torch.device(device)
         self._processes = processes
         self._timeout_seconds = timeout_seconds
         self._workers: StreamWorkers | None = None
         # Two questions a worker, so that none waits for us, and two batches, so that we seldom wait for a slow picture.
         self._batches_ahead = max(2, -(-2 * processes * _CHUNK_PICTURES // plan.batch_size)) if processes else 0
-
-    @property
-    def num_images(self) -> int:
-        """Return N, the pictures in the split."""
-        return self._plan.num_images
-
-    @property
-    def batch_size(self) -> int:
-        """Return how many pictures a full batch has."""
-        return self._plan.batch_size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return how many batches an epoch has."""
-        return self._plan.steps_per_epoch
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Return int64 (N,), on the device."""
-        return self._labels
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
@@ -408,16 +374,6 @@ class StreamLoader:
         if self._workers is not None:
             self._workers.close()
             self._workers = None
-
-    def __enter__(self) -> StreamLoader:
-        """Return the loader."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the worker processes."""
-        self.close()
 
 
 def make_loader(

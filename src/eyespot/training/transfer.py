@@ -26,22 +26,21 @@ from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.runs import Run, RunWriter
 from eyespot.training import fit as loop
 from eyespot.training.balance import class_weights
-from eyespot.training.features import (
-    Encoder,
+from eyespot.training.feature_rows import FeatureRows
+from eyespot.training.features import Encoder, FeatureStore, FrozenNetwork
+from eyespot.training.fit import FitResult, TrainState
+from eyespot.training.lr_finder import resolve_learning_rate
+from eyespot.training.prepare import Prepared, frozen_mode
+from eyespot.training.solvers import LinearHead, solve_linear_head
+from eyespot.training.step import TrainData
+from eyespot.training.stopping import stop_signals
+from eyespot.training.stored_features import (
     FeatureHead,
     FeatureLoader,
-    FeatureStore,
-    FrozenNetwork,
     StoredEvalTransform,
     StoredTrainTransform,
     head_logits,
 )
-from eyespot.training.fit import FitResult, TrainState
-from eyespot.training.lr_finder import resolve_learning_rate
-from eyespot.training.prepare import Prepared, frozen_mode
-from eyespot.training.solvers import FeatureRows, LinearHead, solve_linear_head
-from eyespot.training.step import TrainData
-from eyespot.training.stopping import stop_signals
 
 # What provenance keeps: decisions that a resumed run must not take anew, on another disk or with another clock.
 _FROZEN_PART, _STORED, _COMPUTED = "frozen_part", "stored", "computed"
