@@ -55,7 +55,7 @@ class InputConfig(_Section):
     size_px: Literal["auto"] | int = Field(
         "auto",
         description="Side of the square input. `auto`: the pictures' own size up to 64, else their median short side "
-        "rounded to a multiple of 8, at most 64. For backbones `auto` is the size of their weights, or six times the "
+        "rounded to a multiple of 8, at most 64. For backbones `auto` is the size of their weights, or five times the "
         "pictures' own size where that is less; smaller pictures are enlarged inside the batch.",
     )
     channels: Literal["auto", 1, 3] = Field(

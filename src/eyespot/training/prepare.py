@@ -60,7 +60,7 @@ _READ_BY_SCHEDULE = {
     "plateau": {"warmup_epochs", "factor", "patience_epochs", "min_lr"},
 }
 _NO_EFFECT = ("it has no effect", "they have no effect")
-_ENLARGEMENT = 6  # times the pictures' own side, up to that of the weights: docs/decisions/006
+_ENLARGEMENT = 5  # times the pictures' own side, up to that of the weights: docs/decisions/006
 
 
 class Observer(Protocol):
