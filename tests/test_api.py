@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,39 @@ def test_an_observer_is_told_everything(pictures: Path, tmp_path: Path) -> None:
 def test_arguments_of_a_wrong_type_are_said_in_words(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         eyespot.train(**{"data": "digits", "out": tmp_path / "run", **arguments})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: eyespot.train("digits", out=""),
+        lambda: eyespot.export("spot-cifar10", out=""),
+        lambda: eyespot.run_study("dll2018", out=""),
+        lambda: eyespot.ablate("small", "digits", without=["flip"], out=""),
+    ],
+    ids=["train", "export", "run_study", "ablate"],
+)
+def test_an_empty_name_of_a_folder_is_not_the_current_one(
+    call: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="out is empty: name a folder, or leave it out"):
+        call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_word_stands_for_a_list_of_one() -> None:
+    with pytest.raises(UsageError, match=r"unknown name or setting 'flap'. Did you mean 'flip'\?"):
+        eyespot.ablate("small", "digits", without="flap")
+    with pytest.raises(UsageError, match=r"no point 'adamm'. Did you mean 'adam'"):
+        eyespot.run_study("dll2018", only="adamm")
+
+
+def test_a_list_of_runs_and_a_path_named_like_data_get_the_next_step() -> None:
+    with pytest.raises(UsageError, match=r"a list where a run folder is needed: give run folders one by one"):
+        eyespot.compare(["runs/a", "runs/b"])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a Path is never a name in DATA: give the data set's name as text: 'digits'"):
+        eyespot.check(Path("digits"))
 
 
 def test_what_is_no_trained_model_is_not_called_a_bundle() -> None:

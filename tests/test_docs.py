@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ from eyespot.cli import app
 from eyespot.config import config_keys, load_config, parse_config, recipe_names, recipe_text
 from eyespot.data_verbs import ROOMS
 from eyespot.errors import ConfigError
+from eyespot.opening import Observer
 from eyespot.sweeps.space import load_space
 from eyespot.training.checkpoint import read_checkpoint
 
@@ -322,6 +324,19 @@ def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
         timeout=500,
         check=False,
     )
+
+
+def test_the_observer_on_the_page_takes_what_observers_are_told() -> None:
+    codes = blocks((PROJECT / "docs" / "python.md").read_text(encoding="utf-8"), "python")
+    nodes = [node for code in codes for node in ast.parse(code).body]
+    (shown,) = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    taken = {
+        node.name: [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
+        for node in shown.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    methods = {name: method for name, method in vars(Observer).items() if name.startswith(("on_", "attach"))}
+    assert taken == {name: list(inspect.signature(method).parameters) for name, method in methods.items()}
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,24 @@ def photographs(tmp_path: Path) -> Path:
     return folder
 
 
+def test_no_method_is_an_error(trained: Run) -> None:
+    with pytest.raises(UsageError, match="no method: leave it out for gradcam"):
+        eyespot.explain(trained, ["cat.jpg"], method=[])
+
+
+def test_the_command_says_what_to_do_about_each_picture(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    asked = [str(tmp_path / "missing.jpg"), "https://example.org/cat.jpg", str(tmp_path / "empty.jpg")]
+    found = CliRunner().invoke(app, ["explain", str(trained.path), *asked, "--out", str(tmp_path / "why.html")])
+    assert found.exit_code == 1
+    said = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.rpartition(": ")[2] for line in said] == [
+        "check the path",
+        "download it and give the file",
+        "repair it or leave it out",
+    ]
+
+
 def test_explain_returns_maps_neighbours_and_reasons(trained: Run, photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "why.html"
     found = eyespot.explain(trained.path, [photographs], neighbours=3, out=out)

@@ -15,7 +15,7 @@ from eyespot.analysis import words
 from eyespot.analysis.compare import Comparison, compare_runs
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.data.dataset import PackedDataset
-from eyespot.errors import DataError, EyespotError, RunError
+from eyespot.errors import DataError, EyespotError, RunError, UsageError
 from eyespot.files import checked_page
 from eyespot.opening import Observer, checked_split, open_for, pack_data
 from eyespot.runs import Run
@@ -45,12 +45,16 @@ def compare(
         observer: Told about what happens.
 
     Raises:
-        UsageError: Fewer than two runs, a run twice, another split or ending.
+        UsageError: Fewer than two runs, a list of them, a run twice, another split or ending.
         RunError: A folder is no run, not finished or damaged, or the page cannot be written.
         DataError: The runs were measured on different pictures.
     """
     from eyespot.analysis.comparison_page import write_comparison
 
+    for run in runs:
+        if not isinstance(run, (str, os.PathLike)):
+            remedy = "give run folders one by one: compare('runs/a', 'runs/b')"
+            raise UsageError(f"a {type(run).__name__} where a run folder is needed", remedy=remedy)
     page = None if out is None else checked_page(out)
     found = compare_runs(runs, split=split)
     if page is not None:

@@ -493,6 +493,11 @@ def parse_config(
         raise ConfigError("; ".join(_explain(error)), where=where, remedy="docs/recipes.md lists every key") from error
 
 
+def as_list(words: Sequence[str]) -> Sequence[str]:
+    """Return several words; one text is one word, not its letters."""
+    return [words] if isinstance(words, str) else words
+
+
 def parse_override(item: str) -> tuple[str, Any]:
     """Split `section.key=value`; the value is TOML where it parses as TOML, else a plain string."""
     key, equals, text = item.partition("=")

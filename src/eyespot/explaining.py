@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from eyespot.config import as_list
 from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
 from eyespot.files import checked_page
 from eyespot.opening import Observer, open_data, pack_data
@@ -62,7 +63,9 @@ def explain(
     from eyespot.evaluation.predictor import load_predictor
 
     watcher = observer or Terminal(quiet=True)
-    methods = [checked_method(name) for name in ([method] if isinstance(method, str) else method)]
+    methods = [checked_method(name) for name in as_list(method)]
+    if not methods:
+        raise UsageError("no method", remedy="leave it out for gradcam")
     if neighbours < 0:
         raise UsageError(f"{neighbours} neighbours", remedy="use 0 for none")
     where = None if out is None else checked_page(out)

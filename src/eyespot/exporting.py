@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
+from eyespot.files import checked_folder
 from eyespot.opening import Observer, open_data, pack_data
 from eyespot.runs import BUNDLE, Run
 from eyespot.terminal import Terminal
@@ -62,7 +63,7 @@ def export(
             raise UsageError(f"{option} with format {format}", remedy=f"use {option} with format {needed}")
     bundle = find_bundle(run)
     home = bundle.parent if bundle.name == BUNDLE and (bundle.parent / "config.toml").exists() else None
-    folder = Path(out).expanduser() if out is not None else _default_folder(bundle, home)
+    folder = checked_folder(out) if out is not None else _default_folder(bundle, home)
     if format == "safetensors":
         return export_bundle(bundle, folder / "bundle", half=half)
     pictures = sample_pictures()

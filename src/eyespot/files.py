@@ -17,6 +17,17 @@ PAGE_ENDINGS = (".html", ".htm")
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+def checked_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder to write into.
+
+    Raises:
+        UsageError: The text is empty: `Path("")` would be the current folder.
+    """
+    if path == "":
+        raise UsageError("out is empty", remedy="name a folder, or leave it out")
+    return Path(path).expanduser()
+
+
 def checked_page(path: str | os.PathLike[str]) -> Path:
     """Return the path of a page to be written, refused before anything is computed where none can be.
 

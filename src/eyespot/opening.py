@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eyespot.config import Config, parse_config, recipe_text
+from eyespot.config import Config, as_list, parse_config, recipe_text
 from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
 from eyespot.runs import RunWriter
 
@@ -89,7 +89,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def _parse(text: str, where: str, settings: Settings) -> Config:
-    given = [settings] if isinstance(settings, str) else settings
+    given = settings if isinstance(settings, Mapping) else as_list(settings)
     if not isinstance(given, (Mapping, list, tuple)) or not all(isinstance(item, str) for item in given):
         raise ConfigError(
             f"settings are {settings!r}",

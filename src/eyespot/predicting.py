@@ -241,10 +241,8 @@ def collect(pictures: Iterable[str]) -> Iterator[Asked]:
         if given == "-":
             yield Asked("-", error="is there twice", remedy=once) if stdin_read else _from_stdin()
             stdin_read = True
-        elif is_address(given):
-            yield Asked(given, error="is an address, which is never fetched", remedy="download it and give the file")
-        elif unseen := _unseen(given):
-            yield unseen
+        elif missing := find_missing(given):
+            yield missing
         elif not os.path.isdir(given):
             yield Asked(given)
         else:
@@ -263,8 +261,10 @@ def _from_stdin() -> Asked:
         return Asked("-", error=f"cannot be read: {getattr(error, 'strerror', None) or error}", remedy=remedy)
 
 
-def _unseen(given: str) -> Asked | None:
+def find_missing(given: str) -> Asked | None:
     """Return why nothing can be seen at a path; None where there is something, if only a link that leads nowhere."""
+    if is_address(given):
+        return Asked(given, error="is an address, which is never fetched", remedy="download it and give the file")
     try:
         os.lstat(given)
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -17,6 +17,7 @@ from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import CheckpointError, ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
+from eyespot.files import checked_folder
 from eyespot.finishing import finish, split_names
 from eyespot.mistakes import stamped
 from eyespot.opening import (
@@ -171,8 +172,7 @@ def _new_request(
         load_recipe(recipe, settings)
     from eyespot.data.planting import plant_mistakes
 
-    if out == "":  # Path("") would be the current folder
-        raise UsageError("out is empty", where="train", remedy="name a folder, or leave it out")
+    named = None if out is None else checked_folder(out)
     source = "cifar10" if data is None else data
     dataset = open_data(source, watcher)
     chosen = recipe
@@ -182,7 +182,7 @@ def _new_request(
     config = load_recipe(chosen, settings)
     dataset = plant_mistakes(dataset, config.mistakes)
     corrected = read_fixes(dataset, config) is not None
-    folder = Path(out).expanduser().resolve() if out is not None else new_run_folder(config.name, str(source))
+    folder = named.resolve() if named is not None else new_run_folder(config.name, str(source))
     fixes = None
     if corrected:
         fixes = Path(config.data.label_fixes).expanduser().resolve()

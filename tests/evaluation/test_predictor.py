@@ -287,9 +287,16 @@ class TestWrongCalls:
         np.testing.assert_array_equal(predictor.predict_probs(batch), predictor.predict_probs(list(batch)))
 
     @pytest.mark.parametrize("keyword", ["top_k", "batch_size"])
-    def test_numbers_below_one(self, keyword: str, predictor: Predictor) -> None:
-        with pytest.raises(UsageError, match=f"{keyword} is 0: use 1 or more"):
-            predictor.predict([picture(1)], **{keyword: 0})
+    @pytest.mark.parametrize("number", [0, 2.5, "3", None])
+    def test_what_is_no_whole_number_from_one(self, keyword: str, number: Any, predictor: Predictor) -> None:
+        with pytest.raises(UsageError, match=f"{keyword} is {number!r}: use a whole number, 1 or more"):
+            predictor.predict([picture(1)], **{keyword: number})
+
+    def test_a_closed_pillow_image_is_not_called_damaged_alone(self, predictor: Predictor, tmp_path: Path) -> None:
+        picture(1).save(tmp_path / "cat.png")
+        with Image.open(tmp_path / "cat.png") as closed:
+            pass
+        assert predictor.predict([closed])[0].error == "is a Pillow image that is closed or damaged"
 
     def test_pixels_of_another_size(self, predictor: Predictor) -> None:
         with pytest.raises(DataError, match=r"pixels of shape \(2, 3, 9, 9\)"):

@@ -33,7 +33,7 @@ def explain(
     """
     from eyespot.errors import DataError
     from eyespot.explaining import explain as run_explain
-    from eyespot.predicting import describe_answer
+    from eyespot.predicting import Asked, describe_answer, find_missing
     from eyespot.terminal import Terminal, print_json, printable
 
     with Terminal(quiet=json) as terminal:
@@ -56,7 +56,8 @@ def explain(
                 print(f"{printable(one.prediction.source)}: {describe_answer(one.prediction, top=1)}")
         print(f"page: {out}")
     for answer in failed:
-        error = DataError(f"{answer.source} {answer.error}", remedy="repair it or leave it out")
+        asked = find_missing(answer.source) or Asked(answer.source)
+        error = DataError(f"{answer.source} {asked.error or answer.error}", remedy=asked.remedy)
         typer.echo(f"error: {error}", err=True)
     if failed:
         raise typer.Exit(1)

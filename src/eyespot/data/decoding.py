@@ -490,7 +490,7 @@ def _reason_undecodable(data: bytes, error: Exception) -> str:
     # Only the libraries' own sentences help; "invalid literal for int()" and "decoder error -2" do not.
     if isinstance(error, OSError) and text and "decoder error" not in text:
         return f"is damaged ({text.splitlines()[0][:120]})"
-    return "is damaged"
+    return "is damaged" if data else "is a Pillow image that is closed or damaged"
 
 
 def _is_cut_off(data: bytes) -> bool:

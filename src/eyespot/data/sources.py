@@ -189,6 +189,9 @@ def _unknown(data: str, path: Path) -> UsageError:
         beside = os.listdir(path.parent)
     except (OSError, ValueError):
         beside = []
+    if data in PUBLISHED:
+        what = f"no such file or folder {data!r}, and a Path is never a name"
+        return UsageError(what, where="DATA", remedy=f"give the data set's name as text: {data!r}")
     near = did_you_mean(data, PUBLISHED)
     if not near and path.name:
         near = did_you_mean(path.name, [name for name in beside if not name.startswith(".")][:10_000])

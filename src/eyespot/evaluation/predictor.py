@@ -195,8 +195,7 @@ class Predictor:
             MemoryLimitError: Memory ran out.
             TrainingError: The model answers NaN.
         """
-        if top_k < 1:
-            raise UsageError(f"top_k is {top_k}", remedy="use 1 or more")
+        _check_count("top_k", top_k)
         named = named_pictures(pictures)
         predictions: list[Prediction] = []
         for batch in self._decoded(named, batch_size):
@@ -381,8 +380,7 @@ class Predictor:
         self, named: Sequence[tuple[str, Picture]], batch_size: int
     ) -> Iterator[list[UInt8Array | BadImageError]]:
         """Yield, batch by batch, the pixels (S, S, C) of each picture or the reason why it has none."""
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}", remedy="use 1 or more")
+        _check_count("batch_size", batch_size)
 
         def decode(item: tuple[str, Picture]) -> UInt8Array | BadImageError:
             try:
@@ -499,6 +497,11 @@ def _image_of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
         hint = "; colours come last" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
         raise UsageError(f"an array of shape {pixels.shape} is not a picture{hint}", remedy=_REMEDY_PICTURES)
     return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _check_count(name: str, given: int) -> None:
+    if not isinstance(given, (int, np.integer)) or given < 1:
+        raise UsageError(f"{name} is {given!r}", remedy="use a whole number, 1 or more")
 
 
 def named_pictures(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
-from eyespot.config import Config, parse_config, recipe_text
+from eyespot.config import Config, as_list, parse_config, recipe_text
 from eyespot.device import plan_compute
 from eyespot.errors import RunError, TrainingError, UsageError
-from eyespot.files import describe_disk_error, write_atomic, write_json
+from eyespot.files import checked_folder, describe_disk_error, write_atomic, write_json
 from eyespot.models.registry import check_args
 from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe
 from eyespot.runs import new_run_folder
@@ -207,7 +207,7 @@ def _plan(
     if "select-on-test" in config.mistakes and not test:
         what = "with mistakes = ['select-on-test'] val is test, which an ablation does not read"
         raise UsageError(what, where=recipe, remedy="leave it out, or give --test")
-    found = parse_changes(config, without, factors)
+    found = parse_changes(config, as_list(without), as_list(factors))
     for change in found:
         changed = parse_config(config.to_toml(), where=change.title, changes=change.settings)
         check_args(changed.model.name, changed.model.args)
@@ -244,7 +244,7 @@ def _arms(plan: AblationPlan, outcomes: Sequence[Outcome]) -> list[Arm]:
 
 def _new_folder(out: str | Path | None, plan: AblationPlan, config: Config) -> Path:
     """Make the folder of a new ablation."""
-    named = None if out is None else Path(out).expanduser().resolve()
+    named = None if out is None else checked_folder(out).resolve()
     folder = named or new_run_folder(f"ablate-{plan.recipe}", plan.data)
     pictures = Path(plan.data)
     if pictures.is_dir() and folder.is_relative_to(pictures.resolve()):
@@ -288,7 +288,7 @@ def read_plan(folder: Path) -> AblationPlan:
 def _known_folder(out: str | Path | None) -> Path:
     """Return the folder to go on with: the one named, or the newest ablation in `runs/`."""
     if out is not None:
-        return Path(out).expanduser().resolve()
+        return checked_folder(out).resolve()
     found = sorted(Path("runs").glob("*/ablation.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise RunError("no ablation", where=Path("runs").resolve(), remedy="name its folder with --out")

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eyespot.config import Config, parse_override
+from eyespot.config import Config, as_list, parse_override
 from eyespot.device import plan_compute
 from eyespot.errors import UsageError
+from eyespot.files import checked_folder
 from eyespot.opening import Observer, load_recipe
 from eyespot.studies.runner import Limits, Outcome, Point, naming, run_points, with_seeds
 from eyespot.studies.schema import RIGHT, Study, StudyPoint, load_study
@@ -181,11 +182,11 @@ def run_study(
     watcher = observer or Terminal(quiet=True)
     study = load_study(name)
     check_layer_tables(study)
-    folder = Path(out) if out is not None else study_folder(study)
-    points = with_seeds(study_points(study, data=data, weights_from=weights_from, changes=changes), seeds)
+    folder = checked_folder(out) if out is not None else study_folder(study)
+    points = with_seeds(study_points(study, data=data, weights_from=weights_from, changes=as_list(changes)), seeds)
     limits = Limits(minutes=minutes, epochs_scale=epochs_scale, device=device)
     plan_compute(device)
-    outcomes = run_points(points, folder, limits=limits, only=only, observer=watcher)
+    outcomes = run_points(points, folder, limits=limits, only=as_list(only), observer=watcher)
     page = write_study_report(study, folder)
     watcher.on_message(f"report: {page}")
     return outcomes

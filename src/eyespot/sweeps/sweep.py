@@ -18,7 +18,7 @@ from eyespot import opening
 from eyespot.config import Config, parse_config, recipe_text
 from eyespot.device import plan_compute
 from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, did_you_mean
-from eyespot.files import remove_temporaries, write_atomic
+from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
 from eyespot.opening import Settings, check_data, lasting_name, load_recipe
 from eyespot.runs import Run, new_run_folder
@@ -149,10 +149,7 @@ def sweep(
         else:
             plan, config = _plan(recipe, data, space, settings, options)
             _check(plan, config, watcher, data)
-            known = out is None
-            folder = (
-                new_run_folder(f"sweep-{config.name}", plan.data) if known else Path(str(out)).expanduser().resolve()
-            )
+            folder = new_run_folder(f"sweep-{config.name}", plan.data) if out is None else checked_folder(out).resolve()
             journal = _new_journal(folder, plan, config, stack)
         return _run(journal, watcher)
 
@@ -163,7 +160,7 @@ def sweep(
 def _known_folder(out: str | Path | None) -> Path:
     """Return the folder to go on with: the one named, or the newest sweep in `runs/`."""
     if out is not None:
-        folder = Path(out).expanduser().resolve()
+        folder = checked_folder(out).resolve()
         if not (folder / "sweep.json").is_file():
             raise RunError("no sweep (no sweep.json)", where=folder, remedy="give the folder of a sweep with --out")
         return folder
