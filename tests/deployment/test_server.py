@@ -168,7 +168,10 @@ def test_the_other_addresses(client: httpx.Client, trained: Run) -> None:
     assert "eyespot_batch_pictures_bucket" in client.get("/metrics").text
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics"}
-    assert schema["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    answers = schema["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+    (shown,) = answers["example"]["predictions"]
+    described = answers["schema"]["properties"]["predictions"]["items"]
+    assert set(described["required"]) <= set(shown) <= set(described["properties"])
     page = client.get("/")
     assert "What is in this picture?" in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from eyespot import __version__
+from eyespot.config import as_list
 from eyespot.deployment.batching import Batcher, stand_back
 from eyespot.deployment.bodies import FORM_TYPE, RAW_TYPES, HeldBytes, Upload, parse_body, read_body
 from eyespot.deployment.engine import Engine, open_engine
@@ -113,7 +114,7 @@ def serve(
                 model, device=device, engine=engine, say=lambda text: write_log("note", message=text), opener=opener
             )
         local = host in LOOPBACK_NAMES
-        hosts = (*LOOPBACK_NAMES, *map(str.lower, allow_hosts)) if local or allow_hosts else ()
+        hosts = (*LOOPBACK_NAMES, *map(str.lower, as_list(allow_hosts))) if local or allow_hosts else ()
         app = build_app(opened, limits=limits, door=Door((*hosts, host.lower()) if hosts else (), token, log))
         address = listener.getsockname()
         name = f"[{host}]" if ":" in host else host
@@ -257,7 +258,14 @@ def build_app(engine: Engine, *, limits: Limits | None = None, door: Door | None
     _add_predict(app, batcher, explanations, held, limits, metrics)
     _add_others(app, batcher, metrics, described)
     _add_problems(app)
+    _restore_nulls(app)
     return Guard(app, door, metrics, lambda: batcher.is_full)
+
+
+def _restore_nulls(app: FastAPI) -> None:
+    """Write the example again: FastAPI drops what is null, and with it `error`, which an answer must have."""
+    answers = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+    answers["example"] = {"predictions": [_ANSWER]}
 
 
 def _told(limits: Limits) -> dict[str, int]:
