@@ -212,6 +212,7 @@ WRONG = [
     ("predict run - --csv out.csv", 2, "stdin"),
     ("predict run file --views both", 2, "unknown views 'both'"),
     ("predict run file --top 0", 2, "--top"),
+    ("predict run file --unknown x", 2, r"'--unknown': 'x' is not one of 'auto', 'never' in the command line"),
     ("predict run file --json --csv -", 2, "--json and --csv exclude each other in the command line: give one"),
     # the other commands
     ("models spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),

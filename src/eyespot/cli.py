@@ -224,7 +224,7 @@ def _explain_usage(error: Exception) -> str:
         print(context.get_help() + "\n", file=sys.stderr)
         what = "no command"
     else:
-        what = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        what = error.format_message().rstrip(".").replace(": Value error, ", ": ")  # type: ignore[attr-defined]
     key = _setting_called(getattr(error, "option_name", None), context)
     remedy = f"{command} --help" if key is None else f"{key} is a setting, so give --set {key}=VALUE; {command} --help"
     return f"error: {UsageError(what, where='the command line', remedy=remedy)}"

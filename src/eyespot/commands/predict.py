@@ -28,7 +28,9 @@ def predict(
     ] = None,
     unknown: Annotated[
         Literal["auto", "never"],
-        typer.Option(help="auto: say unknown of pictures far from all that the model was trained on."),
+        typer.Option(
+            metavar="auto|never", help="auto: say unknown of pictures far from all that the model was trained on."
+        ),
     ] = "auto",
     fit: Annotated[
         str | None,
