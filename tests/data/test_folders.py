@@ -230,6 +230,17 @@ class TestListing:
         assert "test/ holds 2 pictures and no class folders, so it is not used: no labels" in dataset.notes
         assert "val/ holds nothing and no class folders, so it is not used: no labels" in dataset.notes
 
+    def test_a_split_without_pictures_is_not_used(self, tmp_path: Path) -> None:
+        dataset = read(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/", "val/dog/", "test/cat/2.png")
+        assert set(dataset.splits) == {"train", "test"}
+        assert "val/ holds class folders without pictures, so it is not used" in dataset.notes
+
+    def test_what_only_looks_like_a_copy_or_a_split_stays_a_class(self, tmp_path: Path) -> None:
+        paths = ("cat/1.png", "dog/1.png", "both/1.png", "both/cat/2.png", "both/dog/2.png", "other/cat/1.png")
+        assert read(tmp_path / "a", *paths).class_names == ("both", "cat", "dog", "other")
+        names = ("crash_test", "test_flight", "train_station", "training_ground")
+        assert read(tmp_path / "b", *[f"{name}/1.png" for name in names]).class_names == names
+
     def test_a_class_missing_in_test_is_noted(self, tmp_path: Path) -> None:
         dataset = read(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/", "test/cow/")
         assert "test has no pictures of class 'dog'" in dataset.notes
@@ -240,6 +251,8 @@ class TestListing:
         dataset = read(tmp_path, "Cat/1.png", "cat/1.png", "dog/1.png")
         assert dataset.class_names == ("Cat", "cat", "dog")
         assert "classes that differ only in upper and lower case: 'Cat', 'cat'" in dataset.notes
+        dataset = read(tmp_path / "spaces", "red fox/1.png", "Red fox /1.png", "owl/1.png")
+        assert "classes that differ only in case or spaces: 'Red fox ', 'red fox'" in dataset.notes
 
     @pytest.mark.parametrize(
         ("names", "note"),
@@ -471,6 +484,17 @@ class TestRefused:
             (("images/1.jpg", "Masks/1.png"), "folders 'Masks', 'images' are no classes"),
             (("train/images/1.jpg", "train/labels/1.txt", "val/images/2.jpg"), "'images', 'labels' are no classes"),
             (("photos/cat/1.png", "photos/dog/1.png", "test/cat/1.png", "test/dog/1.png"), "which are the classes?"),
+            (
+                ("signs_train/signs_train/A/1.png", "signs_train/signs_train/B/1.png", "signs_test/signs_test/1.png"),
+                "'signs_test', 'signs_train' are named like splits: which are the classes?",
+            ),
+            (("cats-Train/1.png", "dogs/1.png", "cats-Test/1.png"), "'cats-Test', 'cats-Train' are named like splits"),
+            (("trn/cat/1.png", "trn/dog/1.png", "tst/cat/1.png", "tst/dog/1.png"), "which are the classes?"),
+            (
+                ("no/1.png", "yes/1.png", "tumours/no/1.png", "tumours/yes/1.png"),
+                "tumours/ holds folders named like the classes beside it: 'no', 'yes'",
+            ),
+            (("images/train/1.png", "images/val/1.png", "labels/train/1.txt"), "images/train has no class folders"),
         ],
         ids=lambda value: "+".join(value) if isinstance(value, tuple) else None,
     )

@@ -128,6 +128,11 @@ def test_a_table_names_pictures_in_its_own_way(tmp_path: Path, text: str, column
         ("id,label\na,\n", None, "an empty class.*line 2"),
         ("id,label\nb,pug\n", None, "'b' may be .*one/b.jpg.*two/b.png.*line 2"),
         ("id,label,split\na,pug,somewhere\n", None, "unknown split 'somewhere'.*line 2"),
+        (
+            "id,label,phase\na.jpg,pug,train\none/b,pug,test\n",
+            None,
+            "the column 'phase' holds test, train and is not called",
+        ),
         ("id,label\n", None, "a header and no rows"),
         ("", None, "an empty table"),
         ("id,x,X\na,pug,1\n", ("id", "x"), "two columns named 'x'.*line 1"),

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -65,6 +65,40 @@ class _Rows:
     groups: list[str] = field(default_factory=list)
 
 
+class SplitsUnnamed:
+    """Watches the cells of a table without a split column for one that is a split column by what it says.
+
+    `set`, `ml_use` or `phase` with train and test in it: to draw other splits in silence would mix what was kept apart.
+    """
+
+    def __init__(self, names: Sequence[str], used: Iterable[int | None]) -> None:
+        """Begin with the names of the columns, and the indices of those that are something else."""
+        self._names = names
+        self._found: dict[int, set[SplitName]] = {i: set() for i in range(len(names)) if i not in set(used)}
+
+    def watch(self, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the rows as they are, having looked at each; whoever reads them checks their width."""
+        for line, cells in rows:
+            for index in list(self._found):
+                split = SPLIT_WORDS.get(cells[index].strip().casefold()) if index < len(cells) else None
+                if split is None:
+                    del self._found[index]
+                else:
+                    self._found[index].add(split)
+            yield line, cells
+
+    def check(self, path: Path) -> None:
+        """Raise a `DataError` where a column held nothing but splits, train and another one among them."""
+        for index, splits in self._found.items():
+            if len(splits) > 1 and "train" in splits:
+                raise DataError(
+                    f"the column {shown(self._names[index].strip())} holds {', '.join(sorted(splits))} and is not "
+                    "called split",
+                    where=path,
+                    remedy="rename it to split; where it means something else, remove it",
+                )
+
+
 class _Seen(NamedTuple):
     """Where a picture was listed first; a tuple, since there may be millions."""
 
@@ -86,7 +120,8 @@ def read_csv(path: Path) -> Dataset:
     Raises:
         DataError: With the line number: a row with too many or too few columns, an empty path or label, a file that is
             missing or not a regular file, an address instead of a path, an unknown split, two labels or splits for one
-            picture, text that is not UTF-8, a quote that does not end. An empty table, and what `check_classes` finds.
+            picture, text that is not UTF-8, a quote that does not end. An empty table, splits in a column that is not
+            called so, and what `check_classes` finds.
     """
     rows = table_rows(path)
     first_line, first = next(rows, (1, []))
@@ -95,7 +130,12 @@ def read_csv(path: Path) -> Dataset:
     columns = _columns(first, first_line, path)
     found: dict[SplitName, _Rows] = {}
     groups: set[tuple[str, SplitName]] = set()
+    unnamed = SplitsUnnamed(first, (columns.path, columns.label)) if columns.header and columns.split is None else None
+    if unnamed is not None:
+        rows = unnamed.watch(rows)
     doubles = _collect(found, groups, columns, [] if columns.header else [(first_line, first)], rows, path)
+    if unnamed is not None:
+        unnamed.check(path)
     if not found:
         raise DataError("a header and no rows", where=path, remedy=_EXPECTED)
     if "train" not in found:
@@ -229,7 +269,7 @@ def _text(path: Path) -> str:
 
 def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of each row that is not blank; a row that spans lines has the number of its first one."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1
         try:

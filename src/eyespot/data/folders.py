@@ -42,7 +42,9 @@ _SPLIT_FOLDER = re.compile(
     f"(?:(?:seg|{_KIND})[-_ ])?({'|'.join(SPLIT_WORDS)})(?:[-_ ]?(?:{_KIND}))?(?:[-_ ]?[0-9]{{1,4}})?"
 )
 # With the same folders inside of each, names with such a word in them are doubtful.
-_SPLIT_LIKE = re.compile(f"{'|'.join(SPLIT_WORDS)}|eval|fold|hold|part|set|split")
+_SPLIT_LIKE = re.compile(f"{'|'.join(SPLIT_WORDS)}|batch|eval|fold|hold|part|set|split|trn|tst")
+# `alphabet_train` beside `alphabet_test`: the word in a longer name, for names that are the same but for it.
+_SPLIT_PART = re.compile(f"(?<![a-z])({'|'.join(SPLIT_WORDS)})(?![a-z])")
 
 # A constant rather than Pillow's own list: what counts as a picture must not depend on the installed version. Behind
 # the formats that Pillow reads come those that people take for pictures; the scan says that it cannot decode them.
@@ -219,6 +221,7 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
     split_folders = _find_splits(root, top)
     found: dict[SplitName, dict[str, list[str]]] = {}
     if split_folders is None:
+        _refuse_torn_splits(root, top)
         _refuse_hidden_splits(root, top)
         doubtful = [safe_text(name) for name in top.folders if split_of(name)]
         if doubtful:
@@ -236,7 +239,11 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
                 notes.append(f"{split_folder}/ holds {count} and no class folders, so it is not used: no labels")
                 continue
             _count_stray(listing.pictures, f"{split_folder}/", left_out)
-            found[split] = _read_classes(root, f"{split_folder}/", listing.folders, left_out)
+            classes = _read_classes(root, f"{split_folder}/", listing.folders, left_out)
+            if split != "train" and not any(classes.values()):
+                notes.append(f"{split_folder}/ holds class folders without pictures, so it is not used")
+                continue
+            found[split] = classes
     _refuse_parts(found["train"], folder)
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
     class_names, class_notes = check_classes(counts, folder)
@@ -298,10 +305,11 @@ def check_classes(
         notes.append(f"only one training picture of {_classes(single)}")
     by_case: dict[str, list[str]] = {}
     for name in class_names:
-        by_case.setdefault(name.casefold(), []).append(name)
+        by_case.setdefault("".join(name.casefold().split()), []).append(name)
     for names in by_case.values():
         if len(names) > 1:
-            notes.append(f"classes that differ only in upper and lower case: {few(names)}")
+            how = "upper and lower case" if len({name.casefold() for name in names}) == 1 else "case or spaces"
+            notes.append(f"classes that differ only in {how}: {few(names)}")
     by_number: dict[float, list[str]] = {}
     for name in class_names:
         if _NUMBER.fullmatch(name):
@@ -516,6 +524,23 @@ def _refuse_hidden_splits(root: str, top: _Listing) -> None:
     )
 
 
+def _refuse_torn_splits(root: str, top: _Listing) -> None:
+    """Raise where folders taken for classes have the same name but for train and test or val in it."""
+    alike: dict[str, dict[SplitName, str]] = {}
+    for name in top.folders:
+        words = set(_SPLIT_PART.findall(name.casefold()))
+        if len(words) == 1 and split_of(name) is None:  # a class may be called train
+            alike.setdefault(_SPLIT_PART.sub("*", name.casefold()), {})[SPLIT_WORDS[words.pop()]] = name
+    for splits in alike.values():
+        if "train" in splits and len(splits) > 1:
+            raise DataError(
+                f"{few(map(safe_text, splits.values()))} are named like splits: which are the classes?",
+                where=root,
+                remedy="name splits train/ and test/, and classes otherwise, or give "
+                + safe_text(os.path.join(root, splits["train"])),
+            )
+
+
 def _refuse_parts(classes: Iterable[str], folder: Path) -> None:
     """Raise where the folders taken for classes are pictures and what belongs to them, such as `images` and `masks`."""
     names = sorted(classes)
@@ -545,10 +570,11 @@ def _read_classes(root: str, prefix: str, folders: list[str], left_out: _LeftOut
     """Return class name -> sorted paths relative to `root`, for the class folders in `root/prefix`."""
     classes: dict[str, list[str]] = {}
     above = {_identity(root), _identity(os.path.join(root, prefix))}
+    beside = frozenset(folders)
     for folder in folders:
         # Two folder names that look alike (composed and decomposed accents) are one class.
         names = classes.setdefault(safe_text(folder), [])
-        names += _walk_class(root, prefix + folder, above, left_out)
+        names += _walk_class(root, prefix + folder, above, beside, left_out)
     for names in classes.values():
         names.sort(key=safe_text)
     return classes
@@ -573,7 +599,9 @@ def _unmasked(stem: str) -> list[str]:
     return found
 
 
-def _walk_class(root: str, class_folder: str, above: set[tuple[int, int]], left_out: _LeftOut) -> list[str]:
+def _walk_class(
+    root: str, class_folder: str, above: set[tuple[int, int]], beside: frozenset[str], left_out: _LeftOut
+) -> list[str]:
     """Return the pictures in a class folder and below it, as paths relative to `root` with forward slashes."""
     found: list[str] = []
     seen = set(above)
@@ -589,6 +617,7 @@ def _walk_class(root: str, class_folder: str, above: set[tuple[int, int]], left_
         listing = _list(folder, f"{here}/", left_out)
         if here == class_folder:
             _check_no_splits(root, class_folder, listing)
+            _check_no_copy(root, class_folder, listing, beside)
         elif listing.pictures:
             left_out.nested.append(safe_text(here))
         found += [f"{here}/{name}" for name in listing.pictures]
@@ -613,7 +642,25 @@ def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
         remedy = f"turn them round: {safe_text(inside['train'] + '/' + class_folder)}"
         if _list(os.path.join(root, have), "", _LeftOut()).folders:  # `data/train/cat` beside `docs/`
             remedy = f"give {safe_text(os.path.join(root, class_folder))} if that is the data set, or {remedy}"
+        elif _PICTURE_PART.fullmatch(class_folder):  # `images/train` beside `labels/train`, of object detection
+            raise DataError(
+                f"{safe_text(have)} has no class folders",
+                where=root,
+                remedy=f"make a folder for each class in it, {_BY_NAMES}",
+            )
         raise DataError(f"the splits are inside of the class folders ({safe_text(have)})", where=root, remedy=remedy)
+
+
+def _check_no_copy(root: str, class_folder: str, listing: _Listing, beside: frozenset[str]) -> None:
+    """Raise where a class folder holds no pictures, but the classes that are beside it: archives hold data twice."""
+    again = sorted(beside.intersection(listing.folders), key=safe_text)
+    if len(again) > 1 and not listing.pictures:
+        inner = os.path.join(root, class_folder)
+        raise DataError(
+            f"{safe_text(class_folder)}/ holds folders named like the classes beside it: {few(map(safe_text, again))}",
+            where=root,
+            remedy=f"remove it if it is a copy of them, or give {safe_text(inner)} alone",
+        )
 
 
 def _no_classes(folder: Path, top: _Listing, left_out: _LeftOut) -> DataError:

@@ -22,6 +22,7 @@ from eyespot.data.csvfile import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
     SPLIT_COLUMNS,
+    SplitsUnnamed,
     check_width,
     fail_in_line,
     named_column,
@@ -136,6 +137,9 @@ def label_by_table(
     by_name, pictures = _by_every_name(folder)
     root = os.path.abspath(folder)
     rows: dict[str, tuple[int, PictureRow]] = {}
+    unnamed = SplitsUnnamed(header, (path_column, label_column, group_column)) if split_column is None else None
+    if unnamed is not None:
+        lines = unnamed.watch(lines)
     again = outside = 0
     missing: list[tuple[int, str]] = []
     for line, cells in lines:
@@ -172,6 +176,8 @@ def label_by_table(
         fail_in_line(table, line, f"no picture {shown(written)} in {folder}{more}", "name the folder with --pictures")
     if not rows:
         raise DataError("a header and no rows", where=table, remedy="fill it in")
+    if unnamed is not None:
+        unnamed.check(table)
     others = pictures + outside - len(rows)
     notes = [f"{_pictures_left_out(others)}, which the table does not name"] if others else []
     if again:
