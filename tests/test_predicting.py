@@ -206,6 +206,9 @@ def test_every_picture_has_a_row_in_order_and_the_answer_of_predict(
     out = tmp_path / "out.csv"
     assert write(trained, many, out) == 2
     assert "39 rows in" in capsys.readouterr().err
+    one = next(path for path, error in walk_pictures(many) if not error)
+    write(trained, Path(one), tmp_path / "one.csv")
+    assert "1 row in" in capsys.readouterr().err
     rows = list(csv.reader(io.StringIO(out.read_bytes().decode(), newline="")))
     assert rows[0] == ["picture", "label1", "prob1", "label2", "prob2", "unknown", "unknown_score", "error"]
     paths = [path for path, _ in walk_pictures(many)]

@@ -217,7 +217,7 @@ def write_predictions(
         file.finish()
         terminal.close_bar()
         bad = f"; {words.plural(file.failed, 'picture')} without an answer: see the column error" if file.failed else ""
-        terminal.say(f"{file.rows:,} rows in {out}{bad}")
+        terminal.say(f"{words.plural(file.rows, 'row')} in {out}{bad}")
     return file.failed
 
 

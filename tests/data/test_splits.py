@@ -74,6 +74,11 @@ def test_without_val_and_test_train_is_divided_80_10_10_with_a_note() -> None:
     )
 
 
+def test_the_note_says_the_share_that_became_test_not_the_one_asked_for() -> None:
+    notes = split(simple(3, 3)).notes
+    assert notes[0] == "The data bring no test split: 33.3 % were set aside (seed 0): 2 train / 2 val / 2 test."
+
+
 def test_a_given_test_split_is_never_touched() -> None:
     packed = packed_of({"train": ([0, 1] * 20, list(range(40))), "test": ([0, 1] * 5, list(range(100, 110)))})
     for final in (False, True):

@@ -538,9 +538,9 @@ def _division_notes(
     notes = []
     if "test" in shares:
         parts = " / ".join(f"{splits.count(name):,} {name}" for name in SPLIT_NAMES if splits.count(name))
-        notes.append(
-            f"The data bring no test split: {100 * shares['test']:.3g} % were set aside (seed {seed}): {parts}."
-        )
+        # Of few pictures it is not the share that was asked for: each class gives at least one.
+        share = splits.count("test") / len(given["train"])
+        notes.append(f"The data bring no test split: {100 * share:.3g} % were set aside (seed {seed}): {parts}.")
     elif "test" not in given:
         notes.append("There is no test split, and data.test_fraction is 0: no test figures.")
     if final:

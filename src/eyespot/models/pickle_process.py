@@ -202,7 +202,10 @@ def _convert(path: Path, safe: Path) -> str:
         if "alloc" in text.lower() or "not enough memory" in text.lower():
             return "reading it takes more memory than its size allows"
         if refused := re.search(r"GLOBAL (\S{1,120})", text):
-            return f"it asks for {refused[1]}, which weights do not need: the file may run code"
+            return (
+                f"it asks for {refused[1]}, which weights do not need (of your own model, save model.state_dict()): "
+                "the file may run code"
+            )
         return f"not a whole file of weights of PyTorch ({type(error).__name__}: {brief(error)})"
     return ""
 

@@ -51,17 +51,23 @@ def match_names(found: Mapping[str, tuple[int, ...]], wanted: Wanted) -> dict[st
     if missing:
         problems.append(f"{len(missing)} of {len(needed)} tensors are missing, the first is {missing[0]!r}")
     if extra:
-        problems.append(f"{len(extra)} tensors are unknown to it, the first is {extra[0][:120]!r}")
+        problems.append(f"{_tensors(len(extra), 'is', 'are')} unknown to it, the first is {extra[0][:120]!r}")
     if wrong:
         name = wrong[0]
         got, shape = found[places[name]], tuple(wanted.shapes[name])
-        problems.append(f"{len(wrong)} tensors have another shape, the first is {name!r} with {got} instead of {shape}")
+        problems.append(
+            f"{_tensors(len(wrong), 'has', 'have')} another shape, the first is {name!r} with {got} instead of {shape}"
+        )
     if problems:
         raise FileError(
             f"weights of another architecture than {wanted.name}: {'; '.join(problems)}",
             f"give weights of {wanted.name}, or name the model that they belong to",
         )
     return {name: places[name] for name in needed if name in places}
+
+
+def _tensors(count: int, one: str, more: str) -> str:
+    return f"1 tensor {one}" if count == 1 else f"{count} tensors {more}"
 
 
 def _own_names(found: Iterable[str], wanted: Wanted, known: Collection[str]) -> list[str]:
