@@ -158,6 +158,20 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_damaged_checkpoint_takes_the_place_of_none_to_fall_back_to(tmp_path: Path) -> None:
+    config = tiny_config(training__checkpoint_minutes=1e-9)
+    whole = run_fit(tmp_path / "whole", config)
+    with pytest.raises(Killed):
+        run_fit(tmp_path / "run", config, watcher=kill_at(4))
+    kept = tmp_path / "run" / "checkpoints"
+    (kept / "step-000000010.ckpt").write_bytes(b"half")
+    with pytest.raises(Killed):
+        run_fit(tmp_path / "run", config, watcher=kill_at(7), resume=True)
+    assert sorted(path.name for path in kept.glob("step-*")) == ["step-000000005.ckpt", "step-000000006.ckpt"]
+    (kept / "step-000000006.ckpt").write_bytes(b"half")
+    assert same(weights(whole), weights(run_fit(tmp_path / "run", config, resume=True)))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_writes_a_checkpoint_and_the_rest_can_be_resumed(tmp_path: Path, number: int) -> None:
     config = tiny_config()

@@ -92,12 +92,16 @@ def prune(folder: Path) -> None:
                 old.unlink()
 
 
-def drop_best_after(folder: Path, epoch: int) -> None:
-    """Delete best weights of later epochs, which a run that fell back to an older checkpoint trains again."""
-    for path in folder.glob("best-*.ckpt"):
-        if path.name > best_path(folder, epoch).name:
-            with contextlib.suppress(OSError):
-                path.unlink()
+def drop_after(folder: Path, *, step: int, epoch: int) -> None:
+    """Delete what is newer than the checkpoint that a run goes on from: damaged ones, and best weights to come again.
+
+    A damaged one that stayed would be counted among the newest, in place of one to fall back to.
+    """
+    for pattern, newest in (("step-*.ckpt", step_path(folder, step)), ("best-*.ckpt", best_path(folder, epoch))):
+        for path in folder.glob(pattern):
+            if path.name > newest.name:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -26,7 +26,7 @@ from eyespot.runs import CHECKPOINTS, RunWriter
 from eyespot.training.checkpoint import (
     Checkpoint,
     best_path,
-    drop_best_after,
+    drop_after,
     latest_checkpoint,
     load_module,
     load_optimizer,
@@ -531,7 +531,7 @@ class _Loop:
                 where=self.folder,
                 remedy="resume with the data and recipe the run was started with",
             )
-        drop_best_after(self.folder, state.best_epoch)
+        drop_after(self.folder, step=state.step, epoch=state.best_epoch)
         load_module("model", self.model, checkpoint)
         if self.ema is not None:
             load_module("ema", self.ema, checkpoint)
