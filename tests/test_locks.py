@@ -156,6 +156,18 @@ def test_a_lock_file_removed_while_waiting_is_made_anew(tmp_path: Path, monkeypa
         assert not _is_free(path)
 
 
+def test_who_waits_is_told_so_once_and_who_does_not_is_told_nothing(tmp_path: Path) -> None:
+    path, told = tmp_path / "x.lock", []
+    with file_lock(path, on_wait=lambda: told.append("waiting")):
+        assert not told
+    process = _start_holder(path, "time.sleep(0.5)")
+    try:
+        with file_lock(path, on_wait=lambda: told.append("waiting"), poll_seconds=0.01):
+            assert told == ["waiting"]
+    finally:
+        _finish(process)
+
+
 def test_an_impossible_place_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"), file_lock(tmp_path / "file" / "x.lock"):

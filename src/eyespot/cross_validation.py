@@ -14,6 +14,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -142,7 +143,8 @@ def networks_out_of_sample(
     logits = np.zeros((len(fold), packed.dataset.num_classes), np.float32)
     folds = int(fold.max()) + 1
     folder = cache_folder("checks") / f"folds-{_key_of_folds(packed, names, fold, config)}"
-    with file_lock(folder.with_name(f"{folder.name}.lock")):
+    waiting = partial(watcher.on_message, "waiting for another process that checks the same labels")
+    with file_lock(folder.with_name(f"{folder.name}.lock"), on_wait=waiting):
         for number in range(folds):
             told = _Steps(watcher, f"cross-validating, network {number + 1} of {folds}")
             with RunWriter(folder / str(number), config, resume=True) as writer:

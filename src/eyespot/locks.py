@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -81,7 +81,13 @@ def _is_current(descriptor: int, path: Path) -> bool:
 
 
 @contextmanager
-def file_lock(path: Path, *, timeout_seconds: float | None = None, poll_seconds: float = 0.05) -> Iterator[None]:
+def file_lock(
+    path: Path,
+    *,
+    timeout_seconds: float | None = None,
+    poll_seconds: float = 0.05,
+    on_wait: Callable[[], None] | None = None,
+) -> Iterator[None]:
     """Hold an exclusive lock for the length of the `with` block, against other processes and other threads.
 
     It is not re-entrant: taking it twice in one thread waits for itself. The file is created with its folder where
@@ -91,6 +97,7 @@ def file_lock(path: Path, *, timeout_seconds: float | None = None, poll_seconds:
         path: The lock file, by habit NAME.lock beside what it protects.
         timeout_seconds: Longest wait; 0 tries once, None waits for ever.
         poll_seconds: Time between two tries.
+        on_wait: Called once, where somebody else holds it: the user should not look at a command that says nothing.
 
     Raises:
         TimeoutError: Somebody else held it all the time.
@@ -105,7 +112,10 @@ def file_lock(path: Path, *, timeout_seconds: float | None = None, poll_seconds:
         _held.add(descriptor)
         got = False
         try:
-            got = _wait(descriptor, deadline, poll_seconds)
+            if on_wait is not None and not (got := _try_lock(descriptor)):
+                on_wait()
+                on_wait = None
+            got = got or _wait(descriptor, deadline, poll_seconds)
             if not got:
                 raise TimeoutError(f"{path} is held by another process or thread")
             if _is_current(descriptor, path):

@@ -159,7 +159,9 @@ def open_data(data: str | Path, watcher: Observer) -> Dataset:
         )
 
     return open_dataset(
-        data, progress=lambda done, total: watcher.on_count(f"reading {data}", done, total, unit="bytes")
+        data,
+        progress=lambda done, total: watcher.on_count(f"reading {data}", done, total, unit="bytes"),
+        message=watcher.on_message,
     )
 
 
@@ -233,6 +235,7 @@ def pack_data(dataset: Dataset, config: Config, watcher: Observer) -> PackedData
         workers=config.data.workers or None,
         memory_limit_bytes=limit,
         progress=tell,
+        message=watcher.on_message,
     )
     if not told and any(split.pixels is None for split in packed.splits.values()):  # scanned before
         watcher.on_message(f"{spec.reason}; {estimate.reason}")

@@ -588,6 +588,7 @@ def _other_data(
         channels=1 if spec.channels == 1 else 3,
         on_bad_image=policy,
         progress=lambda done, total: watcher.on_count("packing pictures", done, total),
+        message=watcher.on_message,
     )
     for sentence in require_usable(packed.report, dataset, on_bad_image=policy):
         watcher.on_message(f"note: {sentence}")

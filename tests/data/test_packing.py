@@ -354,13 +354,17 @@ def test_threads_that_ask_together_pack_once(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(pack_cache.CacheEntry, "build", counted)
     results: list[PackedDataset] = []
-    threads = [threading.Thread(target=lambda: results.append(pack_dataset(dataset))) for _ in range(4)]
+    told: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(pack_dataset(dataset, message=told.append))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(built) == 1
     assert len(results) == 4
+    assert told == ["waiting for another process that packs the same pictures"] * 3
     for result in results:
         assert_equal(result, results[0])
 

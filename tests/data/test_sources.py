@@ -139,7 +139,9 @@ class TestNamedCifar:
         pack_tar(data / inside_of / archive, tmp_path / "made", inner)
         before = snapshot(data)
         seen: list[tuple[int, int | None]] = []
-        dataset = open_dataset("cifar10", progress=lambda done, total: seen.append((done, total)))
+        told: list[str] = []
+        dataset = open_dataset("cifar10", progress=lambda done, total: seen.append((done, total)), message=told.append)
+        assert told == ["waiting for another process that downloads cifar-10-python.tar.gz"]
         assert seen
         assert dataset.layout.startswith("archive of CIFAR ")
         assert Path(dataset.origin) == data / inside_of / archive
@@ -362,8 +364,9 @@ class TestDownloads:
         content = small(tmp_path / "made", "cifar10", 0)
         asked: list[str] = []
 
-        def download(file: Any, folder: Path, *, progress: Any, hint: str) -> Path:
+        def download(file: Any, folder: Path, *, progress: Any, on_wait: Any, hint: str) -> Path:
             asked.append(file.name)
+            on_wait()
             progress(50, 100)
             return pack_tar(folder / file.name, tmp_path / "made", "cifar-10-batches-py")
 
@@ -386,7 +389,7 @@ class TestDownloads:
         monkeypatch.setitem(idx.FASHION_FILES, "test", files["test"])
         asked: list[str] = []
 
-        def download(file: Any, folder: Path, *, progress: Any, hint: str) -> Path:
+        def download(file: Any, folder: Path, *, progress: Any, on_wait: Any, hint: str) -> Path:
             asked.append(file.name)
             folder.mkdir(parents=True, exist_ok=True)
             if len(asked) == 3:
@@ -403,7 +406,7 @@ class TestDownloads:
     def test_progress_of_several_files_is_one(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[tuple[int, int | None]] = []
 
-        def download(file: Any, folder: Path, *, progress: Any, hint: str) -> None:
+        def download(file: Any, folder: Path, *, progress: Any, on_wait: Any, hint: str) -> None:
             progress(file.size, file.size)
 
         monkeypatch.setattr(sources, "download", download)
@@ -412,7 +415,7 @@ class TestDownloads:
         total = sum(file.size or 0 for file in FASHION_MNIST.files)
         assert seen[-1] == (total, total)
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-        monkeypatch.setattr(sources, "download", lambda file, folder, *, progress, hint: None)
+        monkeypatch.setattr(sources, "download", lambda file, folder, *, progress, on_wait, hint: None)
         with pytest.raises(DataError, match="vanished"):
             open_dataset("fashion-mnist")
 

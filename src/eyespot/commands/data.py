@@ -73,7 +73,9 @@ def data_prefetch(
 
     with Terminal(quiet=json) as terminal:
         dataset = prefetch(
-            data, progress=lambda done, total: terminal.on_count(f"reading {data}", done, total, unit="bytes")
+            data,
+            progress=lambda done, total: terminal.on_count(f"reading {data}", done, total, unit="bytes"),
+            message=terminal.on_message,
         )
     if json:
         print_json({"name": dataset.name, "found": dataset.origin, "layout": dataset.layout})

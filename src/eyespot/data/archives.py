@@ -129,6 +129,7 @@ def extract_archive(
     *,
     limits: ExtractLimits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> ExtractReport:
     """Unpack a .zip, .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst into a folder that did not exist before.
 
@@ -141,6 +142,7 @@ def extract_archive(
         target: The folder to make. One that is there and not empty is taken for the finished work.
         limits: What is refused as a bomb.
         progress: Called with (bytes of the archive read, size of the archive) after each megabyte or zip member.
+        on_wait: Called where another process unpacks it, and is waited for.
 
     Raises:
         ArchiveError: The archive is damaged, cut off, encrypted, no archive, or has a hostile member, which is named.
@@ -151,7 +153,7 @@ def extract_archive(
     if _is_finished(target):
         return _old_report(target)
     try:
-        with file_lock(target.with_name(target.name + ".lock")):
+        with file_lock(target.with_name(target.name + ".lock"), on_wait=on_wait):
             if _is_finished(target):
                 return _old_report(target)
             _remove_leftovers(target)

@@ -94,6 +94,7 @@ def download(
     retries: int = 4,
     backoff_seconds: float = 1.0,
     progress: Callable[[int, int | None], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
     hint: str = "",
 ) -> Path:
     """Return the verified file in the folder, downloaded if it is not there yet.
@@ -109,6 +110,7 @@ def download(
         retries: Further rounds through all addresses after the first one, as long as none gets 1 MiB further.
         backoff_seconds: Wait after the first round, doubled after each; a server's Retry-After makes it longer.
         progress: Called with (bytes here, bytes in total or None) for each piece.
+        on_wait: Called where another process downloads it, and is waited for.
         hint: What else than putting the file into the folder would help, such as `or a folder named by EYESPOT_DATA`.
 
     Raises:
@@ -118,7 +120,7 @@ def download(
     job = _Job(remote, folder, max_bytes, timeout_seconds, retries, backoff_seconds, progress, hint)
     if job.is_there():
         return job.final
-    with _disk(folder / f"{remote.name}.lock"), file_lock(folder / f"{remote.name}.lock"):
+    with _disk(folder / f"{remote.name}.lock"), file_lock(folder / f"{remote.name}.lock", on_wait=on_wait):
         if not job.is_there():
             job.run()
     return job.final

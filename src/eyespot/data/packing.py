@@ -8,6 +8,7 @@ loaders decode it anew in each epoch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from eyespot.data.checks import require_usable
@@ -18,6 +19,8 @@ from eyespot.data.resizing import Fit, Interpolation
 from eyespot.errors import DataError
 from eyespot.files import describe_disk_error
 from eyespot.locks import file_lock
+
+_WAITING = "waiting for another process that packs the same pictures"
 
 __all__ = [
     "PackEstimate",
@@ -41,6 +44,7 @@ def pack_dataset(
     workers: int | None = None,
     memory_limit_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    message: Callable[[str], None] = lambda text: None,
 ) -> PackedDataset:
     """Return the data set scanned and ready for training, from the cache where it was packed before.
 
@@ -59,6 +63,7 @@ def pack_dataset(
             was packed before is used whatever memory and disk are free today, unless it is over this limit.
         progress: Is called with the number of pictures done and of all pictures; first with 0 where pictures have to
             be decoded, and only with all where none has.
+        message: Told that another process packs the same pictures, where it is waited for.
 
     Raises:
         DataError: No pictures; bad pictures that are refused, or that leave nothing of a class; the cache folder cannot
@@ -76,7 +81,7 @@ def pack_dataset(
     packed = _packed_before(entry, estimate)
     if packed is None:
         try:
-            with file_lock(entry.lock_path):
+            with file_lock(entry.lock_path, on_wait=partial(message, _WAITING)):
                 # Another process may have packed it while we waited.
                 packed = _packed_before(entry, estimate)
                 if packed is None:

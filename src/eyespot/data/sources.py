@@ -14,6 +14,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
@@ -34,6 +35,7 @@ from eyespot.data.published import DIGITS, PUBLISHED, Published, plain_name
 from eyespot.errors import DataError, UsageError, did_you_mean
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
+Message: TypeAlias = Callable[[str], None]
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 ARRAY_SUFFIX = ".npz"
@@ -71,7 +73,11 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(PUBLISHED)
 
 
-def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Dataset:
+def _say_nothing(text: str) -> None:
+    pass
+
+
+def open_dataset(data: str | Path, *, progress: Progress | None = None, message: Message = _say_nothing) -> Dataset:
     """Return the data set that the user names.
 
     A known name is looked for in the folders of EYESPOT_DATA, which are only read, in eyespot's downloads and among the
@@ -83,6 +89,7 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
     Args:
         data: A name of `dataset_names`, or a path. `./cifar10`, and any `Path`, is a path.
         progress: Called with (done, total) bytes while something is downloaded or unpacked.
+        message: Told where another process does that, and is waited for.
 
     Raises:
         UsageError: Neither a known name nor an existing path, or an address.
@@ -91,7 +98,7 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
         DownloadError: Not here, and not to be had from the publisher; says where to put the file.
     """
     if isinstance(data, str) and data in PUBLISHED:
-        return _open_published(PUBLISHED[data], progress)
+        return _open_published(PUBLISHED[data], progress, message)
     if not str(data).strip():
         raise UsageError(
             "no data named", where="DATA", remedy=f"give one of {', '.join(PUBLISHED)}, or the path of {_KINDS}"
@@ -117,7 +124,7 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
     if stat.S_ISDIR(mode):
         return _open_folder(path, name, str(path))
     if stat.S_ISREG(mode) and name.lower().endswith(ARCHIVE_SUFFIXES):
-        folder, notes = _unpack(path, progress)
+        folder, notes = _unpack(path, progress, message)
         with _naming(path):
             return _from_archive(_open_folder(folder, name, str(path)), path, notes)
     if stat.S_ISREG(mode) and name.lower().endswith(TABLE_SUFFIXES):
@@ -128,12 +135,13 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
     raise DataError(f"no data set; expected {_KINDS}", where=path, remedy=f"files of data end with {allowed}")
 
 
-def prefetch(name: str, *, progress: Progress | None = None) -> Dataset:
+def prefetch(name: str, *, progress: Progress | None = None, message: Message = _say_nothing) -> Dataset:
     """Return a named data set after making sure that it is on this machine, whole and checked.
 
     Args:
         name: One of `dataset_names`.
         progress: Called with (done, total) bytes.
+        message: As in `open_dataset`.
 
     Raises:
         UsageError: An unknown name.
@@ -144,7 +152,7 @@ def prefetch(name: str, *, progress: Progress | None = None) -> Dataset:
         raise UsageError(
             f"unknown data set {name!r}.{did_you_mean(name, PUBLISHED)}", remedy=f"give one of {', '.join(PUBLISHED)}"
         )
-    return open_dataset(name, progress=progress)
+    return open_dataset(name, progress=progress, message=message)
 
 
 def describe_datasets() -> list[DatasetRow]:
@@ -229,14 +237,15 @@ def _from_archive(dataset: Dataset, archive: Path, notes: tuple[str, ...]) -> Da
     return dataclasses.replace(dataset, origin=str(archive), layout=layout, notes=(*dataset.notes, *notes))
 
 
-def _unpack(archive: Path, progress: Progress | None) -> tuple[Path, tuple[str, ...]]:
+def _unpack(archive: Path, progress: Progress | None, message: Message) -> tuple[Path, tuple[str, ...]]:
     """Return the folder in the cache with an archive's content, and notes; unpacked once while it stays the same."""
     status = archive.stat()
     # Not the content: hashing a large archive at each start would take longer than everything else together.
     known_by = f"{archive.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
     stem = re.sub(r"[^\w.-]", "_", archive.name.split(".")[0], flags=re.ASCII)[:80] or "archive"
     target = cache_folder("unpacked") / f"{stem}-{hashlib.sha256(known_by).hexdigest()[:16]}"
-    report = extract_archive(archive, target, progress=progress)
+    waiting = partial(message, f"waiting for another process that unpacks {archive.name}")
+    report = extract_archive(archive, target, progress=progress, on_wait=waiting)
     notes = []
     if report.special:
         notes.append(f"{report.special:,} members of the archive left out, no files: {few(report.special_names)}")
@@ -248,25 +257,25 @@ def _unpack(archive: Path, progress: Progress | None) -> tuple[Path, tuple[str, 
     return target, tuple(notes)
 
 
-def _open_published(published: Published, progress: Progress | None) -> Dataset:
+def _open_published(published: Published, progress: Progress | None, message: Message) -> Dataset:
     if published is DIGITS:
         return _read_digits()
     found = find_published(published)
     if found is None:
-        _download(published, progress)
+        _download(published, progress, message)
         found = find_in(cache_folder("downloads"), published, whole_only=True)
         if found is None:
             raise DataError("downloaded files vanished", where=cache_folder("downloads"), remedy="start again")
     if found.kind != "archive":
         return _read(published, found)
-    folder, notes = _unpack(found.path, progress)
+    folder, notes = _unpack(found.path, progress, message)
     # Whatever the archive calls its folders, it was found by its own name.
     inside = find_in(folder, published, only_pixels=True) or Found("folders", folder)
     with _naming(found.path):
         return _from_archive(_read(published, inside), found.path, notes)
 
 
-def _download(published: Published, progress: Progress | None) -> None:
+def _download(published: Published, progress: Progress | None, message: Message) -> None:
     """Bring all files of a published data set into eyespot's downloads."""
     folder = cache_folder("downloads")
     if len(published.files) > 1:
@@ -278,7 +287,9 @@ def _download(published: Published, progress: Progress | None) -> None:
     total = sum(file.size or 0 for file in published.files)
     before = 0
     for file in published.files:
-        download(file, folder, progress=progress and _of_all(progress, before, total), hint=hint)
+        waiting = partial(message, f"waiting for another process that downloads {file.name}")
+        of_all = progress and _of_all(progress, before, total)
+        download(file, folder, progress=of_all, on_wait=waiting, hint=hint)
         before += file.size or 0
 
 
