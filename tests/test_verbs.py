@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 import eyespot
-from eyespot import data_verbs, finishing, opening, verbs
+from eyespot import data_verbs, files, finishing, opening, verbs
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import Dataset, Items
 from eyespot.data.sources import open_dataset
@@ -348,6 +350,14 @@ def test_a_run_that_never_knew_its_data_says_so(trained: Run, tmp_path: Path) ->
         eyespot.train(out=tmp_path / "run", resume=True)
 
 
+def test_a_run_that_lost_its_provenance_is_not_sent_in_a_circle(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=1))
+    (tmp_path / "run" / "provenance.json").unlink()
+    with pytest.raises(RunError, match=r"no provenance\.json .*: restore the file, or train again in another folder"):
+        eyespot.train(out=tmp_path / "run", resume=True)
+
+
 def test_damaged_checkpoints_are_refused(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Interrupted):
         eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=1))
@@ -449,6 +459,25 @@ def test_a_read_only_run_is_measured_and_says_that_the_reading_is_not_counted(
     listener = Listener()
     assert eyespot.evaluate(trained.path, observer=listener).metrics["n"] == 6
     assert any("this reading of test is not counted: cannot write" in text for text in listener.messages)
+
+
+def test_readings_at_the_same_time_are_all_counted(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    before, real = run.metrics["test_reads"], files.write_json
+
+    def slowly(path: Path, value: Any) -> None:
+        time.sleep(0.05)
+        real(path, value)
+
+    monkeypatch.setattr("eyespot.files.write_json", slowly)
+    threads = [threading.Thread(target=verbs._count_test_read, args=(run, Listener())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert run.metrics["test_reads"] == before + 4
 
 
 def test_a_run_whose_data_are_not_known_asks_for_them(trained: Run, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_comp
 from eyespot.errors import CheckpointError, ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.files import checked_folder
 from eyespot.finishing import finish, split_names
+from eyespot.locks import file_lock
 from eyespot.mistakes import stamped
 from eyespot.opening import (
     Observer,
@@ -35,6 +36,7 @@ from eyespot.opening import (
     read_fixes,
 )
 from eyespot.runs import (
+    CHECKPOINTS,
     LABEL_FIXES,
     TRAINED_ON,
     Run,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from eyespot.models.weights import LoadedWeights
 
 _OTHER_DATA_BATCH = 500
+_LOCK_SECONDS = 10.0
 
 
 # ---------------------------------------------------------------------------------------------------------------- train
@@ -193,6 +196,12 @@ def _new_request(
 def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings: Settings) -> None:
     """Refuse to change a run on its way: a resumed run keeps what it was started with, to the last setting."""
     known = run.provenance
+    if "data" not in known and any((run.path / CHECKPOINTS).glob("*.ckpt")):
+        raise RunError(
+            "it has checkpoints, and no provenance.json that says their data",
+            where=run.path,
+            remedy="restore the file, or train again in another folder",
+        )
     if "data" not in known:
         raise RunError(
             "the run ended before it knew its data", where=run.path, remedy="give the command that began it again"
@@ -664,13 +673,16 @@ def _count_test_read(run: Run, watcher: Observer) -> None:
     """Add one to the count of how often the run's test split was read, where the run folder can be written."""
     from eyespot.files import write_json
 
-    metrics = run.metrics
-    if not metrics:
+    if not run.metrics:
         return
     try:
-        write_json(run.path / "metrics.json", {**metrics, "test_reads": metrics.get("test_reads", 0) + 1})
-    except RunError as error:
-        watcher.on_message(f"note: this reading of test is not counted: {error.what} {error.where}")
+        # Two that measure at the same time would both write the number that both have read.
+        with file_lock(run.path / ".lock", timeout_seconds=_LOCK_SECONDS):
+            metrics = run.metrics
+            write_json(run.path / "metrics.json", {**metrics, "test_reads": metrics.get("test_reads", 0) + 1})
+    except (RunError, OSError) as error:
+        why = error.what if isinstance(error, RunError) else f"cannot write ({error.strerror or error})"
+        watcher.on_message(f"note: this reading of test is not counted: {why} {run.path}")
 
 
 def summary_line(metrics: Mapping[str, Any]) -> str:
