@@ -58,6 +58,14 @@ def test_after_a_kill_the_same_call_goes_on_and_ends_the_same(run: Path, tmp_pat
     assert json.loads((run / FILE).read_text(encoding="utf-8"))["summary"] == whole
 
 
+def test_a_damaged_grid_asks_for_no_training(run: Path) -> None:
+    (run / FILE).write_text('{"job": {', encoding="utf-8")
+    with pytest.raises(
+        RunError, match=r"not valid JSON .*robustness\.json: delete the file: the grid is measured again"
+    ):
+        evaluate_robustness(run)
+
+
 def test_clean_pictures_have_the_accuracy_of_evaluate(run: Path) -> None:
     found = evaluate_robustness(run, split="val")
     assert found["clean"]["top1"] == Run(run).metrics["val"]["top1"]

@@ -84,7 +84,8 @@ def evaluate_robustness(
         "views": checked,
     }
     kept = found.home.path / FILE if found.home is not None and found.own else None
-    before = read_json(kept, default={}) if kept is not None else {}
+    remedy = "delete the file: the grid is measured again"
+    before = read_json(kept, default={}, remedy=remedy) if kept is not None else {}
     done = before.get("cells", {}) if before.get("job") == job else {}
     names = cell_names()
     if not done:

@@ -32,6 +32,7 @@ BUNDLE = "bundle"
 LR_FINDER = "lr_finder.json"
 LABEL_FIXES = "label_fixes.csv"
 TRAINED_ON = "trained_on.bin"
+_RESTORE = "restore the file, or train again"
 _BEFORE_TRAINING = ("provenance.json", "split.json", LR_FINDER, LABEL_FIXES, TRAINED_ON, "history.jsonl", "log.txt")
 _WRITTEN = (*_BEFORE_TRAINING, "metrics.json", "predictions.npz", "report.html", f"{BUNDLE}/model.json")
 
@@ -79,7 +80,7 @@ class Run:
         config = parse_config(text, where=str(path))
         # Every setting is written there: what is missing was lost, and its default would be taken for the run's.
         if not text.endswith("\n") or "evaluation" not in config.model_fields_set:
-            raise RunError("damaged: its end is missing", where=path, remedy="restore the file, or train again")
+            raise RunError("damaged: its end is missing", where=path, remedy=_RESTORE)
         return config if not config.data.label_fixes else with_label_fixes(config, self.path / LABEL_FIXES)
 
     @property
@@ -93,9 +94,7 @@ class Run:
         found = read_json(path, default={})
         for split in ("train", "val", "test"):
             if not isinstance(found.get(split, {}), dict):
-                raise RunError(
-                    f"what it says of {split} is no JSON object", where=path, remedy="restore the file, or train again"
-                )
+                raise RunError(f"what it says of {split} is no JSON object", where=path, remedy=_RESTORE)
         return found
 
     @property
@@ -106,7 +105,7 @@ class Run:
     @property
     def lr_finder(self) -> dict[str, Any]:
         """Return lr_finder.json, the range test of the learning rate; empty where the recipe gave a number."""
-        return read_json(self.path / LR_FINDER, default={})
+        return read_json(self.path / LR_FINDER, default={}, remedy="delete the file: the search is repeated")
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -356,11 +355,11 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"cannot read ({reason})", where=path, remedy="restore the file, or train again") from error
+        raise RunError(f"cannot read ({reason})", where=path, remedy=_RESTORE) from error
 
 
-def read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON object in a file of a run folder, or `default` where there is no file.
+def read_json(path: Path, *, default: dict[str, Any], remedy: str = _RESTORE) -> dict[str, Any]:
+    """Return the JSON object in a file of a run folder, or `default` where there is no file; `remedy` is for damage.
 
     Raises:
         RunError: It cannot be read, or holds something else.
@@ -370,9 +369,9 @@ def read_json(path: Path, *, default: dict[str, Any]) -> dict[str, Any]:
     try:
         value = json.loads(_read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise RunError(f"not valid JSON ({error})", where=path, remedy="restore the file, or train again") from error
+        raise RunError(f"not valid JSON ({error})", where=path, remedy=remedy) from error
     if not isinstance(value, dict):
-        raise RunError("not a JSON object", where=path, remedy="restore the file, or train again")
+        raise RunError("not a JSON object", where=path, remedy=remedy)
     return value
 
 

@@ -351,7 +351,7 @@ def test_muons_three_rates_keep_their_ratio(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     train(tmp_path, auto_config(training__epochs=1))
     (tmp_path / LR_FINDER).write_text(content)
-    with pytest.raises(RunError, match=r"in .*lr_finder\.json: "):
+    with pytest.raises(RunError, match=r"in .*lr_finder\.json: delete the file: the search is repeated"):
         train(tmp_path, auto_config(training__epochs=1), resume=True)
 
 
