@@ -73,8 +73,13 @@ def test_clean_pictures_have_the_accuracy_of_evaluate(run: Path) -> None:
     assert Run(run).metrics["test_reads"] == 1
 
 
-def test_another_question_begins_anew(run: Path) -> None:
+def test_another_question_begins_anew_and_the_answer_before_stays_until_it_is_answered(run: Path) -> None:
     evaluate_robustness(run, split="val")
+    whole = (run / FILE).read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_robustness(run, split="val", limit=3, observer=Listener(stop_after=5))
+    assert (run / FILE).read_bytes() == whole
+    evaluate_robustness(run, split="val", limit=4)
     listener = Listener()
     assert evaluate_robustness(run, split="val", limit=3, observer=listener)["n"] == 3
     assert listener.cells == 82

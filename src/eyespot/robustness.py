@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eyespot.evaluation.predictor import Predictor
 
 FILE = "robustness.json"
+_BEGUN = "robustness.part.json"  # until the last cell: what was measured before stays until then
 _SEED = 0
 
 
@@ -38,8 +39,8 @@ def evaluate_robustness(
 ) -> dict[str, Any]:
     """Measure how much accuracy is left under fifteen kinds of corruption at five strengths, mirrored and shifted.
 
-    On a run's own data every cell is kept in `robustness.json` as soon as it is measured: the same call goes on after
-    a kill. In the end the report gets a section with the grid.
+    On a run's own data every cell is kept as soon as it is measured: the same call goes on after a kill. In the end
+    the grid takes the place of the one before in `robustness.json`, and the report gets a section with it.
 
     Args:
         run: As for `evaluate`.
@@ -83,10 +84,8 @@ def evaluate_robustness(
         "seed": seed,
         "views": checked,
     }
-    kept = found.home.path / FILE if found.home is not None and found.own else None
-    remedy = "delete the file: the grid is measured again"
-    before = read_json(kept, default={}, remedy=remedy) if kept is not None else {}
-    done = before.get("cells", {}) if before.get("job") == job else {}
+    folder = found.home.path if found.home is not None and found.own else None
+    done = {} if folder is None else _cells_of(job, folder / _BEGUN) or _cells_of(job, folder / FILE)
     names = cell_names()
     if not done:
         found.count_test_read(watcher)
@@ -94,8 +93,8 @@ def evaluate_robustness(
         watcher.on_message(f"{len(done)} of {len(names)} cells are measured; going on behind them")
 
     def on_cell(cells: dict[str, int]) -> None:
-        if kept is not None:
-            write_json(kept, {"job": job, "cells": cells})
+        if folder is not None:
+            write_json(folder / _BEGUN, {"job": job, "cells": cells})
         watcher.on_count("measuring corruptions", len(cells), len(names), unit="cells")
 
     mapped = labels[places] if found.label_map is None else np.asarray(found.label_map)[labels[places]]
@@ -111,10 +110,18 @@ def evaluate_robustness(
     told = {key: job[key] for key in ("split", "of", "views", "seed")}
     mistakes = found.home.config.mistakes if found.own and found.home is not None else ()
     result = {**stamped(summarise(cells, len(places)), mistakes, found.split), **told}
-    if kept is not None and found.home is not None:
-        write_json(kept, {"job": job, "cells": cells, "summary": result})
+    if folder is not None and found.home is not None:
+        write_json(folder / FILE, {"job": job, "cells": cells, "summary": result})
+        (folder / _BEGUN).unlink(missing_ok=True)
         _show(found.home.report, result, watcher)
     return result
+
+
+def _cells_of(job: dict[str, Any], path: Path) -> dict[str, int]:
+    """Return the cells of a job that a file holds: none where it is of another job, or missing."""
+    before = read_json(path, default={}, remedy="delete the file: the grid is measured again")
+    cells: dict[str, int] = before.get("cells", {}) if before.get("job") == job else {}
+    return cells
 
 
 def _show(report: Path, result: dict[str, Any], watcher: Observer) -> None:
