@@ -175,6 +175,11 @@ REFUSED: list[tuple[str, str | bytes, list[str]]] = [
         "ml_use,path,label\ntraining,a.png,cat\nTEST,b.png,dog\n",
         ["the column 'ml_use' holds test, train and is not called split", "rename it to split"],
     ),
+    (
+        "a split told by yes and no",
+        "path,label,is_valid\na.png,cat,False\nb.png,dog,True\n",
+        ["the column 'is_valid' tells by yes and no what is of a split", "a column named split"],
+    ),
     ("no train", "path,label,split\na.png,cat,test\n", ["no row with split train, only test"]),
     ("new class in test", "a.png,cat,train\nb.png,dog,train\nc.png,cow,test\n", ["class 'cow' is in test but not in"]),
     ("one class", "a.png,cat\nb.png,cat\n", ["only one class, 'cat'"]),

@@ -33,6 +33,7 @@ SPLIT_COLUMNS = ("split", "subset", "partition")
 # What pictures may have in common beyond their class: those of one patient are alike in ways that no fingerprint sees.
 _GROUPS = ("patient", "subject", "lesion", "case", "person", "group", "video", "scene", "session", "slide")
 _GROUP_COLUMN = re.compile(f"({'|'.join(_GROUPS)})[ _-]?(id|no|nr|number|name)?")
+_YES_NO_SPLIT = re.compile(r"is[ _-]?(train|training|valid|val|validation|test)")  # fastai's tables have is_valid
 _DELIMITERS = ",;\t"
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".tif", ".webp", ".bmp")
 _SNIFFED_ROWS = 20
@@ -75,6 +76,7 @@ class SplitsUnnamed:
         """Begin with the names of the columns, and the indices of those that are something else."""
         self._names = names
         self._found: dict[int, set[SplitName]] = {i: set() for i in range(len(names)) if i not in set(used)}
+        self._yes_no = [names[i] for i in self._found if _YES_NO_SPLIT.fullmatch(names[i].strip().casefold())]
 
     def watch(self, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
         """Yield the rows as they are, having looked at each; whoever reads them checks their width."""
@@ -88,7 +90,13 @@ class SplitsUnnamed:
             yield line, cells
 
     def check(self, path: Path) -> None:
-        """Raise a `DataError` where a column held nothing but splits, train and another one among them."""
+        """Raise a `DataError` for a column of nothing but splits, train and another one among them, or a yes or no."""
+        if self._yes_no:
+            raise DataError(
+                f"the column {shown(self._yes_no[0].strip())} tells by yes and no what is of a split, and is not read",
+                where=path,
+                remedy="write train, val or test into a column named split instead of it",
+            )
         for index, splits in self._found.items():
             if len(splits) > 1 and "train" in splits:
                 raise DataError(
