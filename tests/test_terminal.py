@@ -184,6 +184,14 @@ def test_a_resumed_run_is_estimated_by_the_steps_of_this_process(clock: Clock, s
     assert stderr() == "estimate: about 1 min 36 s for 1 epoch\n"
 
 
+def test_a_training_that_ends_with_its_second_step_gets_no_estimate(clock: Clock, stderr: Read) -> None:
+    with Terminal() as terminal:
+        for step in (1, 2):
+            terminal.on_step(state_at(step, epochs=2, steps=1), loss=2.0, top1=0.1)
+            clock.now += 4
+    assert "estimate" not in stderr()
+
+
 def test_a_row_of_the_history_becomes_a_line(stderr: Read) -> None:
     row: dict[str, Any] = {"epoch": 3, "seconds": 61.2, "lr": 0.08, "train/loss": 1.25, "train/top1": 0.5}
     row["images_per_second"] = 1234.5

@@ -120,7 +120,7 @@ class Terminal:
             self._pace = _Pace(state, sizes)
         left = self._pace.seconds_left(state)
         limit = self._writer.config.training.minutes if self._writer is not None else 0
-        if left is not None and not self._pace.told:
+        if left and not self._pace.told:
             self._pace.told = True
             epochs = words.plural(state.planned_epochs - state.epoch, "epoch")
             cut = f"; the time limit cuts it to {limit:g} min" if 0 < limit * 60 < left else ""
