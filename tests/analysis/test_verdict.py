@@ -19,6 +19,7 @@ from eyespot.analysis.verdict import (
     judge,
     sort_findings,
 )
+from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.views import Views
 
 Split = Callable[..., dict[str, Any]]
@@ -389,8 +390,19 @@ def test_too_few_pictures_says_how_many_would_do(split_of: Split, history_of: Hi
     (finding,) = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
     assert finding.kind == "too-few-pictures"
     assert "n = 200" in finding.text
-    width = metrics["test"]["top1_ci95"][1] - metrics["test"]["top1_ci95"][0]
-    assert f"{round(200 * (width / 0.02) ** 2, -2):,.0f} pictures" in finding.text
+    assert "About 6,300 pictures would make it 2.0 points wide." in finding.text
+    low, high = wilson_interval(5_005, 6_300)  # the middle of the interval of 160 of 200
+    assert high - low == pytest.approx(0.02, abs=5e-4)
+
+
+def test_how_many_pictures_would_do_holds_for_a_dozen_too(split_of: Split, history_of: History) -> None:
+    dozen = {**split_of(0.6, 200), "n": 12, "top1": 7 / 12, "top1_ci95": wilson_interval(7, 12)}
+    metrics = {"test": dozen, "val": split_of(0.6, 200), "train": split_of(0.62, 2_000)}
+    findings = judge(history_of(falling()), metrics, num_classes=2, epochs_planned=30).findings
+    (text,) = (finding.text for finding in findings if finding.kind == "too-few-pictures")
+    assert "About 9,500 pictures would make it 2.0 points wide." in text
+    low, high = wilson_interval(5_346, 9_500)
+    assert high - low == pytest.approx(0.02, abs=5e-4)
 
 
 def test_val_and_test_that_differ_by_more_than_chance(split_of: Split, history_of: History) -> None:

@@ -552,8 +552,9 @@ def _too_few_pictures(run: _Run) -> Finding | None:
     width = figures["top1_ci95"][1] - figures["top1_ci95"][0]
     if width <= WIDE_INTERVAL:
         return None
-    # The width shrinks with the square root of n.
-    enough = max(100, round(figures["n"] * (width / _USEFUL_WIDTH) ** 2, -2))
+    # Of few pictures the width does not shrink with the square root of n yet: the middle of the interval says enough.
+    middle = sum(figures["top1_ci95"]) / 2
+    enough = max(100, round(middle * (1 - middle) * (2 * 1.96 / _USEFUL_WIDTH) ** 2, -2))
     text = (
         f"{describe_top1(figures, name)}: the interval is {words.points(width)} wide, so smaller differences are luck."
         f" About {words.whole(enough)} pictures would make it {words.points(_USEFUL_WIDTH)} wide."
