@@ -104,6 +104,17 @@ def test_one_epoch_and_constant_values_can_be_drawn() -> None:
     draw(Series("train", "train", [1, 2], [-3.0, 2.0]))
 
 
+@pytest.mark.parametrize("value", [0.115, 0.9999, 2.302585, 9.99, 4321.0])
+def test_ticks_of_values_that_hardly_differ_are_written_differently(value: float) -> None:
+    values = [value, value * (1 + 1e-6), value * (1 + 2e-6)]
+    root = parse(
+        line_chart([Series("lr", "lr", [1, 2, 3], values)], title="t", x_label="epoch", write_y="{:.4g}".format)
+    )
+    ticks = [text.text for text in root.iter() if text.get("text-anchor") == "end"]
+    assert len(ticks) >= 2
+    assert len(set(ticks)) == len(ticks)
+
+
 def test_nothing_to_draw_is_an_empty_text() -> None:
     nothing = Series("val", "val", [1, 2], [math.nan, math.nan])
     assert line_chart([nothing], title="", x_label="", write_y=str) == ""
@@ -206,7 +217,9 @@ def test_a_heat_map_holds_every_cell_and_up_to_a_hundred_names() -> None:
     assert pixels[3, 7, 3] == 255
     assert pixels[7, 3, 3] == 0
     assert tuple(pixels[0, 0, :3]) != tuple(pixels[3, 7, :3])
-    assert texts(parse(heat_map(np.diag(np.full(300, 9)), ["x"] * 300))) == []
+    unnamed = parse(heat_map(np.diag(np.full(300, 9)), ["x"] * 300))
+    assert texts(unnamed) == []
+    assert float(unnamed.get("viewBox", "").split()[2]) <= 990  # of a section on a page 1080 px wide
     assert "a rather long name o…" not in texts(root)
     assert "a very very very lo…" in texts(
         parse(heat_map(np.eye(30, dtype=np.int64), ["a very very very long name"] * 30))

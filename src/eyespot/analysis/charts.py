@@ -28,6 +28,7 @@ _LETTER_WIDTH, _LETTER_HEIGHT = 8.0, 12.0  # of a bold digit
 # Readable in both themes, on white and on near-black: the picture itself has no theme.
 _RIGHT_RGB, _WRONG_RGB = (58, 122, 214), (222, 106, 32)
 _MOST_NAMES = 100
+_UNNAMED_SIDE = 960.0  # a page of 1080 px shows it without scrolling
 
 
 _Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -306,6 +307,8 @@ class _Frame:
             low, high = low / 1.15, high * 1.15
         else:
             air = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+            # Ticks are written with four digits: on a narrower axis several would be written alike.
+            air = max(air, 0.002 * max(abs(low), abs(high)))
             # A loss or an accuracy is never negative: air must not pretend that it could be.
             low, high = (low - air if low < 0 else max(0.0, low - air)), high + air
         x_low, x_high = float(points[:, 0].min()), float(points[:, 0].max())
@@ -578,9 +581,9 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
     pixels[..., :3] = _WRONG_RGB
     pixels[np.arange(classes), np.arange(classes), :3] = _RIGHT_RGB
     pixels[..., 3] = np.round(255 * shades)
-    cell = 10.0 if classes <= _MOST_NAMES else 1000.0 / classes
     named = classes <= _MOST_NAMES
-    margin = min(110.0, 12 + 5.0 * max(len(name) for name in class_names)) if named else 20.0
+    cell = 10.0 if named else _UNNAMED_SIDE / classes
+    margin = min(110.0, 12 + 5.0 * max(len(name) for name in class_names)) if named else 4.0
     side = cell * classes
     parts = [
         f'<rect class="frame" x="{margin:.1f}" y="{margin:.1f}" width="{side:.1f}" height="{side:.1f}"/>',
