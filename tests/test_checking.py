@@ -56,7 +56,7 @@ def test_near_copies_across_splits_are_counted_shown_and_are_no_decision(data: P
     html = page.read_text(encoding="utf-8")
     assert "test/cat/mirrored.png" in html
     assert "Near copies with different labels" in html
-    assert "Blank pictures" in html
+    assert 'Blank pictures</h2>\n<p class="quiet small">2 pictures</p>' in html
 
 
 def test_equal_pictures_are_on_the_page_with_every_place_and_label(

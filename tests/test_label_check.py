@@ -310,3 +310,15 @@ def test_too_few_pictures_and_folds(tmp_path: Path) -> None:
         check_labels(data)
     with pytest.raises(UsageError, match="1 folds"):
         check_labels(data, folds=1)
+
+
+def test_a_page_without_a_wrong_label_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(dataset: object, packed: PackedDataset, labels: np.ndarray, *_: object) -> LabelErrors:
+        nothing = np.zeros(0, np.int64)
+        return LabelErrors(nothing, nothing, np.zeros(0), np.full(len(labels), 0.1), len(labels), np.eye(2))
+
+    monkeypatch.setattr("eyespot.label_check._judge", none)
+    check_labels(draw_pictures(tmp_path / "data", ("cat", "dog"), 6), out=tmp_path / "labels.html")
+    page = (tmp_path / "labels.html").read_text(encoding="utf-8")
+    assert "<h2>None of 12 labels looks wrong</h2>" in page
+    assert "about 1 label is wrong" in page

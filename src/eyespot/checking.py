@@ -398,6 +398,7 @@ def write_check_page(look: Look, card: DataCard, decisions: list[str], path: Pat
         ],
         "totals": [sum(of_split.values()) for of_split in counts.values()],
         "sizes": card["sizes"][:_EXAMPLES],
+        "sizes_more": max(0, len(card["sizes"]) - _EXAMPLES),
         "modes": dict(card["modes"]),
         "bad": card["bad"],
         "copies_found": _shown_copies(look),

@@ -79,7 +79,7 @@ def test_nothing_known_is_nothing_to_say() -> None:
             {"counts": {"train": {"cat": 50, "dog": 50}, "val": {"cat": 30, "dog": 3}, "test": {"cat": 30, "dog": 5}}},
             "few-pictures-in-a-class",
             "note",
-            "1 class has fewer than 20 pictures in test",
+            "1 class has fewer than 20 pictures in test: its own figures are rough.",
         ),
         ({"notes": ["JPEG of quality 75."]}, "about-the-run", "note", "JPEG of quality 75."),
     ],

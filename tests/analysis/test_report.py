@@ -295,6 +295,17 @@ def test_a_diverged_run_is_drawn_as_far_as_it_went(input_of: Make, history_of: M
 # ---- many classes, many files ----
 
 
+def test_one_mistake_is_told_as_one_and_a_class_without_pictures_has_no_share(
+    report: ReportInput, input_of: Make, metrics_of: Make
+) -> None:
+    confusion = [[10, 0, 1, 0], [0, 10, 0, 0], [0, 0, 0, 0], [0, 0, 0, 10]]
+    text = Page(render_report(input_of(metrics={"test": metrics_of(confusion)}, mistakes=report.mistakes[:1]))).plain
+    assert ": 1 mistake. Rows" in text
+    assert "the wrong answer of which the model was surest" in text
+    assert "1 of 11 –" in text
+    assert "of 0" not in text
+
+
 def test_a_hundred_classes_get_a_heat_map_and_the_worst_pairs(input_of: Make, split_of: Make) -> None:
     test = split_of(0.7, 10_000, 100)
     names = tuple(test["per_class"])

@@ -178,9 +178,10 @@ def _about_balance(card: DataCard) -> list[Finding]:
     few = [name for name, number in counts[measured].items() if number < FEW_PER_CLASS] if measured else []
     if few:
         text = (
-            f"{words.plural(len(few), 'class has', 'classes have')} fewer than {FEW_PER_CLASS} pictures in {measured}"
+            f"{words.plural(len(few), 'class has', 'classes have')} fewer than {FEW_PER_CLASS} pictures in {measured}:"
+            f" {'its' if len(few) == 1 else 'their'} own figures are rough."
         )
-        found.append(Finding("few-pictures-in-a-class", "note", f"{text}: their own figures are rough."))
+        found.append(Finding("few-pictures-in-a-class", "note", text))
     return found
 
 

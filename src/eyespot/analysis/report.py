@@ -337,7 +337,7 @@ def _curves(inputs: ReportInput) -> list[Markup]:
             [series("lr", "lr", "lr")],
             title="Learning rate",
             x_label="epoch",
-            write_y=lambda value: f"{value:.2g}",
+            write_y=lambda value: f"{value:.4g}",
             height=150,
         ),
     )
@@ -407,8 +407,8 @@ def _confusion(metrics: Mapping[str, Any], split: str | None, names: Sequence[st
         {
             "first": names[pair.first],
             "second": names[pair.second],
-            "there": f"{words.whole(pair.first_as_second)} of {words.whole(pair.first_count)}",
-            "back": f"{words.whole(pair.second_as_first)} of {words.whole(pair.second_count)}",
+            "there": _of(pair.first_as_second, pair.first_count),
+            "back": _of(pair.second_as_first, pair.second_count),
         }
         for pair in confused_pairs(matrix, _PAIRS_BESIDE_TABLE if table else _PAIRS_BESIDE_MAP)
     ]
@@ -417,8 +417,13 @@ def _confusion(metrics: Mapping[str, Any], split: str | None, names: Sequence[st
         "cells": charts.confusion_cells(matrix) if table else None,
         "map": None if table else Markup(charts.heat_map(matrix, names)),
         "pairs": pairs,
-        "mistakes": int(matrix.sum() - np.trace(matrix)),
+        "mistakes": words.plural(int(matrix.sum() - np.trace(matrix)), "mistake"),
     }
+
+
+def _of(count: int, n: int) -> str:
+    """Return `3 of 25`, or a dash for a class without pictures."""
+    return f"{words.whole(count)} of {words.whole(n)}" if n else words.MISSING
 
 
 def _per_class(metrics: Mapping[str, Any], split: str | None, names: Sequence[str]) -> list[dict[str, Any]]:
