@@ -198,7 +198,7 @@ def test_a_row_of_the_history_becomes_a_line(stderr: Read) -> None:
     Terminal().on_epoch(row)
     Terminal().on_epoch({**row, "val/loss": 1.5, "val/top1": 0.4567})
     final, usual = stderr().splitlines()
-    assert final == "epoch   3  train loss 1.250 top-1 50.0 %  lr 0.08  1,234 pictures/s  1 min 01 s"
+    assert final == "epoch   3  train loss 1.250 top-1 50.0 %  lr 0.08  1,234 pictures/s  1 min 01 s so far"
     assert "val loss 1.500 top-1 45.7 %" in usual
 
 
@@ -219,6 +219,19 @@ def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_rate_and_time_left(
     assert " left" in shown
     assert "━" in shown
     assert "a message above the bar" in shown
+
+
+def test_on_a_narrow_terminal_the_bar_keeps_its_name_and_the_time_left(
+    clock: Clock, stderr: Read, live: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with Terminal() as terminal:
+        for step in range(1, 501):
+            terminal.on_step(state_at(step), loss=1.5, top1=0.25)
+            clock.now += 1
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stderr())
+    assert re.search(r"epoch 6/10 .* 8 min \d\d s left", shown)
+    assert "…" not in shown
 
 
 @pytest.mark.parametrize(

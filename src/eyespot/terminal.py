@@ -135,7 +135,7 @@ class Terminal:
         if left is not None:
             parts.append(f"{words.duration(left)} left")
         bar = self._open_bar(_TRAINING, state.total_steps)
-        bar.update(state.step, "  ".join(parts), title=f"epoch {state.epoch + 1}/{state.planned_epochs}")
+        bar.update(state.step, parts, title=f"epoch {state.epoch + 1}/{state.planned_epochs}")
         if state.step >= state.total_steps:
             self.close_bar()
 
@@ -144,7 +144,8 @@ class Terminal:
         parts = [f"epoch {row['epoch']:>3}", f"train loss {row['train/loss']:.3f} {_accuracy(row['train/top1'])}"]
         if "val/loss" in row:
             parts.append(f"val loss {row['val/loss']:.3f} {_accuracy(row['val/top1'])}")
-        parts += [f"lr {row['lr']:.3g}", words.rate(row["images_per_second"]), words.duration(row["seconds"])]
+        parts += [f"lr {row['lr']:.3g}", words.rate(row["images_per_second"])]
+        parts.append(f"{words.duration(row['seconds'])} so far")
         self.on_message("  ".join(parts))
 
     # ---- the bar ----
@@ -197,14 +198,23 @@ class _Bar:
             self._first = done
         return self._first
 
-    def update(self, done: int, told: str, *, title: str | None = None) -> None:
-        """Show how far it is, under its label or another title."""
-        title = self.label if title is None else title
+    def update(self, done: int, parts: Sequence[str], *, title: str | None = None) -> None:
+        """Show how far it is, under its label or another title.
+
+        Args:
+            done: Of the total.
+            parts: What to tell of it; a narrow terminal shows the last ones, which end in the time left.
+            title: In place of the label.
+        """
+        title = printable(self.label if title is None else title)
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, words=told, description=printable(title))
+            room = self._terminal.console.width - cell_len(title) - 2
+            while len(parts) > 1 and cell_len("  ".join(parts)) > room:
+                parts = parts[1:]
+            self._progress.update(self._task, completed=done, words="  ".join(parts), description=title)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _PLAIN_EVERY_SECONDS
-            self._terminal.say(f"{title}: {told}")
+            self._terminal.say(f"{title}: {'  '.join(parts)}")
 
     def close(self) -> None:
         """Take it off the screen."""
@@ -267,8 +277,8 @@ def _accuracy(top1: float) -> str:
     return f"top-1 {words.percent(top1):>6}"
 
 
-def _describe_count(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0) -> str:
-    """Return `1,200 of 60,000 pictures  5,310 pictures/s  11.1 s left`; the first `before` of them took no time."""
+def _describe_count(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0) -> list[str]:
+    """Return `1,200 of 60,000 pictures`, `5,310 pictures/s`, `11.1 s left`; the first `before` of them took no time."""
     count = words.size if unit == "bytes" else words.whole
     per_second = (done - before) / seconds if seconds > 0 else 0.0
     text = count(done) if total is None else f"{count(done)} of {count(total)}"
@@ -279,7 +289,7 @@ def _describe_count(done: int, total: int | None, unit: str, seconds: float, *, 
             parts.append(words.rate(per_second) if unit == "pictures" else f"{pace}/s")
         if total is not None:
             parts.append(f"{words.duration((total - done) / per_second)} left")
-    return "  ".join(parts)
+    return parts
 
 
 def printable(text: str) -> str:
