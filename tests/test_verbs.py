@@ -373,7 +373,7 @@ def test_damaged_checkpoints_are_refused(pictures: Path, tmp_path: Path, monkeyp
 def test_of_many_training_pictures_a_sample_is_measured(
     pictures: Path, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finishing, "_TRAIN_SAMPLE", 10)
+    monkeypatch.setattr(finishing, "TRAIN_SAMPLE", 10)
     run = eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run")
     whole = trained.metrics["train"]["n"]
     train = run.metrics["train"]

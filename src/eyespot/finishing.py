@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _AUGMENTED_SAMPLE = 24
 # Of the training pictures so many are measured: an interval of a point at most. All 50,000 of CIFAR-10 with six views
 # would take a quarter of the time that `fast` trains (docs/performance.md).
-_TRAIN_SAMPLE = 10_000
+TRAIN_SAMPLE = 10_000
 
 
 def finish(
@@ -52,7 +52,7 @@ def finish(
     config, state = writer.config, trained.result.state
     train_seconds = state.seconds + trained.seconds_before
     info = _bundle_info(packed, prepared, train_seconds, config)
-    sampled = splits.sampled("train", _TRAIN_SAMPLE, seed=config.training.seed)
+    sampled = splits.sampled("train", TRAIN_SAMPLE, seed=config.training.seed)
     job = Measuring(packed, sampled, trained, config, watcher)
     names = [name for name in split_names(splits) if name != "test" or config.evaluation.test]
     reads = _count_test_read(writer, "test" in names)

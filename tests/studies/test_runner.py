@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from eyespot import finishing
 from eyespot.config import load_config
 from eyespot.errors import ConfigError, RunError, RunLockedError, UsageError
 from eyespot.locks import file_lock
@@ -241,6 +242,17 @@ def test_why_a_training_ended_is_what_it_said_this_time(
     monkeypatch.setattr(runner, "_train", crash)
     (outcome,) = run_points([point], tmp_path, observer=Listener())
     assert outcome.reason.startswith("the training was ended with exit code 1; ")
+
+
+def test_the_estimate_measures_as_many_training_pictures_as_a_run_does(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "_time_steps", lambda *_: (0.0, 1.0))
+    config = load_config("small", changes={**TINY, "training.epochs": 1, "evaluation.views": "none"})
+    whole, _ = estimate_seconds([(str(pictures), config)], device="cpu", observer=Listener())  # type: ignore[arg-type]
+    monkeypatch.setattr(finishing, "TRAIN_SAMPLE", 3)
+    sampled, _ = estimate_seconds([(str(pictures), config)], device="cpu", observer=Listener())  # type: ignore[arg-type]
+    assert sampled < whole
 
 
 def test_no_memory_for_the_estimate_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

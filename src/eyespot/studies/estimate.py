@@ -76,6 +76,7 @@ def _kind(data: str, config: Config) -> str:
 def _measure(data: str, config: Config, device: str, observer: Observer) -> tuple[float, float]:
     """Return the seconds of an epoch with its look at val, and of everything that is done once."""
     from eyespot.device import plan_compute
+    from eyespot.finishing import TRAIN_SAMPLE
     from eyespot.models.pretrained import PretrainedClassifier
     from eyespot.opening import divide, open_for, pack_data
     from eyespot.training.prepare import frozen_mode, prepare_training
@@ -91,7 +92,9 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) in ("features", "auto"):
         # Every picture goes through the backbone once; the head costs next to nothing beside it.
         return 0.0, forward * (train * config.features.views + (val + test) * views)
-    return step * train * config.training.hardest_share + forward * val, forward * views * (train + val + test)
+    return step * train * config.training.hardest_share + forward * val, forward * views * (
+        min(train, TRAIN_SAMPLE) + val + test
+    )
 
 
 def _time_steps(model: nn.Module, data: TrainData, config: Config, plan: ComputePlan) -> tuple[float, float]:
