@@ -318,6 +318,14 @@ def test_a_hundred_classes_get_a_heat_map_and_the_worst_pairs(input_of: Make, sp
     assert len(render_report(input_of(metrics={"test": test}, class_names=names))) < 500_000
 
 
+@pytest.mark.parametrize(("classes", "css"), [(19, "confusion"), (25, "confusion many")])
+def test_a_table_of_many_classes_has_narrow_cells(input_of: Make, split_of: Make, classes: int, css: str) -> None:
+    test = split_of(0.7, 100 * classes, classes)
+    more = {"class_names": tuple(test["per_class"]), "data_card": {}, "mistakes": (), "augmented": None}
+    tables = Page(render_report(input_of(metrics={"test": test}, **more))).all("table")
+    assert css in [table.get("class") for table in tables]
+
+
 def test_long_lists_are_cut_and_counted(input_of: Make) -> None:
     bad = [(f"file-{index}.jpg", "empty") for index in range(60)]
     sizes = [(100 + index, 100, 1) for index in range(20)]

@@ -28,7 +28,7 @@ _LETTER_WIDTH, _LETTER_HEIGHT = 8.0, 12.0  # of a bold digit
 # Readable in both themes, on white and on near-black: the picture itself has no theme.
 _RIGHT_RGB, _WRONG_RGB = (58, 122, 214), (222, 106, 32)
 _MOST_NAMES = 100
-_UNNAMED_SIDE = 960.0  # a page of 1080 px shows it without scrolling
+_WIDEST_MAP = 986.0  # in px: a page 1080 px wide shows it without scrolling
 
 
 _Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -582,8 +582,8 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
     pixels[np.arange(classes), np.arange(classes), :3] = _RIGHT_RGB
     pixels[..., 3] = np.round(255 * shades)
     named = classes <= _MOST_NAMES
-    cell = 10.0 if named else _UNNAMED_SIDE / classes
     margin = min(110.0, 12 + 5.0 * max(len(name) for name in class_names)) if named else 4.0
+    cell = min(10.0, (_WIDEST_MAP - margin - 4) / classes)
     side = cell * classes
     parts = [
         f'<rect class="frame" x="{margin:.1f}" y="{margin:.1f}" width="{side:.1f}" height="{side:.1f}"/>',

@@ -209,7 +209,7 @@ def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
             series,
             title=title,
             x_label="epoch",
-            write_y=words.axis_percent if key == "top1" else _write_loss,
+            write_y=words.axis_percent if key == "top1" else words.axis_number,
             log_y=log_y,
             height=260.0,
         )
@@ -228,10 +228,6 @@ def _series(run: ComparedRun, place: int, key: str) -> list[charts.Series]:
     has_val = any(row.get(f"val/{key}") is not None for row in run.history)
     lines = [line("val", run.letter, _css(place))] if has_val else []
     return [*lines, line("train", "" if has_val else run.letter, f"{_css(place)} dashed")] if run.history else lines
-
-
-def _write_loss(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _costs(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:

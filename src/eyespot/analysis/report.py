@@ -37,6 +37,7 @@ from eyespot.evaluation.metrics import softmax
 
 # A confusion table of more classes cannot be read at one glance, nor fit on paper: a heat map and the worst pairs can.
 _MOST_TABLE_CLASSES = 25
+_MOST_WIDE_CELLS = 19  # beyond, the cells of the table are narrow, so that it fits its page
 _MOST_LISTED = 50
 _PAIRS_BESIDE_TABLE, _PAIRS_BESIDE_MAP = 5, 20
 # Pictures are shown at most this large, so that twenty photographs do not make a report of 50 MB.
@@ -322,7 +323,7 @@ def _curves(inputs: ReportInput) -> list[Markup]:
             loss,
             title=f"Loss{', logarithmic axis' * log_y}",
             x_label="epoch",
-            write_y=lambda value: f"{value:.4g}",
+            write_y=words.axis_number,
             log_y=log_y,
             mark_x=mark,
         ),
@@ -337,7 +338,7 @@ def _curves(inputs: ReportInput) -> list[Markup]:
             [series("lr", "lr", "lr")],
             title="Learning rate",
             x_label="epoch",
-            write_y=lambda value: f"{value:.4g}",
+            write_y=words.axis_number,
             height=150,
         ),
     )
@@ -359,7 +360,7 @@ def _range_test(found: Mapping[str, Any]) -> dict[str, Any] | None:
         [series(found["losses"], points=True), series(found["smoothed"], points=False)],
         title=f"Range test of the learning rate, logarithmic axis, {chosen:g} chosen",
         x_label="learning rate",
-        write_y=lambda value: f"{value:.4g}",
+        write_y=words.axis_number,
         log_x=True,
         mark_x=(chosen, f"chosen: {chosen:g}") if rates[0] <= chosen <= rates[-1] else None,
     )
@@ -415,6 +416,7 @@ def _confusion(metrics: Mapping[str, Any], split: str | None, names: Sequence[st
     return {
         "names": names,
         "cells": charts.confusion_cells(matrix) if table else None,
+        "many": len(names) > _MOST_WIDE_CELLS,
         "map": None if table else Markup(charts.heat_map(matrix, names)),
         "pairs": pairs,
         "mistakes": words.plural(int(matrix.sum() - np.trace(matrix)), "mistake"),

@@ -25,6 +25,11 @@ def axis_percent(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 
+def axis_number(value: float) -> str:
+    """Return a round loss or rate beside an axis with four digits, as `1.388` or `1e-5`: there is little room."""
+    return f"{value:.4g}".replace("e-0", "e-")
+
+
 def points(difference: float) -> str:
     """Return the difference of two fractions, without its sign, as `4.6 points`."""
     text = f"{100 * abs(difference):.1f}"
