@@ -344,6 +344,21 @@ class TestRefusals:
             export_onnx(bundle, tmp_path / "model.onnx", pictures=few()[:1])
         assert os.listdir(tmp_path) == ["bundle"]
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of a file")
+    @pytest.mark.parametrize("write", [export_onnx, export_torch])
+    def test_the_disk_is_full_in_the_middle_of_the_file(self, write: Any, tmp_path: Path) -> None:
+        import resource
+
+        bundle = write_bundle(tmp_path / "bundle")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            with pytest.raises(RunError, match=r"the disk is full.*: free some space"):
+                write(bundle, tmp_path / "model.any", pictures=few()[:1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert os.listdir(tmp_path) == ["bundle"]
+
     @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
     def test_a_missing_extra(self, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bundle = write_bundle(tmp_path / "bundle")

@@ -199,7 +199,10 @@ def export_torch(
         draft = beside / path.name
         with _quiet():
             notes = {f"{name}.txt": text for name, text in describe(predictor.info).items()}
-            torch.export.save(_program(predictor), draft, extra_files=notes)
+            # torch's own writer ends the whole process, with a C++ stack, where the disk is full.
+            content = io.BytesIO()
+            torch.export.save(_program(predictor), content, extra_files=notes)
+            draft.write_bytes(content.getbuffer())
             module = torch.export.load(draft).module()
 
         def answer(batch: UInt8Array) -> tuple[Any, ...]:
