@@ -130,8 +130,8 @@ def networks(packed: Any, config: Any, watcher: Terminal) -> Judge:
 
     def judge(given: Int64Array, fold: Int64Array) -> Iterator[tuple[Float32Array, LabelErrors]]:
         planted = replace(packed, splits={**packed.splits, "train": replace(packed.splits["train"], labels=given)})
-        logits = networks_out_of_sample(planted, ["train"], fold, config, watcher)
-        yield logits, find_label_errors(logits, given, fold)
+        with networks_out_of_sample(planted, ["train"], fold, config, watcher) as logits:
+            yield logits, find_label_errors(logits, given, fold)
 
     return judge
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ import pytest
 from PIL import Image
 from tests.conftest import TINY, draw_pictures
 
+from eyespot import label_check
 from eyespot.analysis.label_errors import LabelErrors, assign_folds, estimate_noise, find_label_errors
 from eyespot.config import Config
 from eyespot.cross_validation import recipe_from_scratch
 from eyespot.data.dataset import PackedDataset
 from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
-from eyespot.errors import CheckpointError, DataError, Interrupted, UsageError
+from eyespot.errors import CheckpointError, DataError, Interrupted, RunError, UsageError
 from eyespot.evaluation.metrics import softmax
 from eyespot.label_check import check_labels, together
 from eyespot.opening import load_recipe, open_data, pack_data
@@ -144,6 +146,18 @@ def test_networks_of_folds_that_are_done_are_not_trained_again_after_a_stop(
     monkeypatch.setattr(loop, "descend", lambda *args, **named: (steps.append(None), real(*args, **named)))
     assert check_labels(data, folds=2, observer=Listener(quiet=True)) == whole
     assert len(steps) == 3 * 2  # epochs of 24 pictures in batches of 16, of the second fold alone
+
+    def full(*_: object) -> None:
+        raise RunError("cannot write (the disk is full)")
+
+    real_write = label_check._write_csv
+    monkeypatch.setattr(label_check, "_write_csv", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        check_labels(data, csv_path=tmp_path / "labels.csv", folds=2, observer=Listener(quiet=True))
+    monkeypatch.setattr(label_check, "_write_csv", real_write)
+    del steps[:]
+    assert check_labels(data, folds=2, observer=Listener(quiet=True)) == whole
+    assert not steps
     left = [path.name for path in (tmp_path / "cache" / "checks").glob("folds-*")]
     assert [Path(name).suffix for name in left] == [".lock"]
 
@@ -221,10 +235,13 @@ def table_of_patients(folder: Path, patient_of: Callable[[int, str], str]) -> Pa
 def test_the_folds_keep_patients_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
 
-    def judge(dataset: object, packed: PackedDataset, labels: np.ndarray, tied: np.ndarray, *_: object) -> LabelErrors:
+    @contextmanager
+    def judge(
+        dataset: object, packed: PackedDataset, labels: np.ndarray, tied: np.ndarray, *_: object
+    ) -> Iterator[LabelErrors]:
         seen.append(assign_folds(labels, tied, 3))
         nothing = np.zeros(0, np.int64)
-        return LabelErrors(nothing, nothing, np.zeros(0), np.zeros(len(labels)), len(labels), np.eye(2))
+        yield LabelErrors(nothing, nothing, np.zeros(0), np.zeros(len(labels)), len(labels), np.eye(2))
 
     monkeypatch.setattr("eyespot.label_check._judge", judge)
     listener = Listener(quiet=True)
@@ -268,11 +285,14 @@ def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:
 
 
 def test_a_second_list_holds_the_decisions_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def suspect_dogs_2_to_4(dataset: object, packed: PackedDataset, labels: np.ndarray, *_: object) -> LabelErrors:
+    @contextmanager
+    def suspect_dogs_2_to_4(
+        dataset: object, packed: PackedDataset, labels: np.ndarray, *_: object
+    ) -> Iterator[LabelErrors]:
         ids = list(packed.splits["train"].ids)
         places = np.array([ids.index(f"dog/00{index}.png") for index in (2, 3, 4)])
         score = np.array([0.9, 0.8, 0.7])
-        return LabelErrors(places, 1 - labels[places], score, np.zeros(len(ids)), len(ids), np.eye(2))
+        yield LabelErrors(places, 1 - labels[places], score, np.zeros(len(ids)), len(ids), np.eye(2))
 
     data = draw_pictures(tmp_path / "data", ("cat", "dog"), 6)
     monkeypatch.setattr("eyespot.label_check._judge", suspect_dogs_2_to_4)
@@ -293,6 +313,32 @@ def test_a_second_list_holds_the_decisions_of_the_first(tmp_path: Path, monkeypa
     assert f"note: the decisions of {first} stand first in {second}: 2 rows" in listener.heard
     fixes = read_label_fixes(second, open_data(data, listener))
     assert (fixes.accepted, fixes.rejected, fixes.undecided) == (1, 1, 1)
+
+
+def test_no_list_takes_the_place_of_decisions_or_of_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eyespot.label_check.open_data", lambda *_: pytest.fail("it was not refused at once"))
+    pictures, listed = tmp_path / "data.csv", tmp_path / "labels.csv"
+    pictures.write_text("path,label\na.png,cat\n", encoding="utf-8")
+    listed.write_text("id,split,given,suggested,score,decision\na.png,train,cat,dog,0.9,accept\n", encoding="utf-8")
+    for path, words in (
+        (pictures, r"is there already and is no list of eyespot check --labels: name another file"),
+        (listed, r"holds decisions, which a new list would replace: go on from them with --fix .*labels.csv"),
+        (tmp_path, "is a folder, not a CSV file"),
+        (tmp_path / "none" / "labels.csv", "there is no folder for the list"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            check_labels(tmp_path, csv_path=path)
+    assert "accept" in listed.read_text(encoding="utf-8")
+
+
+def test_an_undecided_list_is_written_again(tmp_path: Path) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 6)
+    table = tmp_path / "labels.csv"
+    table.write_text("id,split,given,suggested,score,decision\nold.png,train,cat,dog,0.9,\n", encoding="utf-8")
+    check_labels(data, csv_path=table, folds=2)
+    assert "old.png" not in table.read_text(encoding="utf-8")
 
 
 def test_labels_need_two_different_pictures_of_a_class(tmp_path: Path) -> None:

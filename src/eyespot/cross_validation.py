@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -116,12 +117,13 @@ def recipe_from_scratch(number: int, minutes: float) -> Config:
     return load_recipe("fast" if number >= _FEW_PICTURES else "small", settings)
 
 
+@contextmanager
 def networks_out_of_sample(
     packed: PackedDataset, names: Sequence[SplitName], fold: Int64Array, config: Config, watcher: Observer
-) -> Float32Array:
-    """Return each picture's logits, float32 (N, K), by a network that was trained from scratch on the other folds.
+) -> Iterator[Float32Array]:
+    """Yield each picture's logits, float32 (N, K), by a network that was trained from scratch on the other folds.
 
-    The networks are in the cache until the last one has answered: the same call goes on after a kill.
+    The networks are in the cache until the `with` block has ended well: the same call goes on after a kill.
 
     Args:
         packed: Packed for the recipe.
@@ -155,8 +157,8 @@ def networks_out_of_sample(
             mine = fold == number
             views = config.evaluation.views
             logits[mine] = _answers(result.model, prepared, packed, _rows_of(packed, names, mine), plan, views)
+        yield logits
         shutil.rmtree(folder, ignore_errors=True)
-    return logits
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,8 @@ def check_labels(
         observer: Told about what happens.
 
     Raises:
-        UsageError: Unknown data, fewer than 2 folds, or a page that is no .html.
+        UsageError: Unknown data, fewer than 2 folds, a page that is no .html, or a list that would take the place of
+            decisions or of another file.
         DataError: Fewer different pictures than folds, no class with two different ones, or corrections that do not
             fit.
         RunError: The list or the page cannot be written.
@@ -99,6 +101,7 @@ def check_labels(
     if not 0 < minutes < float("inf"):
         raise UsageError(f"{minutes} minutes", remedy="use a number above 0")
     page = None if out is None else checked_page(out)
+    target = None if csv_path is None else _checked_list(csv_path, fix)
     config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     dataset = open_data(data, watcher)
     recipe, reason = choose_recipe(dataset)
@@ -111,7 +114,53 @@ def check_labels(
     contents = contents_of(np.concatenate([packed.splits[name].hashes for name in names]))
     _require_enough(labels, contents, folds, packed.dataset.name)
     tied = with_groups(packed, together(packed, contents, folds, watcher), folds, watcher)
-    found = _judge(dataset, packed, labels, tied, folds, config, minutes, watcher, scratch)
+    # What was trained is kept until the list is written: a full disk must not cost the networks.
+    with _judge(dataset, packed, labels, tied, folds, config, minutes, watcher, scratch) as found:
+        suspects = _suspects(packed, found, labels, watcher)
+        if target is not None:
+            decided = _decided_rows(packed.dataset, Path(fix).expanduser(), suspects) if fix is not None else {}
+            new = {it.id: (it.id, it.split, it.given, it.suggested, f"{it.score:.4f}", "") for it in suspects}
+            _write_csv([*decided.values(), *(new[id_] for id_ in new if id_ not in decided)], target)
+            if decided:
+                watcher.on_message(f"note: the decisions of {fix} stand first in {csv_path}: {len(decided):,} rows")
+        if page is not None:
+            _write_page(packed, suspects, found, page)
+    return suspects
+
+
+def _checked_list(path: str | Path, fix: str | Path | None) -> Path:
+    """Return the path of a list to be written, refused before anything is computed where something would be lost.
+
+    Raises:
+        UsageError: No file can be there, or one is there that is no list, or one with decisions that `fix` does not
+            carry on.
+    """
+    from eyespot.answer_file import check_target
+    from eyespot.data.label_fixes import is_decided
+
+    target = Path(path).expanduser().resolve()
+    check_target(target)
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder for the list {str(path)!r}", remedy="make it, or name another")
+    if (
+        not target.exists()
+        or not target.stat().st_size
+        or (fix is not None and target == Path(fix).expanduser().resolve())
+    ):
+        return target
+    try:
+        decided = is_decided(target)
+    except DataError as error:
+        what = f"{str(path)!r} is there already and is no list of eyespot check --labels"
+        raise UsageError(what, remedy="name another file") from error
+    if decided:
+        remedy = f"go on from them with --fix {path}, or name another file"
+        raise UsageError(f"{str(path)!r} holds decisions, which a new list would replace", remedy=remedy)
+    return target
+
+
+def _suspects(packed: PackedDataset, found: LabelErrors, labels: Int64Array, watcher: Observer) -> list[SuspectLabel]:
+    """Return what was found, the worst first, and say how much that is."""
     if found.judged < len(labels):
         alone = len(labels) - found.judged
         are = "picture is" if alone == 1 else "pictures are"
@@ -123,23 +172,14 @@ def check_labels(
         watcher.on_message(
             f"about {found.expected:,.0f} of {len(labels):,} labels are wrong by this estimate, listed or not"
         )
-    ids = [(id_, name) for name in names for id_ in packed.splits[name].ids]
+    ids = [(id_, name) for name in _names(packed) for id_ in packed.splits[name].ids]
     classes = packed.dataset.class_names
-    suspects = [
+    return [
         SuspectLabel(ids[place][0], ids[place][1], classes[labels[place]], classes[suggestion], score)
         for place, suggestion, score in zip(
             found.places.tolist(), found.suggested.tolist(), found.score.tolist(), strict=True
         )
     ]
-    if csv_path is not None:
-        decided = _decided_rows(packed.dataset, Path(fix).expanduser(), suspects) if fix is not None else {}
-        new = {it.id: (it.id, it.split, it.given, it.suggested, f"{it.score:.4f}", "") for it in suspects}
-        _write_csv([*decided.values(), *(new[id_] for id_ in new if id_ not in decided)], Path(csv_path).expanduser())
-        if decided:
-            watcher.on_message(f"note: the decisions of {fix} stand first in {csv_path}: {len(decided):,} rows")
-    if page is not None:
-        _write_page(packed, suspects, found, page)
-    return suspects
 
 
 def _require_enough(labels: Int64Array, contents: Int64Array, folds: int, name: str) -> None:
@@ -166,6 +206,7 @@ def _require_enough(labels: Int64Array, contents: Int64Array, folds: int, name: 
         )
 
 
+@contextmanager
 def _judge(
     dataset: Dataset,
     packed: PackedDataset,
@@ -176,8 +217,8 @@ def _judge(
     minutes: float,
     watcher: Observer,
     scratch: str,
-) -> LabelErrors:
-    """Return which labels look wrong: by networks with `scratch`, the reason for them, else on frozen features."""
+) -> Iterator[LabelErrors]:
+    """Yield which labels look wrong: by networks with `scratch`, the reason for them, else on frozen features."""
     from eyespot.analysis.label_errors import assign_folds, find_label_errors
     from eyespot.cross_validation import encode_all, networks_out_of_sample, recipe_from_scratch
 
@@ -194,8 +235,9 @@ def _judge(
         recipe = recipe_from_scratch(len(labels), minutes / folds)
         if config.data.label_fixes:
             recipe = with_label_fixes(recipe, Path(config.data.label_fixes))
-        logits = networks_out_of_sample(pack_data(dataset, recipe, watcher), names, fold, recipe, watcher)
-        return find_label_errors(logits, labels, fold)
+        with networks_out_of_sample(pack_data(dataset, recipe, watcher), names, fold, recipe, watcher) as logits:
+            yield find_label_errors(logits, labels, fold)
+        return
     done = 0
 
     def tell(of_round: int, total: int) -> None:
@@ -206,7 +248,7 @@ def _judge(
     _, found = next(rounds)
     for done in range(1, _ROUNDS):  # noqa: B007
         _, found = next(rounds)
-    return found
+    yield found
 
 
 def _names(packed: PackedDataset) -> list[SplitName]:
@@ -343,7 +385,7 @@ def _write_csv(rows: Iterable[tuple[str, ...]], path: Path) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(rows)
-    write_atomic(path.resolve(), buffer.getvalue().encode("utf-8", "surrogateescape"))
+    write_atomic(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _write_page(packed: PackedDataset, suspects: list[SuspectLabel], found: LabelErrors, path: Path) -> None:

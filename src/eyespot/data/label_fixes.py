@@ -144,6 +144,18 @@ def read_label_fixes(path: Path, dataset: Dataset) -> LabelFixes:
     return LabelFixes(labels, refused, undecided, content)
 
 
+def is_decided(path: Path) -> bool:
+    """Return whether somebody has written a decision into a list of `check --labels`.
+
+    Raises:
+        DataError: It is no such list.
+    """
+    rows = table_rows(path)
+    first_line, first = next(rows, (1, []))
+    column = _find_columns(first, first_line, path).decision
+    return any(cells[column].strip() for _, cells in rows if len(cells) > column)
+
+
 def _ids(dataset: Dataset, split: SplitName) -> list[tuple[int, str]]:
     return list(enumerate(dataset.splits[split].ids))
 
