@@ -643,6 +643,20 @@ def test_a_process_that_dies_is_one_line(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of a file")
+def test_a_full_temporary_folder_is_not_called_a_bad_file(tmp_path: Path, temporary: Path) -> None:
+    import resource
+
+    torch.save(TENSORS | {"more": torch.zeros(4096)}, tmp_path / "w.pth")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        fails(tmp_path / "w.pth", r"no room for a copy of its weights \(.*: free some space in .*temporary, or name a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_process_that_cannot_be_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(TENSORS, tmp_path / "w.pth")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))

@@ -31,6 +31,7 @@ PICKLE_SECONDS = 120.0
 """So long may the process take that reads a pickle; a gigabyte takes a few."""
 _SPARE_BYTES = 2 * 1024**3  # what reading may need beside the tensors: threads, buffers, torch itself
 _COPIES = 4  # of the file's bytes: as read, made contiguous, written
+_NO_COPY = "no room for a copy of its weights"
 # Averaged weights come first: where a training kept them, they are the ones it was evaluated with. timm's order too.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 
@@ -62,7 +63,8 @@ def unpickled(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise FileError(f"cannot start a process to read it ({error.strerror or error})") from error
         if problem:
-            raise FileError(problem)
+            remedy = f"free some space in {place}, or name a larger folder with TMPDIR"
+            raise FileError(problem, remedy if problem.startswith(_NO_COPY) else "")
         yield safe
 
 
@@ -180,6 +182,7 @@ def _archive_problem(path: Path) -> str:
 def _convert(path: Path, safe: Path) -> str:
     """Write the tensors of a pickle into a safetensors file, and return what is wrong with the pickle, or nothing."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
@@ -195,6 +198,8 @@ def _convert(path: Path, safe: Path) -> str:
         save_file({name: tensors.pop(name).detach().contiguous().clone() for name in list(tensors)}, str(safe))
     except FileError as error:
         return str(error)
+    except SafetensorError as error:  # a full disk, of which it makes no OSError
+        return f"{_NO_COPY} ({brief(error)})"
     except MemoryError:
         return "reading it takes more memory than its size allows"
     except Exception as error:  # which ones a hostile file makes torch raise, nobody can list
