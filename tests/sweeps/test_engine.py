@@ -128,6 +128,38 @@ def test_a_signal_keeps_its_number_although_ray_forgets_it(
     assert {known: signal.getsignal(known) for known in before} == before
 
 
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_sigterm_while_ray_starts_is_one_and_leaves_no_process_of_ray_and_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def sleeper() -> subprocess.Popen[bytes]:
+        children.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        return children[-1]
+
+    def init(**_: object) -> None:
+        sleeper()
+        sys.exit(signal.SIGTERM)  # as Ray's own handler does
+
+    own = sleeper()
+    ray = SimpleNamespace(init=init, shutdown=lambda: None)
+    monkeypatch.setattr(engine, "_short_temporary_folder", lambda: tmp_path)
+    monkeypatch.setattr(engine, "_import_ray", lambda: ray)
+    journal = Journal(tmp_path, Plan("digits", "small", 1, Space(()), 1))
+    try:
+        with pytest.raises(Interrupted) as caught, engine._ray(journal, print):
+            pass
+        assert caught.value.signal == signal.SIGTERM
+        assert len(children) == 2
+        assert children[1].wait(10) is not None
+        assert own.poll() is None
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
 def test_the_next_sweep_removes_what_a_killed_one_left_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
@@ -303,6 +335,24 @@ def test_a_sweep_that_is_told_is_not_told_again(ended: Journal) -> None:
     assert found.result["winner"] == 1
     after = {path.name: path.stat().st_mtime_ns for path in ended.folder.iterdir() if path.is_file()}
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_a_resumed_sweep_without_trials_left_ends_what_a_killed_driver_left_of_ray(
+    ended: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps._finish(ended, QuietObserver(quiet=True))
+    (tmp_path / "eyeray-0123abcd").mkdir()
+    monkeypatch.setattr(engine, "_short_temporary_folder", lambda: tmp_path)
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (ended.folder / "engine.json").write_text(json.dumps({"processes": engine._children()}), encoding="utf-8")
+        sweeps._run(ended, QuietObserver(quiet=True))
+        left.wait(10)  # raises where it still runs
+    finally:
+        left.kill()
+    assert not (tmp_path / "eyeray-0123abcd").exists()
+    assert not (ended.folder / "engine.json").exists()
 
 
 def test_an_extended_sweep_that_is_killed_before_it_tests_its_winner_tests_it_when_resumed(ended: Journal) -> None:

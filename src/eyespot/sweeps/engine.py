@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,13 +229,14 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
         What there is to work with, and a folder for what Ray wants to write.
     """
     handlers = _signal_handlers()
-    clear_engine(journal.folder)  # first: what still runs would write into the folder that is removed next
     with (
         temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700) as temporary,
         _environment(_QUIET if journal.plan.cluster else {**_QUIET, **_guard()}),
     ):
+        others: list[tuple[int, float]] | None = None  # as long as Ray has started nothing
         try:
             ray = _import_ray()
+            others = _children()
             plan = journal.plan
             quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
             if plan.cluster:
@@ -259,15 +260,21 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     remedy = "free memory, disk and ports of this machine, then --resume"
                     raise EyespotError(f"Ray did not start ({reason})", where=temporary, remedy=remedy) from error
-                write_json(journal.folder / "engine.json", {"processes": _children()})
+                write_json(journal.folder / "engine.json", {"processes": _children(others)})
             for name in ("ray", "ray.tune", "ray.train", "ray.data"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             _restore_handlers(handlers)
             yield _machines(ray, plan), temporary
+        except SystemExit as error:
+            if error.code != signal.SIGTERM:
+                raise
+            raise Interrupted(signal.SIGTERM) from error  # Ray's answer while it starts, before ours is back in place
         finally:
-            if "ray" in sys.modules:
+            if others is not None:
                 with _no_signals():
-                    sys.modules["ray"].shutdown()
+                    started = _children(others)
+                    ray.shutdown()
+                    _end_processes(started)  # of a start that broke off Ray knows nothing
             _restore_handlers(handlers)
             with contextlib.suppress(OSError):
                 (journal.folder / "engine.json").unlink(missing_ok=True)
@@ -293,37 +300,46 @@ def _import_ray() -> Any:
 
 
 def clear_engine(folder: Path) -> None:
-    """End what a killed driver left of Ray; its temporary folder goes when the next one is made, of any sweep.
+    """End what a killed driver left of Ray, and remove its temporary folder.
 
-    Ray's own processes notice the driver's death, its agents only after a minute. A number is given to another
-    process in time: only one that began at the same moment is ours.
+    Ray's own processes notice the driver's death, its agents only after a minute.
     """
     path = folder / "engine.json"
     try:
         left = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return
+    _end_processes(left["processes"])  # first: what still runs would write into the folder that is removed next
+    with contextlib.suppress(OSError), temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700):
+        pass  # making one removes what is held by nobody
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _end_processes(processes: Iterable[tuple[int, float]]) -> None:
+    """End those of some processes that still run.
+
+    A number is given to another process in time: only one that began at the same moment is meant.
+    """
     psutil: Any = importlib.import_module("psutil")
     killed = []
-    for number, born in left["processes"]:
+    for number, born in processes:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(number)
             if process.create_time() == born:
                 process.kill()
                 killed.append(process)
     psutil.wait_procs(killed, timeout=_END_SECONDS)
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
 
 
-def _children() -> list[tuple[int, float]]:
-    """Return the processes below this one, each with the moment of its birth."""
+def _children(others: Sequence[tuple[int, float]] = ()) -> list[tuple[int, float]]:
+    """Return the processes below this one but for some others, each with the moment of its birth."""
     psutil: Any = importlib.import_module("psutil")
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             found.append((process.pid, process.create_time()))
-    return found
+    return [process for process in found if process not in others]
 
 
 def _short_temporary_folder() -> Path:

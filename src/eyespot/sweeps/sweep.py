@@ -327,10 +327,11 @@ def _recipe(folder: Path) -> Config:
 def _run(journal: Journal, watcher: Observer) -> Sweep:
     """Run what is left of a sweep, test the winner and write the report."""
     from eyespot.sweeps.chooser import Chooser
-    from eyespot.sweeps.engine import run_trials
+    from eyespot.sweeps.engine import clear_engine, run_trials
 
     folder, plan = journal.folder, journal.plan
     remove_temporaries(folder)
+    clear_engine(folder)  # also where no trial is left for which Ray would be started again
     left = _has_work(journal)
     if not left and _is_told(journal):
         watcher.on_message("this sweep is finished: nothing to resume; --trials N extends it")
