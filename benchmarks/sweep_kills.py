@@ -16,9 +16,12 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 SPACE = """
 [optimizer]
@@ -44,16 +47,17 @@ def ended(folder: Path) -> list[int]:
     return [row["number"] for row in rows(folder) if row["state"] in OVER]
 
 
-def processes_of(place: str) -> list[int]:
-    """Return the processes whose command line names a folder of Ray."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if place in (process / "cmdline").read_text(errors="replace"):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
+def still_runs(number: int, born: float) -> bool:
+    """Return whether a process that began at this moment is still there."""
+    try:
+        return bool(psutil.Process(number).create_time() == born)
+    except psutil.Error:
+        return False
+
+
+def ray_folders() -> set[str]:
+    """Return the temporary folders of Ray that sweeps have made."""
+    return {str(path) for path in Path(tempfile.gettempdir()).glob("eyeray-*")}
 
 
 def run_sweep(folder: Path, space: Path, kills: int, dice: random.Random) -> dict[str, Any]:
@@ -61,7 +65,8 @@ def run_sweep(folder: Path, space: Path, kills: int, dice: random.Random) -> dic
     command = [sys.executable, "-m", "eyespot", "sweep"]
     first = ["small", "digits", "--space", str(space), "--trials", str(TRIALS), "--epochs", "3"]
     first += ["--out", str(folder), "--set", "model.args={widths=[8,16,32]}"]
-    killed_after, places, code, seconds = [], [], None, time.monotonic()
+    killed_after, started, code, seconds = [], [], None, time.monotonic()
+    folders_before = ray_folders()
     for life in range(kills + 1):
         words = [*command, *(first if life == 0 else ["--resume", "--out", str(folder)])]
         with (folder.parent / f"{folder.name}-{life}.log").open("w") as log:
@@ -72,7 +77,7 @@ def run_sweep(folder: Path, space: Path, kills: int, dice: random.Random) -> dic
                 time.sleep(0.02)
             time.sleep(dice.uniform(0, 3))
             if (folder / "engine.json").exists():
-                places.append(json.loads((folder / "engine.json").read_text())["folder"])
+                started += json.loads((folder / "engine.json").read_text())["processes"]
             killed_after.append(len(ended(folder)))
             process.send_signal(signal.SIGKILL)
         code = process.wait()
@@ -80,8 +85,8 @@ def run_sweep(folder: Path, space: Path, kills: int, dice: random.Random) -> dic
         "exit_code": code,
         "seconds": round(time.monotonic() - seconds, 1),
         "ended_before_each_kill": killed_after,
-        "processes_left": [number for place in places for number in processes_of(place)],
-        "folders_left": [place for place in places if Path(place).exists()],
+        "processes_left": [number for number, born in started if still_runs(number, born)],
+        "folders_left": sorted(ray_folders() - folders_before),
     }
 
 
