@@ -1,6 +1,6 @@
 """Classify pictures with an exported model: python classify.py model.onnx cat.jpg (needs onnxruntime, pillow).
 
-What is transparent becomes white, as in `eyespot predict`. Grey of 16 bits is not handled: Pillow cuts it off at 255.
+As in `eyespot predict`, what is transparent becomes white, and grey of 16 bits is scaled to 8.
 """
 
 import json
@@ -23,7 +23,12 @@ bad = 0
 for path in sys.argv[2:]:
     try:
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+            picture = ImageOps.exif_transpose(opened)
+        if picture.mode == "F":
+            raise ValueError("its grey is floating-point numbers: save it with 8 or 16 bits")
+        if picture.mode.startswith("I"):  # grey of 16 bits, which convert would cut off at 255
+            picture = Image.fromarray(np.rint(np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
+        picture = picture.convert("RGBA")
     except (
         OSError,
         ValueError,

@@ -150,6 +150,28 @@ class TestOnnx:
         assert end.value.code == 0
         assert capsys.readouterr().out.startswith(f"{over_white.label} {over_white.prob:.1%}")
 
+    def test_the_example_sees_what_predict_sees_of_grey_of_16_bits_and_refuses_floating_point(
+        self, onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from PIL import Image
+
+        grey = np.random.default_rng(0).integers(0, 65536, (40, 30), np.uint16)
+        Image.fromarray(grey).save(tmp_path / "deep.png")
+        Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tif")
+        predictor = eyespot.load(onnx_file.parent / "bundle", device="cpu")
+        own = eyespot.Predictor(predictor.model, predictor.info, export_module.ComputePlan("cpu", "float32", "a test"))
+        wanted = own.predict([tmp_path / "deep.png"])[0]
+        cut_off = np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+        assert f"{wanted.prob:.1%}" != f"{own.predict([cut_off])[0].prob:.1%}"
+        pictures = [str(tmp_path / name) for name in ("deep.png", "float.tif")]
+        monkeypatch.setattr(sys, "argv", ["classify.py", str(onnx_file), *pictures])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(Path(__file__).parents[2] / "examples" / "classify.py"))
+        assert end.value.code == 1
+        told = capsys.readouterr()
+        assert told.out == f"{wanted.label} {wanted.prob:.1%}  {pictures[0]}\n"
+        assert "floating-point" in told.err
+
     def test_the_example_names_what_is_no_picture_and_answers_the_others(
         self, onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
