@@ -303,3 +303,25 @@ def test_8_bits(engine: OnnxEngine, bundle: Path, tmp_path: Path, monkeypatch: p
     small = open_engine(path)
     assert small.describe()["engine"].endswith(", int8")
     assert small.predict([small.decode(photo())], top_k=1)[0].unknown_score is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("gone", "the model that answers is no longer in its folder"),
+        ("another", "another model is in the folder of the one that answers"),
+    ],
+)
+def test_a_run_that_went_or_was_trained_again_explains_nothing(change: str, told: str, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    server = Running(open_engine(folder, engine="torch", device="cpu"), Limits())
+    try:
+        shutil.rmtree(folder)
+        if change == "another":
+            write_bundle(folder, temperature=0.5)
+        found = httpx.post(f"{server.url}/v1/predict?explain=true", content=png(), headers=RAW, timeout=60)
+        assert (found.status_code, found.json()["what"]) == (501, told)
+        assert found.json()["remedy"] == "start the server again"
+        assert httpx.post(f"{server.url}/v1/predict", content=png(), headers=RAW, timeout=60).status_code == 200
+    finally:
+        server.close()

@@ -717,6 +717,8 @@ def test_an_answer_that_takes_too_long_and_a_defect_of_the_engine(capsys: pytest
     try:
         found = httpx.post(f"{server.url}/v1/predict", content=b"x", headers=RAW)
         assert found.status_code == 500
+        assert found.headers["content-type"] == "application/problem+json"
+        assert found.json()["detail"] == "the server failed: look into its log"
         assert "sleep" not in found.text
         assert "sleep length must be non-negative" in capsys.readouterr().err
         assert httpx.get(f"{server.url}/readyz").status_code == 200

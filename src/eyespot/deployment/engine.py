@@ -25,13 +25,23 @@ from eyespot.caches import cache_folder
 from eyespot.data.decode_pool import core_count
 from eyespot.deployment.export import export_onnx, sample_pictures
 from eyespot.deployment.onnx_file import OnnxFile, open_onnx, run_file
+from eyespot.deployment.problems import Problem
 from eyespot.device import is_memory_error, plan_compute
-from eyespot.errors import CheckpointError, EyespotError, MemoryLimitError, ModelError, UsageError, did_you_mean
+from eyespot.errors import (
+    CheckpointError,
+    EyespotError,
+    MemoryLimitError,
+    ModelError,
+    RunError,
+    UsageError,
+    did_you_mean,
+)
 from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle
 from eyespot.evaluation.metrics import check_finite
 from eyespot.evaluation.predictor import Prediction, Predictor, best_classes, load_predictor, pixels_of
 
 EngineName: TypeAlias = Literal["auto", "onnx", "torch"]
+_START_AGAIN = "start the server again"
 _CACHE_VERSION = 1  # of the files in the cache: to be raised when `graph` or `export` writes others
 
 
@@ -69,11 +79,13 @@ class Explainer:
     Args:
         folder: The bundle.
         device: Where to compute.
+        info_sha256: Of the model that answers; another one that came into the folder since then explains nothing.
     """
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, info_sha256: str) -> None:
         self._folder = folder
         self._device = device
+        self._info_sha256 = info_sha256
         self._predictor: Predictor | None = None
 
     def explain(self, data: bytes, label: str) -> dict[str, Any]:
@@ -91,12 +103,13 @@ class Explainer:
         Raises:
             BadImageError: It is not a picture that can be decoded.
             ModelError: The network has no layer with places in it.
+            Problem: 501 the folder has no longer the model that answers.
         """
         from PIL import Image
 
         from eyespot.analysis.explain import explain_pictures
 
-        self._predictor = self._predictor or load_predictor(self._folder, device=self._device, unknown="never")
+        self._predictor = self._predictor or self._load()
         place = self._predictor.class_names.index(label)
         (found,) = explain_pictures(self._predictor, [("", data)], methods=("gradcam",), target=place, neighbours=0)
         buffer = io.BytesIO()
@@ -113,6 +126,15 @@ class Explainer:
             }
         image = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         return {"image": image, "label": label, "method": "gradcam", "check": told}
+
+    def _load(self) -> Predictor:
+        try:
+            found = load_predictor(self._folder, device=self._device, unknown="never")
+        except (RunError, CheckpointError) as error:
+            raise Problem(501, "the model that answers is no longer in its folder", remedy=_START_AGAIN) from error
+        if found.info.info_sha256 != self._info_sha256:
+            raise Problem(501, "another model is in the folder of the one that answers", remedy=_START_AGAIN)
+        return found
 
 
 class TorchEngine:
@@ -267,13 +289,12 @@ def open_engine(
             raise UsageError(f"an ONNX file with {wrong}", where=path, remedy="serve the run, or leave the option out")
         return OnnxEngine(_opened(path, opener))
     folder = find_bundle(model)
-    explainer = Explainer(folder, device)
     if engine == "onnx" and not on_processor:
         raise UsageError(f"--engine onnx with --device {device}", remedy="use --device cpu, or --engine torch")
     if engine == "onnx" or (engine == "auto" and plan_compute(device).device == "cpu"):
         try:
             info, file = exported(folder, say=say, opener=opener)
-            return OnnxEngine(file, info, explainer)
+            return OnnxEngine(file, info, Explainer(folder, device, info.info_sha256))
         except CheckpointError:
             raise
         except EyespotError as error:
@@ -281,7 +302,8 @@ def open_engine(
                 raise
             say(f"torch answers, because ONNX Runtime cannot: {error}")
     load = partial(load_predictor, model, device=device)
-    return TorchEngine(load() if opener is None else opener.submit(load).result(), explainer)
+    predictor = load() if opener is None else opener.submit(load).result()
+    return TorchEngine(predictor, Explainer(folder, device, predictor.info.info_sha256))
 
 
 def _opened(path: Path, opener: Executor | None) -> OnnxFile:

@@ -437,6 +437,10 @@ def _add_problems(app: FastAPI) -> None:
     async def no_memory(request: Any, error: Any) -> Response:
         return respond(busy("no memory left for this batch"))
 
+    async def failed(request: Any, error: Any) -> Response:  # `Guard` logs it
+        return respond(Problem(500, "the server failed", remedy="look into its log"))
+
+    app.add_exception_handler(Exception, failed)
     app.add_exception_handler(Problem, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
