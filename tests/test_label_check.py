@@ -269,7 +269,7 @@ def test_a_class_of_one_patient_is_not_judged(tmp_path: Path, monkeypatch: pytes
 
 
 def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:
-    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 10)
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 20, size=24)
     (data / "cat" / "003.png").rename(data / "dog" / "planted.png")
     before = sorted(path.name for path in data.rglob("*"))
     table = tmp_path / "labels.csv"
@@ -359,9 +359,10 @@ def test_too_few_pictures_and_folds(tmp_path: Path) -> None:
 
 
 def test_a_page_without_a_wrong_label_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(dataset: object, packed: PackedDataset, labels: np.ndarray, *_: object) -> LabelErrors:
+    @contextmanager
+    def none(dataset: object, packed: PackedDataset, labels: np.ndarray, *_: object) -> Iterator[LabelErrors]:
         nothing = np.zeros(0, np.int64)
-        return LabelErrors(nothing, nothing, np.zeros(0), np.full(len(labels), 0.1), len(labels), np.eye(2))
+        yield LabelErrors(nothing, nothing, np.zeros(0), np.full(len(labels), 0.1), len(labels), np.eye(2))
 
     monkeypatch.setattr("eyespot.label_check._judge", none)
     check_labels(draw_pictures(tmp_path / "data", ("cat", "dog"), 6), out=tmp_path / "labels.html")
