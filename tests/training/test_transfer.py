@@ -392,7 +392,7 @@ def test_equal_classes_are_not_weighted() -> None:
 # ------------------------------------------------------------------------------------------------- input of backbones
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", 96), (96, 96), (16, 16)])
+@pytest.mark.parametrize(("asked", "expected"), [("auto", 80), (96, 96), (16, 16)])
 def test_small_pictures_are_enlarged_inside_the_batch(asked: Any, expected: int) -> None:
     packed = tiny_packed(count=90, size=16, channels=3)
     config = tiny_config(**{**LINEAR, "input__size_px": asked})
