@@ -323,7 +323,9 @@ def test_cache_and_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_errors_are_one_line_whatever_they_name() -> None:
     error = RunError("bad\nfile", where="a\x1b[31m.jpg", remedy="mend it")
-    assert str(error) == "bad\\x0afile in a\\x1b[31m.jpg: mend it"
+    assert str(error) == "bad\\nfile in a\\x1b[31m.jpg: mend it"
+    joined = "\U0001f408\u200d\u2b1b"
+    assert str(RunError(joined, where="line\u2028end")) == f"{joined} in line\\u2028end"
     assert (
         str(MissingExtraError("onnx", "export")) == "package 'onnx' is not installed: pip install \"eyespot[export]\""
     )

@@ -13,8 +13,9 @@ import pytest
 
 from eyespot import terminal as module
 from eyespot.config import load_config
+from eyespot.errors import printable
 from eyespot.runs import RunWriter
-from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table, printable
+from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table
 from eyespot.training.fit import TrainState
 
 
@@ -236,7 +237,13 @@ def test_on_a_narrow_terminal_the_bar_keeps_its_name_and_the_time_left(
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("plain é", "plain é"), ("a\nb", "a\\nb"), ("\x1b[31m", "\\x1b[31m"), ("\udcff", "\\udcff")],
+    [
+        ("plain é", "plain é"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("\udcff", "\\udcff"),
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),
+    ],
 )
 def test_names_cannot_move_the_cursor_or_break_the_line(text: str, shown: str) -> None:
     assert printable(text) == shown

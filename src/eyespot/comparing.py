@@ -15,11 +15,11 @@ from eyespot.analysis import words
 from eyespot.analysis.compare import Comparison, compare_runs
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.data.dataset import PackedDataset
-from eyespot.errors import DataError, EyespotError, RunError, UsageError
+from eyespot.errors import DataError, EyespotError, RunError, UsageError, printable
 from eyespot.files import checked_page
 from eyespot.opening import Observer, checked_split, open_for, pack_data
 from eyespot.runs import Run
-from eyespot.terminal import Terminal, add_row, plain_table, print_table, printable
+from eyespot.terminal import Terminal, add_row, plain_table, print_table
 
 if TYPE_CHECKING:
     from eyespot.analysis.comparison_page import Flips

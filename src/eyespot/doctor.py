@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 
 from eyespot.analysis import words
 from eyespot.caches import cache_folder, data_folders
+from eyespot.errors import printable
 from eyespot.runs import environment
-from eyespot.terminal import printable
 
 Status = Literal["ok", "note", "warning", "problem"]
 T = TypeVar("T")

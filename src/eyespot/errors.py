@@ -29,6 +29,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Of the characters without a look of their own, those that belong to the spelling: of Persian words, of joined emoji.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """Return text on one line that cannot move the cursor: file names may hold line breaks, escapes, broken bytes."""
+    return "".join(
+        c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+
 
 class EyespotError(Exception):
     """What went wrong, where, and what to do about it.
@@ -54,8 +64,7 @@ class EyespotError(Exception):
             text += f" in {self.where}"
         if self.remedy:
             text += f": {self.remedy}"
-        # A file name may hold line breaks or control characters: one error stays one line.
-        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+        return printable(text)
 
 
 class UsageError(EyespotError):

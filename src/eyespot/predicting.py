@@ -28,11 +28,11 @@ from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
 from eyespot.data.decoding import MAX_FILE_BYTES, MAX_SECONDS
 from eyespot.data.stream_workers import StreamWorkers
 from eyespot.data.walking import walk_pictures
-from eyespot.errors import BadImageError, DataError, EyespotError, UsageError
+from eyespot.errors import BadImageError, DataError, EyespotError, UsageError, printable
 from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor, pixels_of
 from eyespot.evaluation.views import Views, check_views
 from eyespot.files import checked_page
-from eyespot.terminal import Terminal, flush_output, print_json, printable
+from eyespot.terminal import Terminal, flush_output, print_json
 
 if TYPE_CHECKING:
     from eyespot.analysis.gallery import Gallery

@@ -12,10 +12,10 @@ from eyespot.analysis import words
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.caches import cache_folder
 from eyespot.data_verbs import look_at_cache
-from eyespot.errors import EyespotError, RunError, UsageError, did_you_mean
+from eyespot.errors import EyespotError, RunError, UsageError, did_you_mean, printable
 from eyespot.notes import read_annotations
 from eyespot.runs import Run
-from eyespot.terminal import add_row, plain_table, print_json, print_table, printable
+from eyespot.terminal import add_row, plain_table, print_json, print_table
 
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eyespot.analysis import words
+from eyespot.errors import printable
 from eyespot.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -290,11 +291,6 @@ def _describe_count(done: int, total: int | None, unit: str, seconds: float, *, 
         if total is not None:
             parts.append(f"{words.duration((total - done) / per_second)} left")
     return parts
-
-
-def printable(text: str) -> str:
-    """Return text on one line that cannot move the cursor: file names may hold line breaks, escapes, broken bytes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def print_json(value: Any) -> None:

@@ -26,6 +26,7 @@ from eyespot.analysis.verdict import (
     sort_findings,
 )
 from eyespot.data.dataset import SPLIT_NAMES
+from eyespot.errors import printable
 
 if TYPE_CHECKING:
     from eyespot.evaluation.bundle import BundleInfo
@@ -77,7 +78,7 @@ def model_card(
 
 def plain(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Return a stranger's text so that Markdown and HTML show it and do nothing else: one line, its marks escaped."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+    shown = printable(text)
     if len(shown) > most:
         shown = shown[: most - 3] + "..."
     return _MARKS.sub(lambda found: _HTML.get(found[0], "\\" + found[0]), shown)

@@ -24,7 +24,8 @@ def compare(
     """
     from eyespot.comparing import compare as run_comparison
     from eyespot.comparing import print_comparison
-    from eyespot.terminal import Terminal, print_json, printable
+    from eyespot.errors import printable
+    from eyespot.terminal import Terminal, print_json
 
     with Terminal(quiet=json) as terminal:
         found = run_comparison(*runs, out=out, split=split, observer=terminal)

@@ -31,10 +31,10 @@ def explain(
 
     Example: eyespot explain runs/photos cat.jpg --method gradcam --method occlusion --out why.html
     """
-    from eyespot.errors import DataError
+    from eyespot.errors import DataError, printable
     from eyespot.explaining import explain as run_explain
     from eyespot.predicting import Asked, describe_answer, find_missing
-    from eyespot.terminal import Terminal, print_json, printable
+    from eyespot.terminal import Terminal, print_json
 
     with Terminal(quiet=json) as terminal:
         found = run_explain(

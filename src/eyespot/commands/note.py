@@ -22,8 +22,9 @@ def note(
     """
     from dataclasses import asdict
 
+    from eyespot.errors import printable
     from eyespot.notes import annotate
-    from eyespot.terminal import print_json, printable
+    from eyespot.terminal import print_json
 
     found = annotate(run, note=text, tags=tag or (), untag=untag or ())
     if json:

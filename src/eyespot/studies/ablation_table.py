@@ -8,7 +8,8 @@ from eyespot.analysis import words
 from eyespot.analysis.ablation import Ablation, Effect
 from eyespot.analysis.ablation_page import describe_level, lead
 from eyespot.analysis.compare import say_p, signed_interval, signed_points
-from eyespot.terminal import Terminal, add_row, plain_table, print_table, printable
+from eyespot.errors import printable
+from eyespot.terminal import Terminal, add_row, plain_table, print_table
 
 
 class AblationTerminal(Terminal):

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from eyespot.analysis import words
+from eyespot.errors import printable
 from eyespot.sweeps.journal import Journal, Trial
-from eyespot.terminal import Terminal, add_row, plain_table, printable
+from eyespot.terminal import Terminal, add_row, plain_table
 
 _SHOWN = 14  # rows of a live table: more would not fit on a usual screen
 _STYLES = {"finished": "green", "stopped": "dim", "failed": "red", "running": "bold", "waiting": "yellow"}
