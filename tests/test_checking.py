@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_equal_pictures_are_on_the_page_with_every_place_and_label(
     monkeypatch.setattr(checking, "_SHOWN", 2)
     page = tmp_path / "check.html"
     eyespot.check(data, out=page)
-    html = page.read_text(encoding="utf-8")
+    html = re.sub("</?(bdi|wbr)>", "", page.read_text(encoding="utf-8"))
     for title in ("with different labels", "in different splits", "in one split"):
         assert f"<h2>Equal pictures {title}</h2>" in html
     conflicts = html.split("<h2>Equal pictures with different labels</h2>")[1].split("</section>")[0]

@@ -279,7 +279,9 @@ def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert (rows[0]["id"], rows[0]["decision"]) == ("dog/planted.png", "")
     page = (tmp_path / "labels.html").read_text(encoding="utf-8")
-    assert 'dog <span class="quiet">→</span> cat?' in page
+    # Each name by itself: between two names that are read from the right, the arrow would point at the first.
+    named = '<span class="name clip" title="{0}">{0}</span>'
+    assert f'{named.format("dog")} <span class="quiet">→</span> {named.format("cat")}?' in page
     assert "labels look" in page
     assert sorted(path.name for path in data.rglob("*")) == before
 

@@ -329,6 +329,7 @@ def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Pa
     assert "&lt;b&gt; names the most pictures right" in text
     assert "<b>" not in text
     assert "Accuracy over minutes" in text
+    assert "Accuracy over million parameters" not in text  # the same for all
     assert re.search(r"names the most pictures right, [\d.]+\xa0% \[[\d.]+, [\d.]+\]", text)
     assert "+0.00 points" not in text
     gaps = text.split('id="gaps"')[1].split("</section>")[0]

@@ -2,14 +2,27 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from eyespot.analysis.pages import keep_together, png_data_uri, render_page, write_page
+from eyespot.analysis.pages import isolate_folders, keep_together, png_data_uri, render_page, write_page
 from eyespot.errors import RunError
+
+GALLERY = {
+    "title": "Answers",
+    "subtitle": "spot",
+    "cards": [],
+    "failures": [],
+    "more_failures": 0,
+    "left_out": 0,
+    "most": 1000,
+    "check": "",
+    "notes": [],
+}
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -60,3 +73,29 @@ def test_a_template_escapes_every_value() -> None:
     page = render_page("grid.html.j2", {"title": "<b>&", "groups": [], "count": 1, "small": False})
     assert "<b>" not in page
     assert page.count("&lt;b&gt;&amp;") == 2
+
+
+def test_a_right_to_left_folder_does_not_move_the_number_of_its_picture() -> None:
+    assert isolate_folders("train/\u05db\u05dc\u05d1/0003.jpg") == (
+        "<bdi>train</bdi>/<wbr><bdi>\u05db\u05dc\u05d1</bdi>/<wbr><bdi>0003.jpg</bdi>"
+    )
+    assert isolate_folders("<b>/a\nb.jpg") == "<bdi>&lt;b&gt;</bdi>/<wbr><bdi>a\\nb.jpg</bdi>"
+
+
+def test_a_long_name_is_cut_between_lines() -> None:
+    # Never a height: what it is in lines depends on where the name stands.
+    style = render_page("gallery.html.j2", GALLERY).split("<style>")[1].split("</style>")[0]
+    clip = style.split(".clip {")[1].split("}")[0]
+    assert "-webkit-line-clamp: 3" in clip
+    assert "height" not in clip
+
+
+def test_a_picture_that_is_unknown_is_not_headed_by_a_class() -> None:
+    card = {"source": "a.png", "src": "", "label": "cat", "prob": "41 %", "classes": [], "unknown": True, "maps": []}
+    page = render_page("gallery.html.j2", {**GALLERY, "cards": [{**card, "neighbours": []}]})
+    assert re.search(r'<p class="answer"><span class="unknown">unknown</span> .*nearest:.*cat', page)
+
+
+def test_a_printed_card_keeps_its_pictures_beside_each_other() -> None:
+    printed = render_page("gallery.html.j2", GALLERY).split("@media print {")[-1].split("</style>")[0]
+    assert "minmax(90px, 1fr)" in printed

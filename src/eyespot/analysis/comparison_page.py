@@ -231,7 +231,7 @@ def _series(run: ComparedRun, place: int, key: str) -> list[charts.Series]:
 
 
 def _costs(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
-    """Return accuracy over each cost that the runs tell."""
+    """Return accuracy over each cost that the runs tell and that is not the same for all of them."""
     axes: tuple[tuple[str, str, list[float | None]], ...] = (
         ("Minutes of training", "minutes", [run.minutes for run in runs]),
         (
@@ -249,9 +249,9 @@ def _costs(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
             for place, (run, value) in enumerate(zip(runs, values, strict=True))
             if value
         ]
-        drawn.append(
-            (title, charts.cost_chart(spots, title=f"Accuracy over {label}", x_label=label, write_y=words.axis_percent))
-        )
+        if len({spot.x for spot in spots}) > 1:
+            chart = charts.cost_chart(spots, title=f"Accuracy over {label}", x_label=label, write_y=words.axis_percent)
+            drawn.append((title, chart))
     return drawn
 
 

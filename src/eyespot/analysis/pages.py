@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from eyespot.arrays import UInt8Array
+from eyespot.errors import printable
 from eyespot.files import write_atomic
 
 # Characters without a look of their own that turn the text after them around: `exe.png` may be the name of a program.
@@ -57,6 +59,11 @@ def keep_together(text: object) -> str:
     return _UNIT.sub("\N{NO-BREAK SPACE}", str(text))
 
 
+def isolate_folders(path: str) -> Markup:
+    """Return a path as HTML that may break after its slashes; no right-to-left name moves the names beside it."""
+    return Markup("/<wbr>").join(Markup("<bdi>{}</bdi>").format(part) for part in printable(path).split("/"))
+
+
 def render_page(template: str, context: Mapping[str, Any]) -> str:
     """Return a template of this room filled in; every value is escaped unless it is `Markup`."""
     import jinja2
@@ -69,6 +76,7 @@ def render_page(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["together"] = keep_together
+    environment.filters["folders"] = isolate_folders
     return environment.get_template(template).render(context)
 
 
