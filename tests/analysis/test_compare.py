@@ -322,6 +322,8 @@ def test_a_run_on_train_and_val_is_said_to_have_had_more_pictures(tmp_path: Path
 def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"a{s}", hits(0.8, s), seed=s) for s in (0, 1)]
     paths.append(write_run(tmp_path / "<b>", hits(0.9, 5), settings={"training.epochs": 3}))
+    told = paths[-1] / "metrics.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"train_seconds": 180.0}))
     page = tmp_path / "compare.html"
     eyespot.compare(*paths, out=page)
     text = page.read_text()
