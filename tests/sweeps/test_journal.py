@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -38,12 +39,19 @@ def test_a_line_that_was_torn_counts_for_nothing_and_is_taken_away(journal: Jour
 
 def test_time_is_counted_over_all_processes(journal: Journal) -> None:
     path = journal.folder / "journal.jsonl"
-    rows = [{"time": 100.0, "begin": True}, {"time": 130.0}, {"time": 500.0, "begin": True}, {"time": 512.0}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"seconds": 0.0, "begin": True}, {"seconds": 30.0}, {"seconds": 0.1, "begin": True}, {"seconds": 12.0}]
+    path.write_text("".join(json.dumps({"time": 1.0, **row}) + "\n" for row in rows))
     assert Journal.open(journal.folder).seconds_before == 42.0
-    set_back = [{"time": 600.0, "begin": True}, {"time": 20.0}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *set_back]))
-    assert Journal.open(journal.folder).seconds_before == 42.0
+
+
+def test_a_clock_that_is_set_while_a_sweep_runs_spends_no_time(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.begin()  # on a machine that starts in 1970 and asks for the time a moment later
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 56 * 365 * 86400)
+    journal.write(Trial(1, {}))
+    assert Journal.open(journal.folder).seconds_before < 60
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class Journal:
         plan: What was asked for.
         result: The winner and what test says; empty before the end.
         trials: By number, as last written.
-        seconds_before: Wall clock of the earlier processes that drove it.
+        seconds_before: Wall clock of the earlier processes that drove it, to the last line of each.
     """
 
     folder: Path
@@ -134,6 +134,7 @@ class Journal:
     result: dict[str, Any] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
     seconds_before: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
 
     @classmethod
     def open(cls, folder: Path) -> Journal:
@@ -161,7 +162,7 @@ class Journal:
         """Read the lines; a last one that a full disk cut short counts for nothing."""
         path = self.folder / "journal.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        begun = last = 0.0
+        spent = 0.0
         for place, line in enumerate(lines):
             try:
                 row = json.loads(line)
@@ -170,15 +171,14 @@ class Journal:
                     break
                 raise
             if "begin" in row:
-                self.seconds_before += max(0.0, last - begun)  # a clock may be set back
-                begun = row["time"]
-            last = row["time"]
+                self.seconds_before += spent
+            spent = float(row.get("seconds", spent))
             if "trial" in row:
                 entry = row["trial"]
                 bounds = entry["top1_ci95"]
                 trial = Trial(**{**entry, "top1_ci95": tuple(bounds) if bounds else None})
                 self.trials[trial.number] = trial if trial.is_over else replace(trial, state="waiting")
-        self.seconds_before += max(0.0, last - begun)
+        self.seconds_before += spent
 
     def begin(self) -> None:
         """Note that a process drives the sweep from now on; a line that a power cut tore is taken away."""
@@ -186,6 +186,7 @@ class Journal:
         content = path.read_bytes() if path.exists() else b""
         if content and not content.endswith(b"\n"):
             write_atomic(path, content[: content.rfind(b"\n") + 1])
+        self._began = time.monotonic()
         self._append({"begin": True})
 
     def write(self, trial: Trial) -> None:
@@ -224,6 +225,8 @@ class Journal:
     def _append(self, row: dict[str, Any]) -> None:
         path = self.folder / "journal.jsonl"
         try:
-            append_line(path, json.dumps({"time": round(time.time(), 3), **row}, allow_nan=False))
+            # Of a clock that cannot be set: a machine that starts in 1970 would else have spent every limit.
+            row = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._began, 3), **row}
+            append_line(path, json.dumps(row, allow_nan=False))
         except RunError as error:
             raise RunError(error.what, where=path, remedy="free some space; eyespot sweep --resume goes on") from error
