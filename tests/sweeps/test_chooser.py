@@ -104,14 +104,39 @@ def test_a_stopped_trial_keeps_its_last_figures(journal: Journal) -> None:
     assert journal.trials[1].reason == "behind the others after epoch 3"
 
 
+def test_a_trial_whose_process_dies_once_is_gone_on_with(journal: Journal) -> None:
+    chooser, tried = make(journal), []
+    while (trial := chooser.next()) is not None:
+        tried.append(trial.number)
+        if tried.count(4) == 1 and trial.number == 4:
+            chooser.on_end(4, None, crashed=True)
+        else:
+            chooser.on_end(trial.number, outcome(trial), crashed=False)
+    assert tried == [1, 2, 3, 4, 4, *range(5, 13)]
+    assert all(trial.state == "finished" for trial in Journal.open(journal.folder).ordered())
+
+
+def test_a_trial_whose_process_dies_is_waiting_for_the_next_driver(journal: Journal) -> None:
+    chooser = make(journal)
+    chooser.next()
+    chooser.on_end(1, None, crashed=True)
+    resumed = make(Journal.open(journal.folder)).next()
+    assert resumed is not None
+    assert resumed.number == 1
+
+
 def test_three_processes_that_die_in_a_row_end_a_sweep(journal: Journal) -> None:
     chooser = make(journal)
-    for number in (1, 2, 3):
+    for number in (1, 1, 2):
         assert chooser.failure is None
-        chooser.next()
+        trial = chooser.next()
+        assert trial is not None
+        assert trial.number == number
         chooser.on_end(number, None, crashed=True)
     assert isinstance(chooser.failure, TrainingError)
+    assert journal.trials[1].state == "failed"
     assert "out of memory" in journal.trials[1].reason
+    assert Journal.open(journal.folder).trials[2].state == "waiting"
     # A resumed sweep keeps its settings, so that a smaller batch is for another one.
     assert chooser.failure.remedy.endswith("or begin another sweep with a smaller training.batch_size")
 
@@ -119,9 +144,11 @@ def test_three_processes_that_die_in_a_row_end_a_sweep(journal: Journal) -> None
 def test_processes_that_die_beside_each_other_are_gone_on_with_one_at_a_time(journal: Journal) -> None:
     journal.plan = replace(journal.plan, at_once=2)
     chooser = make(journal)
-    for number in (1, 2, 3):
-        chooser.next()
+    chooser.next(), chooser.next()
+    for number in (1, 2):
         chooser.on_end(number, None, crashed=True)
+    chooser.next()
+    chooser.on_end(1, None, crashed=True)
     assert chooser.failure is not None
     assert chooser.failure.remedy.endswith("eyespot sweep --resume --at-once 1")
 

@@ -50,6 +50,7 @@ class Chooser:
         self._own = self._plan.space.drawn(own)
         self._started = time.monotonic()
         self._crashes = 0
+        self._crashed: set[int] = set()
         self.failure: EyespotError | None = None
         self.exhausted = False
         for trial in journal.ordered():
@@ -140,6 +141,9 @@ class Chooser:
         if trial.is_over:
             self._journal.write(trial)
             self._tell_optuna(trial)
+        elif crashed:
+            self._study.tell(self._asked.pop(number), state=self._optuna.trial.TrialState.FAIL)  # it is asked again
+            self._waiting.append(trial)
         self._tell(trial)
 
     def _moved_on(self, number: int, row: Mapping[str, Any]) -> Trial:
@@ -152,11 +156,15 @@ class Chooser:
         if crashed:
             if self._crashes >= _CRASHES:
                 self.failure = TrainingError(
-                    f"{self._crashes} trials in a row ended with their process",
+                    f"the processes of trials ended {self._crashes} times in a row",
                     where=self._journal.run_folder(trial),
                     remedy=_after_crashes(self._plan.at_once),
                 )
-            return replace(trial, state="failed", reason="its process ended: killed, or out of memory")
+            # Once more, from its checkpoint: that another program took the memory says nothing about these settings.
+            if trial.number in self._crashed and self.failure is None:
+                return replace(trial, state="failed", reason="its process ended twice: killed, or out of memory")
+            self._crashed.add(trial.number)
+            return replace(trial, state="waiting")
         if "failed" in row:
             if row.get("ends"):
                 what, where, remedy = row["what"]
