@@ -36,6 +36,14 @@ def test_notes_are_kept_in_order_and_tags_once(tmp_path: Path) -> None:
     assert read_annotations(Run(run.path)) == found
 
 
+def test_whoever_only_looks_needs_no_right_to_write(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    annotate(run.path, note="first")
+    (run.path / f"{NOTES}.lock").unlink()
+    assert [note.text for note in annotate(run.path).notes] == ["first"]
+    assert not (run.path / f"{NOTES}.lock").exists()
+
+
 def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     with ThreadPoolExecutor(4) as pool:

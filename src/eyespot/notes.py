@@ -91,6 +91,8 @@ def annotate(
                 where=opened.path,
                 remedy=f"use 1 to {_MOST_TAG_LENGTH} letters, digits, spaces and signs, but no comma",
             )
+    if note is None and not tags and not untag:
+        return read_annotations(opened)  # without a lock: whoever only looks may have no right to write here
     try:
         with file_lock(opened.path / f"{NOTES}.lock", timeout_seconds=_LOCK_SECONDS):
             known = read_annotations(opened)
