@@ -13,7 +13,7 @@ import eyespot
 from eyespot.analysis import explain, gallery
 from eyespot.analysis.overlays import lay_over, shown_picture
 from eyespot.cli import app
-from eyespot.errors import DataError, UsageError
+from eyespot.errors import DataError, RunError, UsageError
 from eyespot.evaluation.views import Views
 from eyespot.runs import Run
 
@@ -138,6 +138,15 @@ def test_a_page_takes_the_place_of_nothing_but_a_page(
         assert isinstance(result.exception, UsageError)
         assert what in str(result.exception)
     assert picture.read_bytes() == b"a picture"
+
+
+def test_a_folder_without_the_right_to_write_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere but on a read-only disk
+    monkeypatch.setattr("eyespot.evaluation.predictor.load_predictor", lambda *given, **named: pytest.fail("too late"))
+    with pytest.raises(RunError, match=r"no right to write in its folder in .*why\.html: name another folder"):
+        eyespot.explain("run", ["cat.jpg"], out=tmp_path / "why.html")
 
 
 @pytest.mark.parametrize("views", ["none", "mirror"])

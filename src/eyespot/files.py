@@ -34,6 +34,7 @@ def checked_page(path: str | os.PathLike[str]) -> Path:
     Raises:
         UsageError: Another ending than .html (`--gallery cat.jpg dog.jpg` would cost a picture), a folder or something
             else that is no file is there, or its folder is not.
+        RunError: Its folder is read-only.
     """
     page = Path(path).expanduser().resolve()
     if page.is_dir():
@@ -45,7 +46,18 @@ def checked_page(path: str | os.PathLike[str]) -> Path:
         raise UsageError(f"{str(path)!r} is there already and is no file", remedy="name another")
     if not page.parent.is_dir():
         raise UsageError(f"there is no folder for the page {str(path)!r}", remedy="make it, or name another")
+    refuse_read_only(page)
     return page
+
+
+def refuse_read_only(path: Path) -> None:
+    """Refuse a file that is to be written at the end of long work, before it begins.
+
+    Raises:
+        RunError: Nothing can be written in its folder.
+    """
+    if not os.access(path.parent, os.W_OK):
+        raise RunError("no right to write in its folder", where=path, remedy="name another folder")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

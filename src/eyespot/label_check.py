@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from eyespot.checking import fix_settings
 from eyespot.errors import CheckpointError, DataError, UsageError
-from eyespot.files import checked_page
+from eyespot.files import checked_page, refuse_read_only
 from eyespot.opening import Observer, choose_recipe, load_recipe, open_data, pack_data
 from eyespot.runs import with_label_fixes
 from eyespot.terminal import Terminal
@@ -134,6 +134,7 @@ def _checked_list(path: str | Path, fix: str | Path | None) -> Path:
     Raises:
         UsageError: No file can be there, or one is there that is no list, or one with decisions that `fix` does not
             carry on.
+        RunError: Its folder is read-only.
     """
     from eyespot.answer_file import check_target
     from eyespot.data.label_fixes import is_decided
@@ -142,6 +143,7 @@ def _checked_list(path: str | Path, fix: str | Path | None) -> Path:
     check_target(target)
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder for the list {str(path)!r}", remedy="make it, or name another")
+    refuse_read_only(target)
     if (
         not target.exists()
         or not target.stat().st_size
