@@ -13,7 +13,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -199,14 +199,9 @@ class RunWriter:
                 where=self.path,
                 remedy="go on with --resume, or choose another with --out",
             )
-        others = [name for name in _WRITTEN if (self.path / name).exists()]
-        others += [path.name for path in (self.path / CHECKPOINTS).glob("*.ckpt")]
-        if others and not self._resume and not settings.exists():  # a run would write over it, or tidy it away
-            raise RunError(
-                f"{others[0]} is there already, and a run would write over it",
-                where=self.path,
-                remedy="choose another folder with --out",
-            )
+        if not self._resume and not settings.exists():
+            checkpoints = (path.relative_to(self.path) for path in (self.path / CHECKPOINTS).glob("*.ckpt"))
+            refuse_overwriting(self.path, [*_WRITTEN, *map(str, checkpoints)], "a run")
         remove_temporaries(self.path)
         remove_temporaries(self.path / CHECKPOINTS)
         write_atomic(settings, self.config.to_toml().encode())
@@ -244,6 +239,32 @@ class RunWriter:
         """Add entries to provenance.json; earlier ones stay."""
         known = read_json(self.path / "provenance.json", default={})
         write_json(self.path / "provenance.json", {**known, **entries})
+
+
+def refuse_overwriting(folder: Path, names: Iterable[str], what: str) -> None:
+    """Refuse a folder that holds files which `what`, such as a run, would write over or tidy away.
+
+    Raises:
+        RunError: One of them is there.
+    """
+    for name in names:
+        if (folder / name).exists():
+            raise RunError(
+                f"{name} is there already, and {what} would write over it",
+                where=folder,
+                remedy="choose another folder with --out",
+            )
+
+
+def refuse_other_recipe(folder: Path, config: Config, what: str) -> None:
+    """Refuse a folder whose recipe.toml is another one; the same one is what a start that was killed left behind.
+
+    Raises:
+        RunError: It is another one.
+    """
+    path = folder / "recipe.toml"
+    if path.exists() and path.read_bytes() != config.to_toml().encode():
+        refuse_overwriting(folder, (path.name,), what)
 
 
 def _never_began(folder: Path) -> bool:
@@ -388,6 +409,8 @@ __all__ = [
     "new_run_folder",
     "now",
     "read_json",
+    "refuse_other_recipe",
+    "refuse_overwriting",
     "remove_untrained",
     "with_label_fixes",
 ]

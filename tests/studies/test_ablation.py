@@ -144,6 +144,34 @@ def test_wrong_use_is_one_line_and_leaves_nothing(
     assert not (pictures / "x").exists()
 
 
+@pytest.mark.parametrize("name", ["recipe.toml", "report.html", "points.json"])
+def test_an_ablation_writes_over_no_file_of_another_kind(
+    name: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    words = ["ablate", "small", str(pictures), "--without", "flip", "--out", str(tmp_path)]
+    assert cli._run(words) == 1
+    assert f"{name} is there already, and an ablation would write over it" in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.glob(name)] == ["mine"]
+    assert not (tmp_path / "ablation.json").exists()
+
+
+def test_an_ablation_that_was_killed_before_its_plan_was_written_begins_again(
+    in_process: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    words: dict[str, Any] = {"without": ["flip"], "seeds": 1, "settings": SETTINGS, "out": tmp_path / "a"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "_write_plan", end)
+        with pytest.raises(KeyboardInterrupt):
+            ablation.ablate("small", pictures, **words)
+    assert (tmp_path / "a" / "recipe.toml").exists()
+    ablation.ablate("small", pictures, **words)
+    assert len(in_process) == 2
+
+
 def test_a_damaged_plan_is_said(tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text('{"format": 1}')
     with pytest.raises(RunError, match="KeyError"):

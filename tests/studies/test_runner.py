@@ -99,6 +99,15 @@ def test_every_point_is_run_once_and_a_failure_does_not_end_the_rest(
     assert read_journal(tmp_path) == whole
 
 
+@pytest.mark.parametrize("name", ["report.html", "journal.jsonl"])
+def test_a_study_writes_over_no_file_of_another_kind(calls: list[list[str]], tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match=rf"{name} is there already, and a study would write over it"):
+        run_points([Point("one", "small", "digits")], tmp_path, observer=Listener())
+    assert (tmp_path / name).read_text() == "mine"
+    assert not calls
+
+
 def test_more_seeds_add_to_what_is_there(calls: list[list[str]], trained: Run, tmp_path: Path) -> None:
     base = _points(trained)[:1]
     run_points(base, tmp_path, observer=Listener())

@@ -372,3 +372,15 @@ def test_a_sweep_that_is_killed_before_its_report_writes_it_when_resumed(ended: 
     (ended.folder / missing).unlink()
     assert eyespot.sweep(out=ended.folder, resume=True).result["test_reads"] == 1
     assert (ended.folder / missing).exists()
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "report.html", "best.toml", "journal.jsonl"])
+def test_a_sweep_writes_over_no_file_of_another_kind(
+    name: str, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    assert cli._run(["sweep", "small", "digits", "--space", str(space), "--out", str(folder)]) == 1
+    assert f"{name} is there already, and a sweep would write over it" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "mine")]

@@ -24,7 +24,7 @@ from eyespot.errors import RunError, TrainingError, UsageError
 from eyespot.files import checked_folder, describe_disk_error, write_atomic, write_json
 from eyespot.models.registry import check_args
 from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe
-from eyespot.runs import new_run_folder
+from eyespot.runs import new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.studies.changes import BASELINE, Change, parse_changes
 from eyespot.studies.runner import Limits, Outcome, Point, read_outcomes, run_points, with_seeds
 from eyespot.terminal import Terminal
@@ -251,6 +251,8 @@ def _new_folder(out: str | Path | None, plan: AblationPlan, config: Config) -> P
         raise UsageError("the folder would lie among the pictures", where=folder, remedy="choose another --out")
     if (folder / "ablation.json").exists():
         raise RunError("there is an ablation already", where=folder, remedy="go on with --resume, or choose another")
+    refuse_overwriting(folder, ("points.json", "journal.jsonl", "report.html"), "an ablation")
+    refuse_other_recipe(folder, config, "an ablation")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -36,7 +36,7 @@ from eyespot.errors import (
 from eyespot.files import append_line, describe_disk_error, write_json
 from eyespot.locks import file_lock
 from eyespot.opening import Observer, lasting_name, load_recipe, open_data
-from eyespot.runs import Run, now
+from eyespot.runs import Run, now, refuse_overwriting
 
 _POLL_SECONDS = 0.2
 # A process that lost its runner writes a checkpoint and ends; on a slow disk that takes a while.
@@ -244,6 +244,8 @@ def run_points(
     with _claimed(folder):
         # Before anything is noted: a folder whose runs are others stays as it is.
         outcomes = [_look(folder, point, configs.get(point.id), check=point.id in chosen) for point in points]
+        if not (folder / _POINTS).exists() and not any(outcome.run for outcome in outcomes):
+            refuse_overwriting(folder, (_JOURNAL, "report.html"), "a study")
         _note_points(folder, points, limits, chosen)
         todo = [
             outcome for outcome in outcomes if outcome.state in ("pending", "failed") and outcome.point.id in chosen

@@ -21,7 +21,7 @@ from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, 
 from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
 from eyespot.opening import Settings, check_data, lasting_name, load_recipe
-from eyespot.runs import Run, new_run_folder
+from eyespot.runs import Run, new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.sweeps.journal import Journal, Metric, Plan, Trial
 from eyespot.sweeps.space import Space, load_space, setting_of
 from eyespot.terminal import Terminal
@@ -282,6 +282,8 @@ def _new_journal(folder: Path, plan: Plan, config: Config, stack: ExitStack) -> 
         raise RunError(
             "this folder already holds a sweep", where=folder, remedy="go on with --resume, or choose another"
         )
+    refuse_overwriting(folder, ("journal.jsonl", "best.toml", "report.html"), "a sweep")
+    refuse_other_recipe(folder, config, "a sweep")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "trials").mkdir(exist_ok=True)
