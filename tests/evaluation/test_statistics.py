@@ -43,10 +43,27 @@ def test_the_paired_bootstrap_covers_the_truth_about_as_often_as_it_says() -> No
     assert 0.93 <= hits / 1000 <= 0.97
 
 
+@pytest.mark.parametrize(("only_first", "only_second", "n"), [(0, 0, 5), (0, 3, 3), (2, 0, 2), (0, 1, 40)])
+def test_a_few_pictures_leave_doubt_also_where_all_of_them_agree(only_first: int, only_second: int, n: int) -> None:
+    places = np.arange(n)
+    first, second = places < only_first, (places >= only_first) & (places < only_first + only_second)
+    low, high = paired_bootstrap(first, second)
+    assert low < 0 < high, "McNemar tells nothing of any of these"
+    assert low <= (only_second - only_first) / n <= high
+
+
+def test_the_paired_bootstrap_of_five_pictures_covers_the_truth() -> None:
+    dice, hits = np.random.default_rng(0), 0
+    for trial in range(500):  # without the two pictures more: 54 %
+        cells = dice.choice(3, 5, p=[0.05, 0.15, 0.8])
+        low, high = paired_bootstrap(cells == 0, cells == 1, draws=1000, seed=trial)
+        hits += low <= 0.1 <= high
+    assert hits / 500 >= 0.95
+
+
 def test_what_tells_nothing_says_so() -> None:
     same = np.array([True, False, True])
     assert mcnemar_exact(same, same) == (0, 0, 1.0)
-    assert paired_bootstrap(same, same) == (0.0, 0.0)
     assert math.isnan(mean_interval([0.9]).std)
     with pytest.raises(UsageError, match="the same pictures"):
         mcnemar_exact(same, same[:2])
