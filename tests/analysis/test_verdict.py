@@ -197,6 +197,7 @@ def test_underfit(split_of: Split, history_of: History) -> None:
     verdict = judge(history_of(falling(end=1.6, pace=3)), metrics, num_classes=10, epochs_planned=30)
     (finding,) = verdict.findings
     assert finding.kind == "underfit"
+    assert "val is about as good" in finding.text, "it may be up to five points worse"
     assert "42.0 %" in finding.text
     assert "10.0 %" in finding.text
 

@@ -446,7 +446,8 @@ def _underfit(run: _Run) -> Finding | None:
         return None
     text = (
         f"{describe_top1(train, 'train')} is less than half of the way from guessing ({words.percent(chance)}) to"
-        f" perfect, and {held[0]} is no worse. Train longer, take a larger model or more input pixels, or augment less."
+        f" perfect, and {held[0]} is about as good. Train longer, take a larger model or more input pixels, or augment"
+        " less."
     )
     return Finding("underfit", "warning", text)
 
