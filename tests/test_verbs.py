@@ -435,6 +435,9 @@ def test_an_allowed_leak_is_in_the_report_of_two_classes(tmp_path: Path) -> None
     result = eyespot.evaluate(run.path, tmp_path / "data", observer=listener)
     assert result.metrics["n"] == 13
     assert run.metrics["test_reads"] == 2, "the run's own test split, named by its path"
+    assert any(message.startswith("note: Test was read 2 times.") for message in listener.messages)
+    assert result.metrics["also_in_train"] == eyespot.evaluate(run.path).metrics["also_in_train"] == 1
+    assert "also_in_train" not in eyespot.evaluate(run.path, split="val").metrics
 
 
 def test_more_than_a_hundred_classes_with_odd_names(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def finish(
     watcher: Observer,
 ) -> Run:
     """Measure the trained model, then write predictions, metrics, bundle and report."""
+    from eyespot.analysis.cautions import describe_near_copies
     from eyespot.analysis.model_card import model_card
     from eyespot.data.checks import count_leaked
     from eyespot.data.near_cache import load_near_pairs, near_across
@@ -89,6 +90,9 @@ def finish(
     known = load_near_pairs(packed)
     if known is not None:
         card["near_across"] = near_across(known, packed, splits)
+        for split in names:
+            if told := describe_near_copies(card["near_across"], split):
+                watcher.on_message(f"note: {told}")
     card["preparation"] = prepared.data.eval_transform.describe()
     verdict = judge(
         Run(writer.path).history,

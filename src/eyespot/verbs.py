@@ -463,6 +463,7 @@ def evaluate(
         RunError: The folder is not a run or bundle.
         UsageError: Unknown split or views, or no data.
     """
+    from eyespot.data.checks import count_leaked
     from eyespot.measuring import measure, measured_as_given
 
     watcher = observer or Terminal(quiet=True)
@@ -477,6 +478,8 @@ def evaluate(
     if found.home is not None and found.own:
         result.metrics.update(stamped(result.metrics, found.home.config.mistakes, name))
         result.metrics.update(measured_as_given(packed, splits, name, result.logits))
+    if name == "test" and found.trained_on and (shared := count_leaked(packed.report)["test"]):
+        result.metrics["also_in_train"] = shared
     found.count_test_read(watcher)
     return result
 
@@ -503,10 +506,14 @@ class ToMeasure:
     label_map: Any
     own: bool
 
+    @property
+    def trained_on(self) -> bool:
+        """Return whether these are the data that the model was trained on a part of, by whatever path."""
+        return self.packed.fingerprint == self.predictor.info.provenance.dataset_fingerprint
+
     def count_test_read(self, watcher: Observer) -> None:
         """Count that the test split of the run was read, where it was."""
-        trained_on = self.predictor.info.provenance.dataset_fingerprint
-        if self.home is not None and self.split == "test" and self.packed.fingerprint == trained_on:
+        if self.home is not None and self.split == "test" and self.trained_on:
             _count_test_read(self.home, watcher)
 
 
@@ -671,6 +678,7 @@ def _seen(hashes: UInt8Array, home: Run | None, watcher: Observer) -> BoolArray:
 
 def _count_test_read(run: Run, watcher: Observer) -> None:
     """Add one to the count of how often the run's test split was read, where the run folder can be written."""
+    from eyespot.analysis.cautions import describe_test_reads
     from eyespot.files import write_json
 
     if not run.metrics:
@@ -679,10 +687,14 @@ def _count_test_read(run: Run, watcher: Observer) -> None:
         # Two that measure at the same time would both write the number that both have read.
         with file_lock(run.path / ".lock", timeout_seconds=_LOCK_SECONDS):
             metrics = run.metrics
-            write_json(run.path / "metrics.json", {**metrics, "test_reads": metrics.get("test_reads", 0) + 1})
+            reads = metrics.get("test_reads", 0) + 1
+            write_json(run.path / "metrics.json", {**metrics, "test_reads": reads})
     except (RunError, OSError) as error:
         why = error.what if isinstance(error, RunError) else f"cannot write ({error.strerror or error})"
         watcher.on_message(f"note: this reading of test is not counted: {why} {run.path}")
+    else:
+        if told := describe_test_reads(reads):
+            watcher.on_message(f"note: {told}")
 
 
 def summary_line(metrics: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ def test_nothing_known_is_nothing_to_say() -> None:
             {"near_across": {"test": 3, "test_total": 200, "val": 0, "val_total": 50}},
             "near-copies-in-test",
             "warning",
-            "3 of the 200 test pictures (1.5 %) nearly equal one in train, of those that were found",
+            "3 of the 200 test pictures (1.5 %) nearly equal one in train or val, of those that were found",
         ),
         (
             {"near_across": {"test": 0, "test_total": 200, "val": 1, "val_total": 50}, "published": True},

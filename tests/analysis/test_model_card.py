@@ -102,7 +102,7 @@ def test_what_was_looked_for_is_not_told_as_unchecked(trained: Run) -> None:
     assert "(`eyespot check` looks for near copies)" in model_card(info, trained.metrics, card)
     card["near_across"] = {"test": 3, "test_total": 200, "val": 0, "val_total": 50, "correlation": 0.94}
     text = model_card(info, trained.metrics, card)
-    assert "which misses some: 3 of 200 test pictures, 0 of 50 val pictures." in text
+    assert "by a search that misses some: 3 of 200 test pictures, 0 of 50 val pictures." in text
     assert "looks for near copies" not in text
     card["near_across"] = {**card["near_across"], "too_alike": 1, "test": 0}
     assert "Near copies: the pictures are too alike to tell them" in model_card(info, trained.metrics, card)

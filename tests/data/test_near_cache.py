@@ -46,8 +46,9 @@ def test_a_run_says_which_test_pictures_nearly_equal_a_training_picture(copied: 
     packed = packed_of(copied)
     assert load_near_pairs(packed) is None
     run = eyespot.train(copied, recipe="small", settings=TINY, out=tmp_path / "run")
-    report = run.report.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
-    assert "2 of the 14 test pictures (14.3 %) nearly equal one in train, of those that were found" in report
+    told = "2 of the 14 test pictures (14.3 %) nearly equal one in train or val, of those that were found"
+    assert told in run.report.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert f"note: {told}" in (run.path / "log.txt").read_text(encoding="utf-8"), "who never opens the report"
     pairs = load_near_pairs(packed)
     assert pairs is not None
     assert len(pairs.first) == 2
@@ -134,9 +135,11 @@ def test_a_runs_own_division_decides(copied: Path) -> None:
             "test": {"test": np.arange(14)},
         },
     )
-    # Of val, 0 is like 1 and 2, and 4 is like 3; of test, 30 is like 4, which is not in train.
+    # Of val, 0 is like 1 and 2, and 4 is like 3; of test, 30 is like 4, which is in val.
     facts = near_across(pairs, packed, splits)
-    assert facts == {"correlation": 0.94, "val": 2, "val_total": 2, "test": 0, "test_total": 14}
+    assert facts == {"correlation": 0.94, "val": 2, "val_total": 2, "test": 1, "test_total": 14}
+    splits.indices["val"]["train"] = np.array([0])
+    assert near_across(pairs, packed, splits)["test"] == 0, "4 is in no split now"
 
 
 def test_pictures_that_are_too_alike_are_not_counted(copied: Path) -> None:

@@ -143,17 +143,8 @@ def _about_leaks(card: DataCard, metrics: Mapping[str, Any]) -> list[Finding]:
 def _about_copies(card: DataCard) -> list[Finding]:
     """Say which pictures are there more than once."""
     found = []
-    across = card.get("near_across", {})
     for split in ("test", "val"):
-        if near := across.get(split, 0):
-            total = across[f"{split}_total"]
-            text = (
-                f"{words.whole(near)} of the {words.plural(total, f'{split} picture')} ({words.percent(near / total)})"
-            )
-            text += (
-                f" nearly equal{'s' if near == 1 else ''} one in train, of those that were found: at most so much of"
-            )
-            text += f" the {split} accuracy is recognising instead of classifying."
+        if text := describe_near_copies(card.get("near_across", {}), split):
             found.append(Finding(f"near-copies-in-{split}", "note" if card.get("published") else "warning", text))
     if conflicts := card.get("conflicts", 0):
         text = f"{words.plural(conflicts, 'picture is', 'pictures are')} there under different labels"
@@ -162,6 +153,32 @@ def _about_copies(card: DataCard) -> list[Finding]:
         text = f"{words.plural(duplicates, 'picture is', 'pictures are')} there more than once, equal in every pixel."
         found.append(Finding("duplicates", "note", text))
     return found
+
+
+def describe_near_copies(across: Mapping[str, Any], split: str) -> str:
+    """Return how much of a figure near copies may make, as a sentence; empty where none were found.
+
+    Args:
+        across: `near_across` of a data card.
+        split: test or val.
+    """
+    near = across.get(split, 0)
+    if not near:
+        return ""
+    total = across[f"{split}_total"]
+    others = "train or val" if split == "test" and across.get("val_total") else "train"
+    return (
+        f"{words.whole(near)} of the {words.plural(total, f'{split} picture')} ({words.percent(near / total)})"
+        f" nearly equal{'s' if near == 1 else ''} one in {others}, of those that were found: at most so much of"
+        f" the {split} accuracy is recognising instead of classifying."
+    )
+
+
+def describe_test_reads(reads: int) -> str:
+    """Return what to think of a test split that was read so often, as a sentence; empty where it was read once."""
+    if reads < 2:
+        return ""
+    return f"Test was read {reads} times. Where a reading decided what to do next, the next figure is too high."
 
 
 def _about_balance(card: DataCard) -> list[Finding]:
@@ -189,8 +206,7 @@ def _about_measuring(metrics: Mapping[str, Any], num_classes: int, final: bool) 
     """Say what chance would give, how often test was read, and what was not measured."""
     found = []
     split = headline_split(metrics)
-    if (reads := metrics.get("test_reads", 0)) > 1:
-        text = f"Test was read {reads} times. Where a reading decided what to do next, the next figure is too high."
+    if text := describe_test_reads(metrics.get("test_reads", 0)):
         found.append(Finding("test-read-more-than-once", "warning", text))
     if split and (fixes := metrics[split].get("label_fixes")):
         found.append(Finding("corrected-test-labels", "warning", _as_given(split, metrics[split], fixes)))

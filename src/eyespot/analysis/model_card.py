@@ -218,9 +218,7 @@ def _near_copies(across: Mapping[str, Any] | None) -> str:
         if across.get(f"{split}_total")
     ]
     counted = ", ".join(told)
-    return (
-        f"- Near copies of a train picture that `eyespot check` found, which misses some: {counted}.\n" if told else ""
-    )
+    return f"- Near copies on both sides of the division, by a search that misses some: {counted}.\n" if told else ""
 
 
 def _cautions(verdict: Verdict | None, cautions: Sequence[Finding]) -> list[str]:

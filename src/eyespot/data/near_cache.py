@@ -113,7 +113,7 @@ def _path(packed: PackedDataset) -> Path:
 
 
 def near_across(pairs: NearPairs, packed: PackedDataset, splits: Splits) -> dict[str, int | float]:
-    """Return how many test and val pictures of a run nearly equal one that it trains on, as JSON values.
+    """Return how many test and val pictures of a run nearly equal one that it trains or selects on, as JSON values.
 
     Args:
         pairs: Places in all source splits together, in their order.
@@ -121,9 +121,9 @@ def near_across(pairs: NearPairs, packed: PackedDataset, splits: Splits) -> dict
         splits: The run's division of them.
 
     Returns:
-        `test` and `val`, pictures with a near copy in train; `test_total` and `val_total`; the `correlation` from which
-        on two pictures are called near copies. Where most pictures are too alike to tell copies, `too_alike` is 1 and
-        nothing is counted.
+        `test`, pictures with a near copy in train or val, and `val`, with one in train; `test_total` and `val_total`;
+        the `correlation` from which on two pictures are called near copies. Where most pictures are too alike to tell
+        copies, `too_alike` is 1 and nothing is counted.
     """
     names = [name for name in SPLIT_NAMES if name in packed.splits]
     starts = dict(zip(names, np.cumsum([0, *(len(packed.splits[name]) for name in names)]).tolist(), strict=False))
@@ -139,7 +139,8 @@ def near_across(pairs: NearPairs, packed: PackedDataset, splits: Splits) -> dict
         facts["too_alike"] = 1
     held_out: tuple[SplitName, ...] = ("val", "test")
     for split in held_out:
-        mine = (owner[one] == numbers[split]) & (owner[other] == numbers["train"])
+        before = (owner[other] > 0) & (owner[other] < numbers[split])  # train, and val before test
+        mine = (owner[one] == numbers[split]) & before
         facts[split] = len(np.unique(one[mine]))
         facts[f"{split}_total"] = splits.count(split)
     return facts
