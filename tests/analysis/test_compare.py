@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import eyespot
-from eyespot.analysis.compare import compare_runs, signed_interval, signed_points
+from eyespot.analysis import words
+from eyespot.analysis.compare import compare_runs
 from eyespot.comparing import print_comparison
 from eyespot.config import load_config
 from eyespot.errors import DataError, RunError, UsageError
 from eyespot.evaluation.evaluate import write_predictions
+from eyespot.evaluation.metrics import nll_loss
 
 N = 1000
 
@@ -43,7 +45,8 @@ def write_run(
     (folder / "config.toml").write_text(config.to_toml())
     top1 = float(np.mean(right))
     per_class = {name: {"n": n // 3} for name in ("cat", "dog", "eel")}
-    figures = {"n": n, "top1": top1, "top1_ci95": [top1, top1], "nll_loss": 0.4, "ece": 0.02, "per_class": per_class}
+    figures = {"n": n, "top1": top1, "top1_ci95": [top1, top1], "ece": 0.02, "per_class": per_class}
+    figures["nll_loss"] = nll_loss(logits, labels)
     metrics = {split: figures, "train": {**figures, "top1": 0.99}, "train_seconds": 120.0, "test_reads": 1}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     known = {"dataset_fingerprint": fingerprint, "device": "cpu", "finished": "2026-01-01T00:00:00+00:00"}
@@ -137,9 +140,9 @@ def test_runs_on_other_training_pictures_are_no_further_seed(tmp_path: Path) -> 
 
 
 def test_differences_are_written_as_they_can_be() -> None:
-    assert signed_points(-1e-17) == "+0.0 points"
-    assert signed_points(-0.0004) == "\N{MINUS SIGN}0.04 points"
-    assert signed_interval((-1.127, 1.079)) == "[\N{MINUS SIGN}100.0, +100.0]"
+    assert words.signed_points(-1e-17) == "+0.0 points"
+    assert words.signed_points(-0.0004) == "\N{MINUS SIGN}0.04 points"
+    assert words.signed_interval((-1.127, 1.079)) == "[\N{MINUS SIGN}100.0, +100.0]"
 
 
 def level(right: int) -> np.ndarray[Any, Any]:
@@ -293,10 +296,11 @@ def test_what_cannot_be_compared_is_refused_and_named(tmp_path: Path) -> None:
 def test_unfinished_damaged_and_contradicting_runs_are_refused(tmp_path: Path) -> None:
     base, other = write_run(tmp_path / "base", hits(0.8)), write_run(tmp_path / "other", hits(0.7))
     metrics = json.loads((other / "metrics.json").read_text())
-    metrics["test"]["top1"] = 0.95
-    (other / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(RunError, match=r"metrics.json says 95.0 % on test, predictions.npz"):
-        compare_runs([base, other])
+    for key, said in (("top1", "95.0 %"), ("nll_loss", "a loss of 0.95")):
+        edited = {**metrics, "test": {**metrics["test"], key: 0.95}}
+        (other / "metrics.json").write_text(json.dumps(edited))
+        with pytest.raises(RunError, match=f"metrics.json says {said} on test, predictions.npz"):
+            compare_runs([base, other])
     (other / "predictions.npz").write_bytes(b"PK nothing")
     with pytest.raises(RunError, match="cannot read"):
         compare_runs([base, other])

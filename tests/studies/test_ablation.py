@@ -219,7 +219,7 @@ def arms(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Arm]:
             arrays[key] = logits
             np.savez(path / "predictions.npz", **arrays)
             metrics = json.loads((path / "metrics.json").read_text())
-            metrics["test"]["top1"] = float((logits.argmax(1) == test.labels).mean())
+            metrics["test"] = {"n": len(logits), "top1": float((logits.argmax(1) == test.labels).mean())}
             (path / "metrics.json").write_text(json.dumps(metrics))
             runs[seed] = path
         found.append(Arm(name, name, f"{name}: a → b", runs))

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from eyespot.analysis import words
-from eyespot.analysis.compare import ComparedRun, compare_runs, say_p, signed_interval, signed_points
+from eyespot.analysis.compare import compare_runs
+from eyespot.analysis.compared_runs import ComparedRun
 from eyespot.evaluation.statistics import (
     MeanInterval,
     holm,
@@ -230,8 +231,8 @@ def _told(effect: Effect, p_holm: float, count: int, split: str, n: int) -> Effe
     corrected = f" after Holm's correction for {count} changes" if count > 1 else ""
     how = words.plural(len(effect.seeds), "seed")
     measured = (
-        f"{signed_points(found.mean)} {signed_interval((found.low, found.high))} on {split}, {how}, "
-        f"{say_p(p_holm)}{corrected}"
+        f"{words.signed_points(found.mean)} {words.signed_interval((found.low, found.high))} on {split}, {how}, "
+        f"{words.p_value(p_holm)}{corrected}"
     )
     if p_holm >= _SIGNIFICANT:
         sentence = f"{effect.title}: no difference to the baseline can be told ({measured})."

@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from eyespot.analysis import charts, words
 from eyespot.analysis.ablation import Ablation, Effect
-from eyespot.analysis.compare import say_p, signed_interval, signed_points
 from eyespot.analysis.pages import render_page, write_page
 
 _HUES = {"better": "r2", "worse": "r4", "same": "claim"}
@@ -74,7 +73,7 @@ def lead(found: Ablation) -> str:
     if not told:
         which = f"{measured[0].title!r}" if len(measured) == 1 else f"any of the {len(measured)} changes"
         return f"No difference to the baseline can be told for {which}."
-    parts = [f"{effect.title} {signed_points(effect.difference.mean)}" for effect in told]
+    parts = [f"{effect.title} {words.signed_points(effect.difference.mean)}" for effect in told]
     text = f"{'These make' if len(told) > 1 else 'This makes'} a difference: {', '.join(parts)}."
     return (
         f"{text} For the other {rest}, none can be told."
@@ -108,7 +107,7 @@ def _each(effect: Effect) -> list[float]:
 def _row(effect: Effect, baseline: Effect) -> dict[str, str]:
     found = effect.difference
     known = bool(effect.seeds)
-    interval = signed_interval((found.low, found.high)) if known and math.isfinite(found.low) else words.MISSING
+    interval = words.signed_interval((found.low, found.high)) if known and math.isfinite(found.low) else words.MISSING
     minutes = words.duration(None if effect.minutes is None else 60 * effect.minutes)
     if effect.minutes and baseline.minutes:
         minutes += f" ({100 * (effect.minutes / baseline.minutes - 1):+.0f} %)".replace("-", "\N{MINUS SIGN}")
@@ -117,11 +116,11 @@ def _row(effect: Effect, baseline: Effect) -> dict[str, str]:
         "title": effect.title,
         "detail": effect.detail,
         "top1": describe_level(effect) if known else words.MISSING,
-        "difference": signed_points(found.mean) if known else words.MISSING,
+        "difference": words.signed_points(found.mean) if known else words.MISSING,
         "interval": interval,
         "noise": f"{100 * effect.picture_error:.2f}" if known else words.MISSING,
-        "p": say_p(effect.p_value).removeprefix("p = ").removeprefix("p ") if known else words.MISSING,
-        "p_holm": say_p(effect.p_holm).removeprefix("p = ").removeprefix("p ") if known else words.MISSING,
+        "p": words.p_value(effect.p_value).removeprefix("p = ").removeprefix("p ") if known else words.MISSING,
+        "p_holm": words.p_value(effect.p_holm).removeprefix("p = ").removeprefix("p ") if known else words.MISSING,
         "minutes": minutes,
         "sentence": effect.sentence,
         "reason": effect.reason,
@@ -134,6 +133,6 @@ def _seed_row(effect: Effect, seeds: Sequence[int], reports: Mapping[str, str]) 
     for seed in seeds:
         text = words.MISSING if seed not in effect.seeds else "finished"
         if seed in deltas:
-            text = signed_points(deltas[seed]).removesuffix(" points")
+            text = words.signed_points(deltas[seed]).removesuffix(" points")
         cells.append((text, reports.get(f"{effect.name}-seed{seed}", "")))
     return {"title": effect.title, "cells": cells}

@@ -1,8 +1,7 @@
 """Two or more runs on the same pictures: which is better, by how much, at what cost, and whether that can be told.
 
-Before this: finished run folders. After this: `comparison_page` shows it, `eyespot compare` prints it. Runs are matched
-picture by picture by their ids, never by their place; whatever would compare different pictures is refused. Two kinds
-of chance are kept apart: the pairs speak about which test pictures were drawn, the groups about the seed.
+Before this: `compared_runs` matched their pictures. After this: `comparison_page` shows it, `eyespot compare` prints
+it. Two kinds of chance are kept apart: the pairs speak about which test pictures were drawn, the groups about the seed.
 """
 
 from __future__ import annotations
@@ -13,86 +12,24 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eyespot.analysis import words
-from eyespot.arrays import BoolArray, Int64Array
-from eyespot.errors import DataError, EyespotError, RunError, UsageError
-from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
-from eyespot.evaluation.metrics import wilson_interval
+from eyespot.analysis.compared_runs import ComparedRun, match_runs, read_number, split_digest
+from eyespot.arrays import Int64Array
 from eyespot.evaluation.statistics import (
+    EQUAL,
     MeanInterval,
     holm,
     mcnemar_exact,
     mean_interval,
     mean_p_value,
     paired_bootstrap,
+    welch,
 )
-from eyespot.runs import BUNDLE, Run
+from eyespot.runs import Run
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SIGNIFICANT = 0.05
-_RETRAIN = "compare runs of the same data and the same split_seed"
-_EQUAL = 1e-12  # accuracies are counts over n: what is smaller is rounding
-_CURVES = ("epoch", "train/loss", "train/top1", "val/loss", "val/top1", "images_per_second")
-
-
-@dataclass(frozen=True, eq=False)
-class ComparedRun:
-    """One run of a comparison; None where the run folder does not tell.
-
-    Attributes:
-        letter: Its short name on this page: A, B, ...
-        name: Its folder, with the folder above where two have the same name.
-        path: The run folder.
-        seed: Of weights, order and augmentation.
-        n: Pictures that all runs were measured on.
-        top1: Accuracy on them, in [0, 1].
-        low: Lower end of its 95 % Wilson interval.
-        high: Upper end.
-        nll_loss: In nats.
-        ece: In [0, 1].
-        ece_ci95: Its interval; None of runs of old.
-        split_top1: Accuracy on each split that was measured.
-        split_n: Pictures of each of them, where the run tells.
-        gap: Train top-1 minus that of the compared split, in [-1, 1].
-        minutes: Of training.
-        parameters: Of the network.
-        gflop: For one picture; one multiply-accumulate is two operations.
-        images_per_second: Training pace, median of the epochs.
-        points_per_minute: 100 top1 / minutes.
-        device: Processor or accelerator with the precision.
-        history: Rows of history.jsonl.
-        preds: int64 (n,), answers in the order of the comparison's ids.
-        right: bool (n,).
-    """
-
-    letter: str
-    name: str
-    path: Path
-    seed: int
-    n: int
-    top1: float
-    low: float
-    high: float
-    nll_loss: float | None
-    ece: float | None
-    ece_ci95: tuple[float, float] | None
-    split_top1: Mapping[str, float]
-    split_n: Mapping[str, int]
-    gap: float | None
-    minutes: float | None
-    parameters: int | None
-    gflop: float | None
-    images_per_second: float | None
-    points_per_minute: float | None
-    device: str
-    history: Sequence[Mapping[str, Any]]
-    preds: Int64Array
-    right: BoolArray
 
 
 @dataclass(frozen=True)
@@ -220,247 +157,19 @@ def compare_runs(paths: Sequence[str | os.PathLike[str]], *, split: str | None =
         RunError: A folder is no run, not finished, or damaged.
         DataError: The runs were measured on different pictures. Train and val may be others.
     """
-    runs = [Run.open(path) for path in paths]
-    if len(runs) < 2:
-        raise UsageError(f"{words.plural(len(runs), 'run')} to compare", remedy="name two run folders or more")
-    twice = next((run for place, run in enumerate(runs) if run.path in [one.path for one in runs[:place]]), None)
-    if twice is not None:
-        raise UsageError("the same run twice", where=twice.path, remedy="name each run once")
-    found = [_read_run(run) for run in runs]
-    name = _common_split(runs, found, split)
-    parts = [one[name] for one in found]
-    orders = _match(runs, parts, name)
-    labels, ids = parts[0].labels, parts[0].ids
-    names = _names(runs)
-    compared = tuple(
-        _compared(run, part, order, name, names[place], place)
-        for place, (run, part, order) in enumerate(zip(runs, parts, orders, strict=True))
-    )
-    groups = _group(runs, compared)
+    found = match_runs(paths, split)
+    groups = _group(found.folders, found.runs)
     return Comparison(
-        split=name,
-        ids=ids,
-        labels=labels,
-        class_names=_class_names(runs[0], name),
-        runs=compared,
-        pairs=_pairs(compared, groups, name),
+        split=found.split,
+        ids=found.ids,
+        labels=found.labels,
+        class_names=found.class_names,
+        runs=found.runs,
+        pairs=_pairs(found.runs, groups, found.split),
         groups=groups,
-        group_pairs=_group_pairs(compared, groups),
-        notes=_notes(runs, compared, groups, name),
+        group_pairs=_group_pairs(found.runs, groups),
+        notes=_notes(found.folders, found.runs, groups, found.split),
     )
-
-
-def _read_run(run: Run) -> dict[Any, SplitPredictions]:
-    if not run.metrics and not run.finished:
-        raise RunError("the run is not finished", where=run.path, remedy=f"eyespot train --resume --out {run.path}")
-    for name in ("metrics.json", "predictions.npz"):
-        if not (run.path / name).is_file():
-            raise RunError(f"{name} is missing", where=run.path, remedy="restore the file, or train again")
-    return dict(read_predictions(run.path / "predictions.npz"))
-
-
-def _common_split(runs: Sequence[Run], found: Sequence[Mapping[Any, Any]], asked: str | None) -> str:
-    """Return the split to compare: the one asked for, else test where every run has it, else val."""
-    if asked not in {None, "test", "val"}:
-        raise UsageError(f"cannot compare on split {asked!r}", where="--split", remedy="give test or val")
-    for name in [asked] if asked else ["test", "val"]:
-        lacking = [run.path.name for run, one in zip(runs, found, strict=True) if name not in one]
-        if not lacking:
-            return str(name)
-    raise DataError(
-        f"no {asked or 'test or val'} split that every run was measured on",
-        where=lacking[0],
-        remedy="compare runs that were measured on the same split",
-    )
-
-
-def _match(runs: Sequence[Run], parts: Sequence[SplitPredictions], split: str) -> list[Int64Array]:
-    """Return for each run the order int64 (n,) that puts its pictures into that of the first run."""
-    base = parts[0]
-    orders = []
-    for run, part in zip(runs, parts, strict=True):
-        where = f"{runs[0].path.name} and {run.path.name}"
-        if list(part.ids) == list(base.ids):
-            order = np.arange(len(base.ids), dtype=np.int64)
-        else:
-            order = _order_by_id(base.ids, part.ids, split, where)
-        differing = int((part.labels[order] != base.labels).sum())
-        if differing:
-            what = f"{words.plural(differing, split + ' picture')} with different labels"
-            raise DataError(what, where=where, remedy=_RETRAIN)
-        orders.append(order)
-    for (one, known), (two, other) in itertools.combinations([(run, run.provenance) for run in runs], 2):
-        what = _other_content(known, other, split)
-        if what:
-            raise DataError(what, where=f"{one.path.name} and {two.path.name}", remedy=_RETRAIN)
-    return orders
-
-
-def _other_content(one: Mapping[str, Any], two: Mapping[str, Any], split: str) -> str:
-    """Return how pictures of equal names differ between two runs; empty where they do not, or nobody knows.
-
-    Args:
-        one: Provenance of a run.
-        two: Provenance of another.
-        split: The compared split. Only its pictures have to be the same: its own digest decides where both runs have
-            it, else the fingerprint of all data does, in which train and val are too.
-    """
-    digests = _digest(one, split), _digest(two, split)
-    if all(digests):
-        return "" if digests[0] == digests[1] else f"different {split} pictures, though they have equal names"
-    fingerprints = one.get("dataset_fingerprint"), two.get("dataset_fingerprint")
-    if not all(fingerprints) or fingerprints[0] == fingerprints[1]:
-        return ""
-    told = " and ".join(map(str, fingerprints))
-    return f"different data: fingerprint {told}, though the {split} pictures have equal names"
-
-
-def _digest(provenance: Mapping[str, Any], split: str) -> str:
-    """Return the digest over content and labels of a split's pictures; empty where a run does not tell."""
-    found = provenance.get("split_digests")
-    return str(found.get(split) or "") if isinstance(found, dict) else ""
-
-
-def _order_by_id(base: Sequence[str], ids: Sequence[str], split: str, where: str) -> Int64Array:
-    place = {one: index for index, one in enumerate(ids)}
-    missing, added = sorted(set(base) - set(ids)), sorted(set(ids) - set(base))
-    if missing or added:
-        counted = (
-            f"{words.whole(len(base))} and {words.whole(len(ids))}, {words.whole(len(set(base) & set(ids)))} shared"
-        )
-        example = missing[0] if missing else added[0]
-        raise DataError(f"different {split} pictures ({counted}; such as {example!r})", where=where, remedy=_RETRAIN)
-    if len(place) != len(ids) or len(set(base)) != len(base):
-        raise DataError(f"several {split} pictures have the same id", where=where, remedy=_RETRAIN)
-    return np.array([place[one] for one in base], dtype=np.int64)
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the folder names, with as many folders above as tell them apart."""
-    for depth in range(1, 1 + max(len(run.path.parts) for run in runs)):
-        names = ["/".join(run.path.parts[-depth:]) for run in runs]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def _class_names(run: Run, split: str) -> list[str]:
-    """Return the class names in label order, as metrics.json lists them."""
-    classes = run.metrics.get(split, {}).get("per_class")
-    return [str(name) for name in classes] if isinstance(classes, dict) else []
-
-
-def _number(values: Mapping[str, Any], key: str, path: Path, of: str = "", *, needed: bool = False) -> float | None:
-    """Return a number that a run wrote down, None where it did not.
-
-    Args:
-        values: What a file says.
-        key: Of the number.
-        path: The file.
-        of: The split that it is said of.
-        needed: Refuse a file without it.
-
-    Raises:
-        RunError: It is something else, or is needed and missing.
-    """
-    value = values.get(key)
-    if value is None and not needed:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        name = f"{key} of {of}" if of else key
-        what = f"{name} is {value!r}, not a number" if key in values else f"it says nothing of {name}"
-        raise RunError(what, where=path, remedy="restore the file, or train again")
-    return value
-
-
-def _interval(values: Mapping[str, Any], key: str, path: Path, of: str) -> tuple[float, float] | None:
-    """Return an interval that a run wrote down, None where it did not.
-
-    Raises:
-        RunError: It is something else than two numbers.
-    """
-    found = values.get(key)
-    if found is None:
-        return None
-    if not isinstance(found, list) or len(found) != 2:
-        what = f"{key} of {of} is {found!r}, not two numbers"
-        raise RunError(what, where=path, remedy="restore the file, or train again")
-    low, high = (_number({key: end}, key, path, of, needed=True) for end in found)
-    assert low is not None
-    assert high is not None
-    return low, high
-
-
-def _letter(place: int) -> str:
-    return _LETTERS[place] if place < len(_LETTERS) else f"{_LETTERS[place % 26]}{place // 26}"
-
-
-def _compared(run: Run, part: SplitPredictions, order: Int64Array, split: str, name: str, place: int) -> ComparedRun:
-    preds = part.logits[order].argmax(axis=1).astype(np.int64)
-    right = preds == part.labels[order]
-    n, hits = len(right), int(right.sum())
-    metrics, history, known = run.metrics, run.history, run.provenance
-    path = run.path / "metrics.json"
-    figures = metrics.get(split) or {}
-    recorded = _number(figures, "top1", path, split)
-    if recorded is not None and abs(recorded * n - hits) > 0.5:
-        raise RunError(
-            f"metrics.json says {words.percent(recorded)} on {split}, predictions.npz {words.percent(hits / n)}",
-            where=run.path,
-            remedy="restore the files, or train again",
-        )
-    low, high = wilson_interval(hits, n)
-    tops = {
-        one: _number(metrics[one], "top1", path, one, needed=True) or 0.0
-        for one in ("train", "val", "test")
-        if metrics.get(one)
-    }
-    seconds = _number(metrics, "train_seconds", path)
-    minutes = seconds / 60 if seconds else None
-    for row in history:
-        for key in _CURVES:
-            _number(row, key, run.path / "history.jsonl")
-    rates = [row["images_per_second"] for row in history if row.get("images_per_second")]
-    parameters, gflop = _size(run)
-    return ComparedRun(
-        letter=_letter(place),
-        name=name,
-        path=run.path,
-        seed=run.config.training.seed,
-        n=n,
-        top1=hits / n,
-        low=low,
-        high=high,
-        nll_loss=_number(figures, "nll_loss", path, split),
-        ece=_number(figures, "ece", path, split),
-        ece_ci95=_interval(figures, "ece_ci95", path, split),
-        split_top1=tops,
-        split_n={one: int(count) for one in tops if (count := _number(metrics[one], "n", path, one))},
-        gap=tops["train"] - hits / n if "train" in tops else None,
-        minutes=minutes,
-        parameters=parameters,
-        gflop=gflop,
-        images_per_second=float(np.median(rates)) if rates else None,
-        points_per_minute=100 * hits / n / minutes if minutes else None,
-        device=" ".join(str(known[key]) for key in ("processor", "device", "precision") if known.get(key)),
-        history=history,
-        preds=preds,
-        right=right,
-    )
-
-
-def _size(run: Run) -> tuple[int | None, float | None]:
-    """Return the parameters and the GFLOP for one picture of the run's network, None without a whole bundle."""
-    from eyespot.evaluation.bundle import load_bundle
-    from eyespot.models.summary import layer_table
-
-    try:
-        model, info = load_bundle(run.path / BUNDLE)
-        table = layer_table(model, in_channels=info.input.channels, size_px=info.input.input_px)
-    except EyespotError:
-        count = _number(run.provenance, "parameters", run.path / "provenance.json")
-        return None if count is None else int(count), None
-    return table.count.parameters, 2 * table.macs / 1e9
 
 
 # -------------------------------------------------------------------------------------------------------------- pairs
@@ -489,7 +198,7 @@ def _say_pair(
     if (first.preds == second.preds).all():
         return f"{first.name} and {second.name} give the same answer to all {pictures}."
     corrected = f" after Holm's correction for {pairs} pairs" if pairs > 1 else ""
-    measured = f"{signed_points(found[0])} {signed_interval(found[1:])}, {say_p(p)}{corrected}"
+    measured = f"{words.signed_points(found[0])} {words.signed_interval(found[1:])}, {words.p_value(p)}{corrected}"
     if p >= _SIGNIFICANT:
         return f"No difference between {first.name} and {second.name} can be told from {pictures} ({measured})."
     better, worse = (second, first) if found[0] > 0 else (first, second)
@@ -497,26 +206,6 @@ def _say_pair(
         f"{better.name} names more of the {pictures} right than {worse.name} ({second.name} minus {first.name}: "
         f"{measured})."
     )
-
-
-def signed_points(difference: float) -> str:
-    """Return a difference of fractions as `+0.3 points` or `-1.2 points`."""
-    difference = 0.0 if abs(difference) < _EQUAL else difference
-    digits = 2 if 0 < abs(difference) < 0.001 else 1
-    return f"{100 * difference:+.{digits}f} points".replace("-", "\N{MINUS SIGN}")
-
-
-def signed_interval(bounds: Sequence[float]) -> str:
-    """Return both ends of a difference as `[-0.1, +0.7]`, in points; none lies beyond 100, which Student's may do."""
-    low, high = (100 * min(max(bound, -1.0), 1.0) for bound in bounds)
-    return f"[{low:+.1f}, {high:+.1f}]".replace("-", "\N{MINUS SIGN}")
-
-
-def say_p(p: float) -> str:
-    """Return a p-value as `p = 0.03`, never as 0."""
-    if p < 0.001:
-        return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 # ------------------------------------------------------------------------------------------------------------- groups
@@ -561,7 +250,7 @@ def _say_group(name: str, found: MeanInterval, n: int) -> str:
 
 def _only_with_spread(found: MeanInterval) -> MeanInterval:
     """Return a mean without its interval where all values are equal: two equal seeds do not make a figure certain."""
-    return found._replace(low=math.nan, high=math.nan) if found.std < _EQUAL else found
+    return found._replace(low=math.nan, high=math.nan) if found.std < EQUAL else found
 
 
 def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tuple[GroupPair, ...]:
@@ -577,7 +266,7 @@ def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tu
             differences = [of[1][seed] - of[0][seed] for seed in shared]
             found, p = mean_interval(differences), mean_p_value(differences)
         else:
-            found, p = _welch(list(of[0].values()), list(of[1].values()))
+            found, p = welch(list(of[0].values()), list(of[1].values()))
         measured.append((i, j, paired, _only_with_spread(found), p))
     corrected = holm([p for *_, p in measured]).tolist()
     return tuple(
@@ -588,37 +277,12 @@ def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tu
     )
 
 
-def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[MeanInterval, float]:
-    """Return the interval of a difference of two means over unequal seeds, and its two-sided p-value.
-
-    Where each group's values are equal there is no spread to go by: then the exact permutation test, which cannot tell
-    anything from a few seeds, and says 1 then.
-
-    Source:
-        Welch 1947, Biometrika 34; `n` is the smaller count, `std` the standard error times sqrt(n).
-    """
-    from scipy.stats import t as student
-
-    parts = [float(np.var(group, ddof=1)) / len(group) for group in (first, second)]
-    mean, variance = float(np.mean(second) - np.mean(first)), sum(parts)
-    count = min(len(first), len(second))
-    if math.sqrt(variance) < _EQUAL:
-        p = 2 / math.comb(len(first) + len(second), len(first))
-        return MeanInterval(count, mean, 0.0, mean, mean), p if abs(mean) > _EQUAL and p < _SIGNIFICANT else 1.0
-    # Not ttest_ind, which warns of equal values.
-    spread = sum(part**2 / (len(group) - 1) for part, group in zip(parts, (first, second), strict=True))
-    freedom, error = variance**2 / spread, math.sqrt(variance)
-    half = float(student.ppf(0.975, freedom)) * error
-    p = 2 * float(student.sf(abs(mean) / error, freedom))
-    return MeanInterval(count, mean, error * math.sqrt(count), mean - half, mean + half), p
-
-
 def _say_groups(first: SeedGroup, second: SeedGroup, found: MeanInterval, paired: bool, p: float, pairs: int) -> str:
     """Return the plain sentence of two groups."""
     how = f"{found.n} seeds, paired" if paired else f"{first.top1.n} and {second.top1.n} seeds, not paired"
-    interval = "with every seed" if math.isnan(found.low) else signed_interval((found.low, found.high))
+    interval = "with every seed" if math.isnan(found.low) else words.signed_interval((found.low, found.high))
     corrected = f" after Holm's correction for {pairs} pairs" if pairs > 1 else ""
-    measured = f"{signed_points(found.mean)} {interval}, {say_p(p)}{corrected}, {how}"
+    measured = f"{words.signed_points(found.mean)} {interval}, {words.p_value(p)}{corrected}, {how}"
     if p >= _SIGNIFICANT:
         return f"Over seeds, no difference between {first.name} and {second.name} can be told ({measured})."
     better, worse = (second, first) if found.mean > 0 else (first, second)
@@ -656,7 +320,8 @@ def _notes(
     if len({run.device for run in compared}) > 1:
         notes.append("The runs were trained on different machines or precisions: their minutes are no fair comparison.")
     reads = [
-        _number({"test_reads": 0, **run.metrics}, "test_reads", run.path / "metrics.json", needed=True) for run in runs
+        read_number({"test_reads": 0, **run.metrics}, "test_reads", run.path / "metrics.json", needed=True)
+        for run in runs
     ]
     most = max(count or 0 for count in reads)
     if split == "test" and most > 1:
@@ -688,7 +353,7 @@ def _data_notes(runs: Sequence[Run], compared: Sequence[ComparedRun], split: str
     loose = [
         one.name
         for one, found in zip(compared, known, strict=True)
-        if not found.get("dataset_fingerprint") and not _digest(found, split)
+        if not found.get("dataset_fingerprint") and not split_digest(found, split)
     ]
     if loose:
         notes.append(

@@ -15,7 +15,8 @@ import numpy as np
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
-from eyespot.analysis.compare import ComparedRun, Comparison, say_p, signed_interval, signed_points
+from eyespot.analysis.compare import Comparison
+from eyespot.analysis.compared_runs import ComparedRun
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.arrays import UInt8Array
 
@@ -142,7 +143,7 @@ def _row(run: ComparedRun, place: int) -> dict[str, str]:
         "train": _say_split(run, "train"),
         "val": _say_split(run, "val"),
         "test": _say_split(run, "test"),
-        "gap": words.MISSING if run.gap is None else signed_points(run.gap),
+        "gap": words.MISSING if run.gap is None else words.signed_points(run.gap),
     }
 
 
@@ -187,12 +188,12 @@ def _pair_row(found: Comparison, place: int) -> dict[str, str]:
         "second": found.runs[pair.second].letter,
         "first_css": _css(pair.first),
         "second_css": _css(pair.second),
-        "difference": signed_points(pair.difference),
-        "interval": signed_interval((pair.low, pair.high)),
+        "difference": words.signed_points(pair.difference),
+        "interval": words.signed_interval((pair.low, pair.high)),
         "only_first": words.whole(pair.only_first),
         "only_second": words.whole(pair.only_second),
-        "p": say_p(pair.p_value).removeprefix("p = ").removeprefix("p "),
-        "p_holm": say_p(pair.p_holm).removeprefix("p = ").removeprefix("p "),
+        "p": words.p_value(pair.p_value).removeprefix("p = ").removeprefix("p "),
+        "p_holm": words.p_value(pair.p_holm).removeprefix("p = ").removeprefix("p "),
         "sentence": pair.sentence,
     }
 

@@ -42,6 +42,26 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"[{_hundredths(low)}, {_hundredths(high)}]"
 
 
+def signed_points(difference: float) -> str:
+    """Return a difference of fractions as `+0.3 points` or `-1.2 points`."""
+    difference = 0.0 if abs(difference) < 1e-12 else difference  # of two counts over n: rounding
+    digits = 2 if 0 < abs(difference) < 0.001 else 1
+    return f"{100 * difference:+.{digits}f} points".replace("-", "\N{MINUS SIGN}")
+
+
+def signed_interval(bounds: Sequence[float]) -> str:
+    """Return both ends of a difference as `[-0.1, +0.7]`, in points; none lies beyond 100, which Student's may do."""
+    low, high = (100 * min(max(bound, -1.0), 1.0) for bound in bounds)
+    return f"[{low:+.1f}, {high:+.1f}]".replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as `p = 0.03`, never as 0."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
 def _hundredths(fraction: float) -> str:
     """Return a fraction in per cent with as many digits as keep it from looking like all or nothing."""
     text = f"{100 * fraction:.1f}"

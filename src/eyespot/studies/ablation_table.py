@@ -7,7 +7,6 @@ import math
 from eyespot.analysis import words
 from eyespot.analysis.ablation import Ablation, Effect
 from eyespot.analysis.ablation_page import describe_level, lead
-from eyespot.analysis.compare import say_p, signed_interval, signed_points
 from eyespot.errors import printable
 from eyespot.terminal import Terminal, add_row, plain_table, print_table
 
@@ -57,6 +56,6 @@ def _cells(effect: Effect) -> tuple[str, ...]:
     if not effect.deltas:
         return (level, "", "", "", "", minutes)
     found = effect.difference
-    interval = signed_interval((found.low, found.high)) if math.isfinite(found.low) else words.MISSING
-    p = say_p(effect.p_holm).removeprefix("p = ").removeprefix("p ")
-    return (level, signed_points(found.mean), interval, p, f"{100 * effect.picture_error:.2f}", minutes)
+    interval = words.signed_interval((found.low, found.high)) if math.isfinite(found.low) else words.MISSING
+    p = words.p_value(effect.p_holm).removeprefix("p = ").removeprefix("p ")
+    return (level, words.signed_points(found.mean), interval, p, f"{100 * effect.picture_error:.2f}", minutes)

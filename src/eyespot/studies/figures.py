@@ -17,7 +17,6 @@ import numpy as np
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
-from eyespot.analysis.compare import say_p, signed_interval, signed_points
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.verdict import describe_top1, headline_split, judge
 from eyespot.config import load_config
@@ -336,9 +335,11 @@ def _difference(wrong: Row, right: Row, split: str) -> str:
         return f"no difference: they were not measured on the same {split} pictures"
     hits = [[one.logits.argmax(axis=1) == one.labels for one in pair] for pair in asked]
     change, p = paired_difference(np.stack([pair[0] for pair in hits]), np.stack([pair[1] for pair in hits]))
-    measured = f"{signed_interval((change.low, change.high))}, {say_p(p)}, {words.plural(len(hits), 'seed')}"
+    measured = (
+        f"{words.signed_interval((change.low, change.high))}, {words.p_value(p)}, {words.plural(len(hits), 'seed')}"
+    )
     if p >= 0.05:
-        return f"no difference can be told ({signed_points(change.mean)} {measured})"
+        return f"no difference can be told ({words.signed_points(change.mean)} {measured})"
     direction = "above" if change.mean > 0 else "below"
     return f"as published is {words.points(change.mean)} {direction} done right ({measured})"
 
