@@ -25,6 +25,7 @@ from eyespot.runs import Run
 from eyespot.sweeps import engine
 from eyespot.sweeps import sweep as sweeps
 from eyespot.sweeps.journal import Journal, Plan, Trial
+from eyespot.sweeps.processes import children
 from eyespot.sweeps.space import Space
 from eyespot.sweeps.sweep import QuietObserver, SweepOptions, _extended
 
@@ -346,7 +347,7 @@ def test_a_resumed_sweep_without_trials_left_ends_what_a_killed_driver_left_of_r
     monkeypatch.setattr(engine, "_short_temporary_folder", lambda: tmp_path)
     left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        (ended.folder / "engine.json").write_text(json.dumps({"processes": engine._children()}), encoding="utf-8")
+        (ended.folder / "engine.json").write_text(json.dumps({"processes": children()}), encoding="utf-8")
         sweeps._run(ended, QuietObserver(quiet=True))
         left.wait(10)  # raises where it still runs
     finally:

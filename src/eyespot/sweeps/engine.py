@@ -20,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -33,12 +33,12 @@ from eyespot.locks import temporary_folder
 from eyespot.runs import Run
 from eyespot.sweeps.chooser import Chooser
 from eyespot.sweeps.journal import Journal, Plan
+from eyespot.sweeps.processes import Born, children, end_processes, needed, watched
 from eyespot.sweeps.trial import run_trial
 
 # The smallest that Ray takes: trials exchange a few numbers, and /dev/shm is 64 MB in a container.
 _OBJECT_STORE_BYTES = 80 * 2**20
 _CONNECT_SECONDS, _PROBE_SECONDS = 5.0, 60.0
-_END_SECONDS = 5.0  # for killed processes to be gone
 _TEMPORARY = "eyeray-"  # and 8 digits: nobody else's folder may look like one of ours
 _REDUCTION = 3  # of three trials that came as far, the best one goes on
 _QUIET = {
@@ -63,12 +63,14 @@ class Machines:
         gpus: GPUs of one trial, 0 or 1.
         at_once: Trials at a time, over all machines.
         words: The same in words.
+        processes: Of Ray on this machine, that it cannot do without.
     """
 
     threads: int
     gpus: int
     at_once: int
     words: str
+    processes: Sequence[Born] = ()
 
 
 def run_trials(journal: Journal, chooser: Chooser, say: Callable[[str], None]) -> None:
@@ -112,10 +114,17 @@ def _fit(journal: Journal, chooser: Chooser, machines: Machines, storage: Path) 
         ),
         run_config=tune.RunConfig(name="sweep", storage_path=str(storage), verbose=0),
     )
+
+    def died() -> None:
+        remedy = "look whether memory ran out; eyespot sweep --resume goes on"
+        chooser.failure = EyespotError("Ray's own processes were ended", where=journal.folder, remedy=remedy)
+
     try:
-        with _noted_signals() as received:
+        with _noted_signals() as received, watched(machines.processes, died):
             tuner.fit()
     except KeyboardInterrupt as error:
+        if chooser.failure is not None:
+            raise chooser.failure from error
         raise Interrupted(received[0] if received else signal.SIGINT) from error  # Ray forgets which signal it was
     except Exception as error:
         # Ray wraps what a callback raises: the journal could not be written.
@@ -233,10 +242,11 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
         temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700) as temporary,
         _environment(_QUIET if journal.plan.cluster else {**_QUIET, **_guard()}),
     ):
-        others: list[tuple[int, float]] | None = None  # as long as Ray has started nothing
+        others: list[Born] | None = None  # as long as Ray has started nothing
+        own: list[Born] = []
         try:
             ray = _import_ray()
-            others = _children()
+            others = children()
             plan = journal.plan
             quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
             if plan.cluster:
@@ -260,11 +270,12 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     remedy = "free memory, disk and ports of this machine, then --resume"
                     raise EyespotError(f"Ray did not start ({reason})", where=temporary, remedy=remedy) from error
-                write_json(journal.folder / "engine.json", {"processes": _children(others)})
+                write_json(journal.folder / "engine.json", {"processes": (started := children(others))})
+                own = needed(started)
             for name in ("ray", "ray.tune", "ray.train", "ray.data"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             _restore_handlers(handlers)
-            yield _machines(ray, plan), temporary
+            yield replace(_machines(ray, plan), processes=own), temporary
         except SystemExit as error:
             if error.code != signal.SIGTERM:
                 raise
@@ -272,9 +283,9 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
         finally:
             if others is not None:
                 with _no_signals():
-                    started = _children(others)
+                    started = children(others)
                     ray.shutdown()
-                    _end_processes(started)  # of a start that broke off Ray knows nothing
+                    end_processes(started)  # of a start that broke off Ray knows nothing
             _restore_handlers(handlers)
             with contextlib.suppress(OSError):
                 (journal.folder / "engine.json").unlink(missing_ok=True)
@@ -309,37 +320,11 @@ def clear_engine(folder: Path) -> None:
         left = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return
-    _end_processes(left["processes"])  # first: what still runs would write into the folder that is removed next
+    end_processes(left["processes"])  # first: what still runs would write into the folder that is removed next
     with contextlib.suppress(OSError), temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700):
         pass  # making one removes what is held by nobody
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-
-
-def _end_processes(processes: Iterable[tuple[int, float]]) -> None:
-    """End those of some processes that still run.
-
-    A number is given to another process in time: only one that began at the same moment is meant.
-    """
-    psutil: Any = importlib.import_module("psutil")
-    killed = []
-    for number, born in processes:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(number)
-            if process.create_time() == born:
-                process.kill()
-                killed.append(process)
-    psutil.wait_procs(killed, timeout=_END_SECONDS)
-
-
-def _children(others: Sequence[tuple[int, float]] = ()) -> list[tuple[int, float]]:
-    """Return the processes below this one but for some others, each with the moment of its birth."""
-    psutil: Any = importlib.import_module("psutil")
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            found.append((process.pid, process.create_time()))
-    return [process for process in found if process not in others]
 
 
 def _short_temporary_folder() -> Path:
