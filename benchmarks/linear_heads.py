@@ -33,12 +33,12 @@ from sklearn.svm import LinearSVC
 import eyespot
 from eyespot.arrays import BoolArray, Float32Array, Int64Array
 from eyespot.data.dataset import SplitName
+from eyespot.evaluating import own_data
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.evaluation.statistics import mcnemar_exact
 from eyespot.terminal import Terminal
 from eyespot.training.prepare import read_positions
-from eyespot.verbs import _own_data
 
 PAIRS = ("cat-dog", "deer-horse", "airplane-bird", "automobile-truck", "frog-ship")
 STRENGTHS = 10.0 ** np.arange(-5, 2.5, 0.5)  # C of scikit-learn; the inverse of a penalty
@@ -105,7 +105,7 @@ def measure(folder: Path, out: Path) -> list[dict[str, Any]]:
     """Train on a folder and return its rows."""
     watcher = Terminal(quiet=True)
     run = eyespot.train(folder, out=out, resume=out.exists())
-    packed, splits = _own_data(run, watcher)
+    packed, splits = own_data(run, watcher)
     predictor = load_predictor(out, unknown="never")
     features, labels = {}, {}
     for name in SPLITS:

@@ -30,12 +30,12 @@ from torch import Tensor
 
 import eyespot
 from eyespot.device import prepare_process
+from eyespot.evaluating import own_data
 from eyespot.evaluation.predictor import Outputs, Predictor, load_predictor, pixels_of
 from eyespot.measuring import Measuring
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
 from eyespot.training.prepare import read_positions
-from eyespot.verbs import _own_data
 
 HELD_OUT = ("cat-truck", "deer-airplane", "dog-ship")
 EPOCHS = 8
@@ -187,7 +187,7 @@ def outputs_of(predictor: Predictor, pictures: Pictures) -> Outputs:
 def measure(run: Path, data: Path) -> list[Measured]:
     """Return every rule on every set for one network; its own rule is fitted again by the code of today."""
     watcher = Terminal(quiet=True)
-    packed, splits = _own_data(Run(run), watcher)
+    packed, splits = own_data(Run(run), watcher)
     job = Measuring(packed, splits, SimpleNamespace(store=None), Run(run).config, watcher)  # type: ignore[arg-type]
     predictor, _, _, _ = job.run(load_predictor(run, unknown="never"), ("train", "val"))
     labels = splits.labels(packed, "train")

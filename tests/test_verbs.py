@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 import eyespot
-from eyespot import data_verbs, files, finishing, opening, verbs
+from eyespot import data_verbs, evaluating, files, finishing, opening, starting
+from eyespot.analysis.verdict import summary_line
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import Dataset, Items
 from eyespot.data.sources import open_dataset
@@ -196,13 +197,13 @@ def test_a_resumed_run_says_what_is_not_as_it_was(
     with pytest.raises(Interrupted):
         eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=4))
     begun = Run.open(tmp_path / "run").provenance
-    real = verbs.environment
+    real = starting.environment
 
     def other() -> dict[str, Any]:
         found = real()
         return {**found, "versions": {**found["versions"], "torch": "9.9"}}
 
-    monkeypatch.setattr(verbs, "environment", other)
+    monkeypatch.setattr(starting, "environment", other)
     listener = Listener()
     run = eyespot.train(out=tmp_path / "run", resume=True, observer=listener)
     told = [message for message in listener.messages if message.startswith("resumed, but not as it was begun")]
@@ -235,7 +236,7 @@ def test_stopped_before_the_first_picture_was_packed_a_run_can_be_resumed(
 
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(verbs, "pack_data", stop)
+        patched.setattr(starting, "pack_data", stop)
         with pytest.raises(Interrupted):
             eyespot.train(pictures, recipe="small", settings=TINY)
     assert eyespot.train(resume=True).finished
@@ -401,7 +402,7 @@ def test_without_test_the_report_speaks_of_val(pictures: Path, tmp_path: Path) -
     assert "test" not in run.metrics
     assert run.metrics["test_reads"] == 0
     assert "Test has not been read" in report_of(run)
-    assert " on val (n = 6" in verbs.summary_line(run.metrics)
+    assert " on val (n = 6" in summary_line(run.metrics)
     with pytest.raises(DataError, match="no test split in pictures: there is train, val"):
         eyespot.evaluate(run.path)
 
@@ -434,7 +435,7 @@ def test_an_allowed_leak_is_in_the_report_of_two_classes(tmp_path: Path) -> None
     listener = Listener()
     result = eyespot.evaluate(run.path, tmp_path / "data", observer=listener)
     assert result.metrics["n"] == 13
-    assert run.metrics["test_reads"] == 2, "the run's own test split, named by its path"
+    assert run.metrics["test_reads"] == result.metrics["test_reads"] == 2, "the run's own test split, named by its path"
     assert any(message.startswith("note: Test was read 2 times.") for message in listener.messages)
     assert result.metrics["also_in_train"] == eyespot.evaluate(run.path).metrics["also_in_train"] == 1
     assert "also_in_train" not in eyespot.evaluate(run.path, split="val").metrics
@@ -475,7 +476,7 @@ def test_readings_at_the_same_time_are_all_counted(
         real(path, value)
 
     monkeypatch.setattr("eyespot.files.write_json", slowly)
-    threads = [threading.Thread(target=verbs._count_test_read, args=(run, Listener())) for _ in range(4)]
+    threads = [threading.Thread(target=evaluating._count_test_read, args=(run, Listener())) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

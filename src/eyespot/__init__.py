@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eyespot.comparing import compare
     from eyespot.deployment.server import serve
     from eyespot.errors import EyespotError
+    from eyespot.evaluating import evaluate
     from eyespot.evaluation.bundle import BundleInfo
     from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Prediction, Predictor
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from eyespot.exporting import export
     from eyespot.robustness import evaluate_robustness
     from eyespot.runs import Run
+    from eyespot.starting import train
     from eyespot.studies.ablation import ablate
     from eyespot.studies.study import run_study
     from eyespot.sweeps.sweep import Sweep, SweepOptions, sweep
-    from eyespot.verbs import evaluate, train
 
 __version__ = "0.1.0"
 
@@ -72,7 +73,7 @@ _HOMES = {
     "ablate": "eyespot.studies.ablation",
     "check": "eyespot.checking",
     "compare": "eyespot.comparing",
-    "evaluate": "eyespot.verbs",
+    "evaluate": "eyespot.evaluating",
     "evaluate_robustness": "eyespot.robustness",
     "explain": "eyespot.explaining",
     "export": "eyespot.exporting",
@@ -80,7 +81,7 @@ _HOMES = {
     "serve": "eyespot.deployment.server",
     "run_study": "eyespot.studies.study",
     "sweep": "eyespot.sweeps.sweep",
-    "train": "eyespot.verbs",
+    "train": "eyespot.starting",
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eyespot.config import Config, as_list, parse_config, recipe_text
 from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
-from eyespot.runs import RunWriter
+from eyespot.runs import Run, RunWriter
 
 if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
@@ -174,6 +174,24 @@ def open_for(config: Config, data: str | Path, watcher: Observer) -> Dataset:
     from eyespot.data.planting import plant_mistakes
 
     return plant_mistakes(open_data(data, watcher), config.mistakes)
+
+
+def open_again(run: Run, data: str, watcher: Observer) -> Dataset:
+    """Return the data of a run that was begun before, at the place that it names or at a new one.
+
+    Raises:
+        DataError: They cannot be opened there any more.
+    """
+    try:
+        return open_for(run.config, data, watcher)
+    except (DataError, UsageError) as error:
+        if data != run.provenance.get("data") or Path(data).exists() or not Path(data).is_absolute():
+            raise
+        raise DataError(
+            f"the pictures of the run are not there any more: {data}",
+            where=run.path,
+            remedy="name their new place: eyespot train --resume --out RUN DATA, eyespot evaluate RUN --data DATA",
+        ) from error
 
 
 def check_data(data: str | Path, config: Config, watcher: Observer, *, needs: str) -> PackedDataset:

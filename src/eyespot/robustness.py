@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyespot.errors import RunError
+from eyespot.evaluating import open_to_measure
 from eyespot.files import write_json
 from eyespot.mistakes import stamped
 from eyespot.opening import Observer
 from eyespot.runs import read_json
 from eyespot.terminal import Terminal
-from eyespot.verbs import open_to_measure
 
 if TYPE_CHECKING:
     from eyespot.evaluation.predictor import Predictor

@@ -174,6 +174,12 @@ def describe_top1(metrics_split: Mapping[str, Any], split: str) -> str:
     return f"{flaw}{accuracy} on {split} ({count}{', ' if views else ''}{views}{shared})"
 
 
+def summary_line(metrics: Mapping[str, Any]) -> str:
+    """Return the figure that stands for a run: accuracy with interval, split, n and views."""
+    split = headline_split(metrics)
+    return describe_top1(metrics[split], split) if split else "nothing was measured"
+
+
 def describe_count(metrics_split: Mapping[str, Any]) -> str:
     """Return how many pictures of a split were measured: `10,000 of 45,000` where they were drawn from more."""
     count, drawn_from = words.whole(metrics_split["n"]), metrics_split.get("drawn_from")

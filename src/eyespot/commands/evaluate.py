@@ -40,8 +40,8 @@ def evaluate(
     """
     from eyespot.analysis.verdict import describe_top1
     from eyespot.errors import UsageError
+    from eyespot.evaluating import evaluate as run_evaluation
     from eyespot.terminal import Terminal, print_json
-    from eyespot.verbs import evaluate as run_evaluation
 
     if robustness:
         return _evaluate_robustness(

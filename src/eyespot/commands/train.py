@@ -65,9 +65,9 @@ def train(
 
     Example: eyespot train photos/ --out runs/photos
     """
+    from eyespot.analysis.verdict import summary_line
+    from eyespot.starting import train as run_training
     from eyespot.terminal import Terminal, print_json
-    from eyespot.verbs import summary_line
-    from eyespot.verbs import train as run_training
 
     changes = {
         "training.seed": seed,

@@ -18,6 +18,7 @@ from eyespot import opening
 from eyespot.config import Config, parse_config, recipe_text
 from eyespot.device import plan_compute
 from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, did_you_mean
+from eyespot.evaluating import evaluate
 from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
 from eyespot.opening import Settings, check_data, lasting_name, load_recipe
@@ -25,7 +26,6 @@ from eyespot.runs import Run, new_run_folder, refuse_other_recipe, refuse_overwr
 from eyespot.sweeps.journal import Journal, Metric, Plan, Trial
 from eyespot.sweeps.space import Space, load_space, setting_of
 from eyespot.terminal import Terminal
-from eyespot.verbs import evaluate
 
 
 class Observer(opening.Observer, Protocol):

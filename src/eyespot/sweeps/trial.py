@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from eyespot.errors import DivergedError, EyespotError, ModelError, RunError, TrainingError, UsageError
 from eyespot.locks import file_lock
 from eyespot.runs import Run, RunWriter
-from eyespot.verbs import train
+from eyespot.starting import train
 
 if TYPE_CHECKING:
     from eyespot.training.fit import TrainState

@@ -1,37 +1,32 @@
-"""The verbs of the Python API and of the command line: each walks the whole way of the data.
+"""The verb `train`: a run is begun, or gone on with, and walks the whole way of the data.
 
-`train`: pictures -> dataset -> checks -> splits -> packed pixels -> augmentation -> model -> fit -> evaluate -> report.
+Pictures -> dataset -> checks -> splits -> packed pixels -> augmentation -> model -> fit -> evaluate -> report.
 The test split is opened after training, once, and every look at it is counted in metrics.json.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
-from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.config import Config
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
-from eyespot.errors import CheckpointError, ConfigError, DataError, EyespotError, MemoryLimitError, RunError, UsageError
+from eyespot.errors import CheckpointError, ConfigError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.files import checked_folder
 from eyespot.finishing import finish, split_names
-from eyespot.locks import file_lock
-from eyespot.mistakes import stamped
 from eyespot.opening import (
     Observer,
     Settings,
     check_settings,
-    checked_split,
     choose_recipe,
     divide,
     lasting_name,
     load_recipe,
+    open_again,
     open_data,
-    open_for,
     pack_data,
     read_fixes,
 )
@@ -52,18 +47,9 @@ from eyespot.terminal import Terminal
 from eyespot.tracking import Tracked, check_kind
 
 if TYPE_CHECKING:
-    from eyespot.arrays import BoolArray, UInt8Array
-    from eyespot.data.dataset import Dataset, PackedDataset, SplitName
+    from eyespot.data.dataset import Dataset, PackedDataset
     from eyespot.data.splits import Splits
-    from eyespot.evaluation.evaluate import Evaluation
-    from eyespot.evaluation.predictor import Predictor
     from eyespot.models.weights import LoadedWeights
-
-_OTHER_DATA_BATCH = 500
-_LOCK_SECONDS = 10.0
-
-
-# ---------------------------------------------------------------------------------------------------------------- train
 
 
 def train(
@@ -113,7 +99,7 @@ def train(
             return run
         source = lasting_name(data) if data is not None else str(run.provenance["data"])
         config = run.config
-        request = _Request(source, _open_again(run, source, watcher), config, run.path)
+        request = _Request(source, open_again(run, source, watcher), config, run.path)
         if device == "auto":
             device = _device_of(run)
     else:
@@ -213,24 +199,6 @@ def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings
         raise UsageError(
             "a resumed run keeps its data, recipe and settings", where=run.path, remedy="give only --resume and --out"
         )
-
-
-def _open_again(run: Run, data: str, watcher: Observer) -> Dataset:
-    """Return the data of a run that was begun before, at the place that it names or at a new one.
-
-    Raises:
-        DataError: They cannot be opened there any more.
-    """
-    try:
-        return open_for(run.config, data, watcher)
-    except (DataError, UsageError) as error:
-        if data != run.provenance.get("data") or Path(data).exists() or not Path(data).is_absolute():
-            raise
-        raise DataError(
-            f"the pictures of the run are not there any more: {data}",
-            where=run.path,
-            remedy="name their new place: eyespot train --resume --out RUN DATA, eyespot evaluate RUN --data DATA",
-        ) from error
 
 
 def _device_of(run: Run) -> str:
@@ -431,273 +399,3 @@ def _shown(value: Any, before: Any) -> str:
             f"{key} {_shown(value[key], before.get(key))}" for key in value if value[key] != before.get(key)
         )
     return f"{value}, before {before}"
-
-
-# ------------------------------------------------------------------------------------------------------- other verbs
-
-
-def evaluate(
-    run: str | os.PathLike[str] | Predictor,
-    data: str | Path | None = None,
-    *,
-    split: str = "test",
-    views: str | None = None,
-    on_bad_image: str | None = None,
-    device: str = "auto",
-    observer: Observer | None = None,
-) -> Evaluation:
-    """Measure a trained model on a labelled split.
-
-    Args:
-        run: Run folder, bundle, or what `load` returned.
-        data: Pictures with the same class names; the run's own data when left out. A folder of class folders without
-            splits is measured as a whole.
-        split: `val`, `test` or `train` of those data.
-        views: `none`, `mirror` or `mirror-shift`; those of the recipe when left out.
-        on_bad_image: `refuse` (the default) or `skip`, for other data; a run's own data are what it was trained with.
-        device: `auto`, `cpu`, `cuda` or `mps`; a `Predictor` has its own.
-        observer: Told about what happens.
-
-    Raises:
-        DataError: The split is empty, has classes that the model does not know, or is what it was trained on.
-        RunError: The folder is not a run or bundle.
-        UsageError: Unknown split or views, or no data.
-    """
-    from eyespot.data.checks import count_leaked
-    from eyespot.measuring import measure, measured_as_given
-
-    watcher = observer or Terminal(quiet=True)
-    found = open_to_measure(
-        run, data, split=split, views=views, on_bad_image=on_bad_image, device=device, watcher=watcher
-    )
-    name, packed, splits = found.split, found.packed, found.splits
-    batch_size = found.home.config.evaluation.batch_size if found.own and found.home is not None else _OTHER_DATA_BATCH
-    result = measure(
-        found.predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=found.label_map
-    )
-    if found.home is not None and found.own:
-        result.metrics.update(stamped(result.metrics, found.home.config.mistakes, name))
-        result.metrics.update(measured_as_given(packed, splits, name, result.logits))
-    if name == "test" and found.trained_on and (shared := count_leaked(packed.report)["test"]):
-        result.metrics["also_in_train"] = shared
-    found.count_test_read(watcher)
-    return result
-
-
-@dataclass(frozen=True)
-class ToMeasure:
-    """A model and the pictures that it is measured on.
-
-    Attributes:
-        predictor: The model.
-        home: Its run folder; None where only the bundle is there.
-        packed: The pictures.
-        splits: Their division.
-        split: The one to measure; it is not empty.
-        label_map: int64, the model's label for each of theirs; None where they are the same.
-        own: They are the run's own, not others'.
-    """
-
-    predictor: Predictor
-    home: Run | None
-    packed: PackedDataset
-    splits: Splits
-    split: SplitName
-    label_map: Any
-    own: bool
-
-    @property
-    def trained_on(self) -> bool:
-        """Return whether these are the data that the model was trained on a part of, by whatever path."""
-        return self.packed.fingerprint == self.predictor.info.provenance.dataset_fingerprint
-
-    def count_test_read(self, watcher: Observer) -> None:
-        """Count that the test split of the run was read, where it was."""
-        if self.home is not None and self.split == "test" and self.trained_on:
-            _count_test_read(self.home, watcher)
-
-
-def open_to_measure(
-    run: str | os.PathLike[str] | Predictor,
-    data: str | Path | None,
-    *,
-    split: str,
-    views: str | None,
-    on_bad_image: str | None,
-    device: str,
-    watcher: Observer,
-) -> ToMeasure:
-    """Open what `evaluate` measures, with the arguments and errors of that."""
-    from eyespot.evaluation.predictor import load_predictor
-    from eyespot.evaluation.views import check_views
-
-    name = checked_split(split)
-    if on_bad_image not in (None, "refuse", "skip"):
-        raise UsageError(f"unknown policy {on_bad_image!r} for bad pictures", remedy="use refuse or skip")
-    if views is not None:
-        check_views(views)
-    folder = None if _is_predictor(run) else Path(cast("str | Path", run)).expanduser()
-    if folder is None and not hasattr(run, "predict_probs"):
-        raise UsageError(f"{run!r} is no trained model", remedy="give a run folder, or what eyespot.load returned")
-    if data is None and (folder is None or not (folder / "split.json").exists()):
-        if folder is not None:
-            load_predictor(folder, device=device)  # a folder that is neither run nor bundle gets its own error
-        what = "a bundle has no data of its own"
-        if folder is not None and (folder / "config.toml").exists():
-            what = "the run does not say its test pictures: split.json is missing"
-        raise UsageError(what, where=folder, remedy="name data with --data")
-    predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
-    prepare_process(predictor.plan)
-    is_run = folder is not None and (data is None or (folder / "config.toml").exists())
-    home = Run.open(folder) if folder is not None and is_run else None
-    label_map = None
-    if data is None:
-        assert home is not None
-        packed, splits = _own_data(home, watcher)
-    else:
-        packed, splits, label_map = _other_data(data, predictor, home, name, on_bad_image or "refuse", watcher)
-    if not splits.count(name):
-        known = ", ".join(split_names(splits))
-        raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
-    return ToMeasure(predictor, home, packed, splits, name, label_map, own=data is None)
-
-
-def _is_predictor(run: object) -> bool:
-    return not isinstance(run, (str, os.PathLike))
-
-
-def _own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
-    """Return a run's data and its saved split."""
-    from eyespot.data.splits import Splits
-
-    known = run.provenance
-    if "data" not in known:
-        raise RunError("the run does not say its data", where=run.path, remedy="name them with --data")
-    packed = pack_data(_open_again(run, str(known["data"]), watcher), run.config, watcher)
-    return packed, Splits.load(run.path / "split.json", packed)
-
-
-def _other_data(
-    data: str | Path, predictor: Predictor, home: Run | None, split: SplitName, on_bad_image: str, watcher: Observer
-) -> tuple[PackedDataset, Splits, Any]:
-    """Return other data prepared as the model's input asks, and the model's label for each of their labels.
-
-    Pictures that the run was trained or selected on are left out, unless the data are published ones, whose test split
-    is what it is. The run's own data, perhaps at another place, are divided as the run divided them.
-    """
-    import numpy as np
-
-    from eyespot.data.checks import require_usable
-    from eyespot.data.packing import pack_dataset
-    from eyespot.data.splits import Splits
-    from eyespot.evaluation.evaluate import match_classes
-
-    dataset = open_data(data, watcher)
-    label_map = match_classes(predictor, dataset)
-    spec = predictor.info.input
-    policy: Literal["refuse", "skip"] = "skip" if on_bad_image == "skip" else "refuse"
-    packed = pack_dataset(
-        dataset,
-        size_px=spec.size_px,
-        fit=spec.fit,
-        interpolation=spec.interpolation,
-        channels=1 if spec.channels == 1 else 3,
-        on_bad_image=policy,
-        progress=lambda done, total: watcher.on_count("packing pictures", done, total),
-        message=watcher.on_message,
-    )
-    for sentence in require_usable(packed.report, dataset, on_bad_image=policy):
-        watcher.on_message(f"note: {sentence}")
-    own = home is not None and packed.fingerprint == home.provenance.get("dataset_fingerprint")
-    if home is not None and own and (home.path / "split.json").exists():
-        watcher.on_message(f"note: {data} holds the run's own pictures: they are divided as the run divided them")
-        return packed, Splits.load(home.path / "split.json", packed), label_map
-    source = split
-    if split not in packed.splits:
-        if split != "test" or set(packed.splits) != {"train"}:
-            raise DataError(f"no {split} split", where=data, remedy=f"there is {', '.join(packed.splits)}")
-        if packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
-            raise _trained_on_most(data)
-        source = "train"
-        watcher.on_message(f"note: {data} has no splits: all of its pictures are measured as test")
-    rows = np.arange(len(packed.splits[source]), dtype=np.int64)
-    rows = rows[~_seen(packed.splits[source].hashes, home, watcher)]
-    seen = len(packed.splits[source]) - len(rows)
-    if seen and dataset.published:
-        watcher.on_message(f"note: the run was trained or selected on {seen:,} of these pictures")
-        rows = np.arange(len(packed.splits[source]), dtype=np.int64)
-    elif seen:
-        if not len(rows):
-            raise _trained_on_most(data)
-        watcher.on_message(
-            f"note: {seen:,} pictures on which the run was trained or selected are left out; {len(rows):,} are measured"
-        )
-    # Training pictures are needed nowhere here: the split to measure is the only one.
-    return packed, Splits(packed.fingerprint, {split: {source: rows}}), label_map
-
-
-def _trained_on_most(data: str | Path) -> DataError:
-    return DataError(
-        "the model was trained on most of these pictures",
-        where=data,
-        remedy="give others, or leave the data out to measure the test split that was set aside",
-    )
-
-
-def _seen(hashes: UInt8Array, home: Run | None, watcher: Observer) -> BoolArray:
-    """Return, bool (N,), which pictures a run was trained or selected on; none where that is not known.
-
-    Args:
-        hashes: uint8 (N, 16), their content hashes.
-        home: The run; None for a bundle without its run.
-        watcher: Told where the run does not know it.
-
-    Raises:
-        RunError: The run's record of them is damaged.
-    """
-    import numpy as np
-
-    from eyespot.data.splits import short_hashes
-
-    if home is None:
-        return np.zeros(len(hashes), dtype=bool)
-    path = home.path / TRAINED_ON
-    if not path.exists():
-        watcher.on_message(
-            f"note: {home.path.name} has no {TRAINED_ON}: pictures that it was trained or selected on are not left out"
-        )
-        return np.zeros(len(hashes), dtype=bool)
-    try:
-        known = np.frombuffer(path.read_bytes(), dtype="<u8")
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read ({error})", where=path, remedy="restore the file, or train again") from error
-    if not len(known) or (known[1:] <= known[:-1]).any():
-        raise RunError("damaged: it is no sorted list", where=path, remedy="restore the file, or train again")
-    return np.isin(short_hashes(hashes), known)
-
-
-def _count_test_read(run: Run, watcher: Observer) -> None:
-    """Add one to the count of how often the run's test split was read, where the run folder can be written."""
-    from eyespot.analysis.cautions import describe_test_reads
-    from eyespot.files import write_json
-
-    if not run.metrics:
-        return
-    try:
-        # Two that measure at the same time would both write the number that both have read.
-        with file_lock(run.path / ".lock", timeout_seconds=_LOCK_SECONDS):
-            metrics = run.metrics
-            reads = metrics.get("test_reads", 0) + 1
-            write_json(run.path / "metrics.json", {**metrics, "test_reads": reads})
-    except (RunError, OSError) as error:
-        why = error.what if isinstance(error, RunError) else f"cannot write ({error.strerror or error})"
-        watcher.on_message(f"note: this reading of test is not counted: {why} {run.path}")
-    else:
-        if told := describe_test_reads(reads):
-            watcher.on_message(f"note: {told}")
-
-
-def summary_line(metrics: Mapping[str, Any]) -> str:
-    """Return the figure that stands for a run: accuracy with interval, split, n and views."""
-    split = headline_split(metrics)
-    return describe_top1(metrics[split], split) if split else "nothing was measured"
