@@ -267,7 +267,7 @@ def test_an_interpreter_error_is_one_line_and_debug_shows_the_traceback_wherever
     [
         (OSError(28, "No space left on device", "x.bin"), 1, "No space left on device in x.bin: check the path"),
         (OSError(28, "No space left on device"), 1, "No space left on device in stdout"),
-        (PermissionError(13, "Permission denied", "a\nb"), 1, "Permission denied in a\\x0ab: check"),
+        (PermissionError(13, "Permission denied", "a\nb"), 1, "Permission denied in a\\nb: check"),
         (MemoryError(), 1, "no memory left: close other programs, or try a smaller training.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "no memory left"),
         (KeyboardInterrupt(), 130, ""),

@@ -175,7 +175,8 @@ def test_a_photograph_is_taken_with_the_camera_of_a_computer_or_it_is_said_why_n
         page.click("#photograph")
         assert until(lambda: page.evaluate("document.querySelector('#finder').videoWidth") > 0)
         page.keyboard.press("Escape")
-        assert page.evaluate("document.querySelector('#finder').srcObject") is None, "the camera is off again"
+        off = "document.querySelector('#finder').srcObject === null"  # once the event of the closing came
+        assert until(lambda: page.evaluate(off)), "the camera is off again"
         page.click("#photograph")
         assert until(lambda: page.evaluate("document.querySelector('#finder').videoWidth") > 0)
         page.click("#shoot")
