@@ -371,6 +371,14 @@ def _import_everything() -> None:
     torch.set_num_threads(1)
     with suppress(ImportError):
         import onnx  # noqa: F401
+    import eyespot.analysis.report
+    import eyespot.cli
+    import eyespot.data.packing
+    import eyespot.data.sources
+    import eyespot.evaluation.evaluate
+    import eyespot.starting
+    import eyespot.training.fit
+    import eyespot.training.prepare  # noqa: F401
 
 
 if __name__ == "__main__":

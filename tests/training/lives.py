@@ -52,6 +52,14 @@ def main() -> None:
     run, recipe, seed, lives = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     import torch
 
+    import eyespot.analysis.report
+    import eyespot.data.packing
+    import eyespot.data.sources
+    import eyespot.evaluation.evaluate
+    import eyespot.starting
+    import eyespot.training.fit
+    import eyespot.training.prepare  # noqa: F401
+
     torch.set_num_threads(1)
     dice = random.Random(seed)
     killed = 0
