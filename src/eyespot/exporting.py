@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
+from eyespot.evaluating import own_data
 from eyespot.files import checked_folder
-from eyespot.opening import Observer, open_data, pack_data
+from eyespot.opening import Observer
 from eyespot.runs import BUNDLE, Run
 from eyespot.terminal import Terminal
 
@@ -71,7 +72,7 @@ def export(
     try:
         if home is None:
             raise DataError("a bundle has no pictures", where=run)
-        packed, splits = _own_data(Run.open(home), watcher)
+        packed, splits = own_data(Run.open(home), watcher)
         labelled = _labelled(packed, splits)
         calibration = _spread(packed, splits, "train", _CALIBRATION)[0] if int8 else None
         pictures += [_rgb(image) for image in labelled.images[:_REAL]] if labelled is not None else []
@@ -97,13 +98,6 @@ def export(
 
 def _default_folder(bundle: Path, home: Path | None) -> Path:
     return home / "export" if home is not None else Path(f"{bundle.resolve().name}-export")
-
-
-def _own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
-    from eyespot.data.splits import Splits
-
-    packed = pack_data(open_data(str(run.provenance.get("data", "")), watcher), run.config, watcher)
-    return packed, Splits.load(run.path / "split.json", packed)
 
 
 def _labelled(packed: PackedDataset, splits: Splits) -> Labelled | None:
