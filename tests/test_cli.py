@@ -23,6 +23,7 @@ from PIL import Image
 from eyespot import cli
 from eyespot.errors import Interrupted
 from eyespot.runs import Run, RunWriter
+from eyespot.studies import runner
 from eyespot.training.checkpoint import latest_checkpoint
 
 from .conftest import draw_pictures
@@ -702,6 +703,17 @@ def test_a_stopped_command_says_that_it_goes_on(
     places = {"RUN": run, "PICTURES": pictures, "OUT": tmp_path / "out.csv"}
     found = eyespot(*(places.get(word, word) for word in words))
     assert (found.code, found.last) == (143, "stopped; the same command goes on")
+
+
+def test_a_point_that_was_named_and_not_run_is_no_success(eyespot: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = runner.Point("vgg", "fast", "digits", not_run="no weights")
+    monkeypatch.setattr(
+        "eyespot.studies.study.run_study", lambda *_, **__: [runner.Outcome(point, "not run", reason="no weights")]
+    )
+    assert eyespot("study", "run", "dll2018").code == 0
+    assert eyespot("study", "run", "dll2018", "--only", "other").code == 0
+    for name in ("vgg", "vgg-seed0"):
+        assert eyespot("study", "run", "dll2018", "--only", name).code == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -150,3 +150,11 @@ def test_runs_are_sorted_and_found_by_their_tags(tmp_path: Path, capsys: pytest.
     assert "no runs in" in capsys.readouterr().out
     with pytest.raises(EyespotError, match=r"unknown order 'tset'. Did you mean 'test'"):
         show_runs(tmp_path, json=False, sort="tset")
+
+
+def test_runs_of_studies_are_listed_by_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", val=0.5)
+    make_run(tmp_path / "study-x" / "runs" / "vgg-seed0", val=0.6)
+    for folder, names in ((tmp_path, ["a", "study-x/runs/vgg-seed0"]), (tmp_path / "study-x", ["runs/vgg-seed0"])):
+        show_runs(folder, json=True, sort="name")
+        assert [row["run"] for row in json.loads(capsys.readouterr().out)] == names

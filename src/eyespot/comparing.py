@@ -144,7 +144,7 @@ def _data_at_hand(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
 
 def print_comparison(found: Comparison) -> None:
     """Print the table, the sentences and the notes."""
-    columns = ("", "run", "seed>", f"top-1 on {found.split}>", "[95 %]", "loss>", "ECE [95 %]>", "train gap>")
+    columns = ("", "run", "seed>", f"top-1 on {found.split}>", "[95 %]", "loss>", "ECE (points) [95 %]>", "train gap>")
     table = plain_table(*columns, "minutes>", "parameters>", "pictures/s>", "points/min>")
     for run in found.runs:
         figures = (
@@ -152,7 +152,7 @@ def print_comparison(found: Comparison) -> None:
             words.interval((run.low, run.high)),
             words.decimal(run.nll_loss),
             words.calibration_error(run.ece, run.ece_ci95),
-            words.MISSING if run.gap is None else f"{100 * run.gap:+.1f}",
+            words.MISSING if run.gap is None else words.signed_points(run.gap).removesuffix(" points"),
             words.minutes(run.minutes),
             words.MISSING if run.parameters is None else words.whole(run.parameters),
             words.MISSING if run.images_per_second is None else words.whole(run.images_per_second),

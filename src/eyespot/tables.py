@@ -32,6 +32,11 @@ RUN_ORDERS = {
 }
 """What `eyespot runs --sort` may be, and the value of a row it stands for; the highest comes last."""
 
+_RUN_PLACES = (
+    "*",
+    "runs/*",
+    "*/runs/*",
+)  # runs; those of the experiment that the folder is; those of experiments in it
 _NUMBERS = ("train_seconds", "parameters", "top1", "val_top1", "test_top1")
 _TEXTS = {"data": "dataset", "created": "started"}  # by their names in provenance.json
 _MOST_CLASSES = 50
@@ -176,7 +181,7 @@ def show_runs(folder: Path, *, json: bool, sort: str = "created", tag: str | Non
     """Print the runs in a folder.
 
     Args:
-        folder: Holds the run folders.
+        folder: Holds the run folders, and those of studies and ablations, which have their runs in `runs/`.
         json: As one JSON document.
         sort: A key of `RUN_ORDERS`; runs without that figure come first.
         tag: Only runs with this tag.
@@ -188,7 +193,8 @@ def show_runs(folder: Path, *, json: bool, sort: str = "created", tag: str | Non
     folder = folder.expanduser()
     if not folder.is_dir():
         raise RunError("no such folder", where=folder, remedy="name the folder that holds the run folders")
-    rows = [_run_row(path.parent) for path in folder.glob("*/config.toml")]
+    found = (path.parent for where in _RUN_PLACES for path in folder.glob(f"{where}/config.toml"))
+    rows = [_run_row(path, path.relative_to(folder).as_posix()) for path in found]
     rows = [row for row in rows if tag is None or tag in row["tags"]]
     key = RUN_ORDERS[sort]
     rows.sort(key=lambda row: (row[key] is not None, row[key], row["run"]))
@@ -208,9 +214,9 @@ def show_runs(folder: Path, *, json: bool, sort: str = "created", tag: str | Non
     print_table(table)
 
 
-def _run_row(folder: Path) -> dict[str, Any]:
+def _run_row(folder: Path, name: str) -> dict[str, Any]:
     """Return one line of the list; a damaged run says so instead of hiding the others."""
-    row: dict[str, Any] = {"run": folder.name, "recipe": "", "data": "", "epochs": 0, "train_seconds": None}
+    row: dict[str, Any] = {"run": name, "recipe": "", "data": "", "epochs": 0, "train_seconds": None}
     row |= {"top1": None, "split": None, "finished": False, "created": None, "parameters": None}
     row |= {"val_top1": None, "test_top1": None, "val": "", "tags": [], "notes": []}
     try:
@@ -226,7 +232,7 @@ def _run_row(folder: Path) -> dict[str, Any]:
             "parameters": run.provenance.get("parameters"),
             "tags": list(annotations.tags),
             "notes": [note.text for note in annotations.notes],
-            "result": f"not finished: eyespot train --resume --out {folder}",
+            "result": f"not finished: eyespot train --resume --out {shlex.quote(str(folder))}",
         }
         found |= {f"{name}_top1": metrics[name]["top1"] for name in ("val", "test") if name in metrics}
         if "val" in metrics and split != "val":

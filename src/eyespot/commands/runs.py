@@ -18,7 +18,7 @@ def runs(
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag of `eyespot note`.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the runs in a folder.
+    """List the runs in a folder, with those of its studies and ablations.
 
     Example: eyespot runs runs/ --sort val
     """

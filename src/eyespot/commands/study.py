@@ -114,7 +114,11 @@ def run(
         print_json(outcomes_as_json(outcomes))
     else:
         print(describe_outcomes(outcomes))
-    if any(outcome.state == "failed" for outcome in outcomes):
+    named = set(only or ())
+    if any(
+        outcome.state == "failed" or (outcome.state == "not run" and named & {outcome.point.name, outcome.point.id})
+        for outcome in outcomes
+    ):
         raise typer.Exit(1)
 
 
