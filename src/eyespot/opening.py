@@ -315,10 +315,10 @@ def divide(packed: PackedDataset, config: Config, watcher: Observer) -> Splits:
     """Return train, val and test as a recipe says, near copies together where they are searched before training."""
     from functools import partial
 
-    from eyespot.data.near_cache import near_pairs_for_training
+    from eyespot.data.near_cache import near_pairs_for_training, say_unsearched
     from eyespot.data.splits import make_splits
 
-    return make_splits(
+    splits = make_splits(
         packed,
         val_fraction=config.data.val_fraction,
         test_fraction=config.data.test_fraction,
@@ -328,6 +328,8 @@ def divide(packed: PackedDataset, config: Config, watcher: Observer) -> Splits:
         train_fraction=config.data.train_fraction,
         near=near_pairs_for_training(packed, partial(watcher.on_count, "comparing pictures")),
     )
+    told = say_unsearched(packed)
+    return replace(splits, notes=(*splits.notes, told)) if told else splits
 
 
 def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:

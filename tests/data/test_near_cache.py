@@ -100,9 +100,12 @@ def test_more_pictures_than_training_waits_for_are_divided_as_if_nobody_had_look
 ) -> None:
     packed = packed_of(copied)
     assert near_pairs_for_training(packed) is not None
+    recipe, watcher = load_recipe("small", {}), Terminal(quiet=True)
+    assert not any("were not looked for" in note for note in divide(packed, recipe, watcher).notes)
     monkeypatch.setattr(near_cache, "MOST_SEARCHED", 20)
     assert near_pairs_for_training(packed) is None
     assert load_near_pairs(packed) is not None
+    assert "More than 20 pictures: near copies were not looked for" in divide(packed, recipe, watcher).notes[-1]
 
 
 def test_what_is_damaged_is_searched_again(copied: Path) -> None:

@@ -39,8 +39,9 @@ COMPARED_PX = 24
 """Symbols of 8 x 8 px are alike because there is little to tell them apart: 91 % of the test pictures of `digits` would
 be called near copies."""
 
-MOST_SEARCHED = 20_000
-"""So many pictures of somebody's own are searched before they are divided; `eyespot check` searches more."""
+MOST_SEARCHED = 100_000
+"""So many pictures of somebody's own are searched before they are divided, for at most about 20 s (docs/decisions/009);
+`eyespot check` searches more."""
 
 
 def near_pairs(packed: PackedDataset, progress: Progress | None = None) -> NearPairs:
@@ -80,6 +81,16 @@ def near_pairs_for_training(packed: PackedDataset, progress: Progress | None = N
         return None
     pairs = near_pairs(packed, progress)
     return None if count_chained(total, pairs) > MOST_CHAINED * total else pairs
+
+
+def say_unsearched(packed: PackedDataset) -> str:
+    """Return in a sentence that pictures of somebody's own are too many to be searched; empty where they are not."""
+    if packed.dataset.published or sum(map(len, packed.splits.values())) <= MOST_SEARCHED:
+        return ""
+    return (
+        f"More than {MOST_SEARCHED:,} pictures: near copies were not looked for, and shots of one scene may be in "
+        "train and in what is measured (eyespot check finds them)."
+    )
 
 
 def load_near_pairs(packed: PackedDataset) -> NearPairs | None:
