@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyespot.config import Config, config_keys, load_config, parse_config, recipe_names, recipe_text
+from eyespot.config import Config, config_keys, load_config, named_settings, parse_config, recipe_names, recipe_text
 from eyespot.errors import ConfigError
+from eyespot.opening import load_recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,6 +48,35 @@ def test_overrides_are_read_as_toml_or_as_text() -> None:
     assert config.augment.brightness == (0.5, 1.5)
     assert config.data.final is True
     assert load_config("fast", changes={"training.epochs": 4}).training.epochs == 4
+
+
+def test_settings_are_named_as_they_are_changed() -> None:
+    assert named_settings(["augment.flip=none", "model={name='spot', args={depth=2}}"]) == {
+        "augment.flip",
+        "model.name",
+        "model.args",
+    }
+    assert named_settings({"training": {"epochs": 1}, "model.args.depth": 2}) == {"training.epochs", "model.args.depth"}
+    assert named_settings({"evaluation": {}}) == {key for key in config_keys() if key.startswith("evaluation.")}
+    assert named_settings("data.final=true") == {"data.final"}
+
+
+@pytest.mark.parametrize("settings", [["augment.flip=none"], {"augment.flip": "none"}, {"augment": {}}])
+def test_who_turns_mirroring_off_gets_no_mirrored_views(settings: list[str] | dict[str, object]) -> None:
+    for recipe in ("transfer", "features", "fast", "sprint"):
+        config = load_recipe(recipe, settings)
+        assert (config.augment.flip, config.evaluation.views, config.features.views) == ("none", "none", 1)
+        plain = load_recipe(recipe, ())
+        assert plain.evaluation.views != "none"
+        assert plain.features.views == 2
+
+
+def test_mirrored_views_that_are_asked_for_stay() -> None:
+    asked = {"augment.flip": "none", "evaluation.views": "mirror", "features.views": 2}
+    config = load_recipe("transfer", asked)
+    assert (config.evaluation.views, config.features.views) == ("mirror", 2)
+    assert load_recipe("transfer", ["augment.flip=random"]).evaluation.views == "mirror"
+    assert load_recipe("transfer", ["augment.flip=none", "features.views=4"]).features.views == 4
 
 
 def test_the_learning_rate_is_a_number_or_auto() -> None:

@@ -39,7 +39,8 @@ class AugmentConfig(BaseModel):
         default="none",
         description="Mirror left and right: 'random' tosses a coin each time; 'alternating' tosses it once per picture"
         " and then mirrors every picture in every other epoch, so that two epochs in a row always show both sides"
-        " (arXiv:2404.00498, section 3.6).",
+        " (arXiv:2404.00498, section 3.6). Turned off with --set, mirrored test-time views and stored features go too,"
+        " unless evaluation.views or features.views is set as well.",
     )
     vertical_flip: bool = Field(
         default=False, description="Turn half of the pictures upside down, which suits pictures without an up and down."

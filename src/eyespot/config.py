@@ -536,6 +536,23 @@ def config_keys() -> list[str]:
     return keys
 
 
+def named_settings(settings: Sequence[str] | Mapping[str, Any]) -> set[str]:
+    """Return which settings some changes name, as `section.key`; of an emptied section every one.
+
+    Args:
+        settings: As for --set, or from Python, where a section may be a mapping.
+    """
+    pairs = settings.items() if isinstance(settings, Mapping) else map(parse_override, as_list(settings))
+    named: set[str] = set()
+    for key, value in pairs:
+        if key in Config.model_fields and isinstance(value, Mapping):
+            named.update(f"{key}.{part}" for part in value)
+            named.update(known for known in config_keys() if not value and known.startswith(f"{key}."))
+        else:
+            named.add(key)
+    return named
+
+
 def _explain(error: ValidationError) -> Iterable[str]:
     """Yield one sentence in human words for each thing that does not validate."""
     keys = [*Config.model_fields, *config_keys()]

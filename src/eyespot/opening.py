@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eyespot.config import Config, as_list, parse_config, recipe_text
+from eyespot.config import Config, as_list, named_settings, parse_config, recipe_text
 from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
 from eyespot.runs import Run, RunWriter
 
@@ -68,6 +68,9 @@ def checked_split(split: str) -> SplitName:
 def load_recipe(recipe: str | Path, settings: Settings) -> Config:
     """Return a recipe with changes, given as for --set or as a mapping.
 
+    Who turns `augment.flip` off means pictures whose mirror image is something else: the recipe's mirrored views, in
+    training on stored features and when it is measured, go with it unless they are named too.
+
     Raises:
         ConfigError: An unknown recipe, or settings that do not validate.
     """
@@ -96,8 +99,20 @@ def _parse(text: str, where: str, settings: Settings) -> Config:
             remedy='give {"training.epochs": 5} or ["training.epochs=5"], or leave them out',
         )
     if isinstance(given, Mapping):
-        return parse_config(text, where=where, changes=given)
-    return parse_config(text, where=where, overrides=given)
+        return _without_mirrors(parse_config(text, where=where, changes=given), named_settings(given))
+    return _without_mirrors(parse_config(text, where=where, overrides=given), named_settings(given))
+
+
+def _without_mirrors(config: Config, named: set[str]) -> Config:
+    """Return a recipe whose views are not mirrored where the user turned mirroring off and did not name them."""
+    if "augment.flip" not in named or config.augment.flip != "none":
+        return config
+    changed: dict[str, Any] = {}
+    if "evaluation.views" not in named:
+        changed["evaluation"] = config.evaluation.model_copy(update={"views": "none"})
+    if "features.views" not in named and config.features.views == 2:
+        changed["features"] = config.features.model_copy(update={"views": 1})
+    return config.model_copy(update=changed)
 
 
 def choose_recipe(dataset: Dataset) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyespot.config import Config
+from eyespot.config import Config, named_settings
 from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import CheckpointError, ConfigError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.files import checked_folder
@@ -142,6 +142,7 @@ class _Request:
         config: The recipe.
         folder: The run folder, absolute.
         fixes: Corrections of labels that the folder must get a copy of; None where there are none, or where it has one.
+        named: The settings that the user changed; none of a resumed run.
     """
 
     data: str
@@ -149,6 +150,7 @@ class _Request:
     config: Config
     folder: Path
     fixes: Path | None = None
+    named: frozenset[str] = frozenset()
 
 
 def _new_request(
@@ -176,7 +178,7 @@ def _new_request(
     if corrected:
         fixes = Path(config.data.label_fixes).expanduser().resolve()
         config = with_label_fixes(config, folder / LABEL_FIXES)
-    return _Request(lasting_name(source), dataset, config, folder, fixes)
+    return _Request(lasting_name(source), dataset, config, folder, fixes, frozenset(named_settings(settings)))
 
 
 def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings: Settings) -> None:
@@ -260,7 +262,7 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
     """Walk the whole way of the data in a locked run folder."""
     from eyespot.data.checks import enforce
     from eyespot.training.prepare import prepare_training
-    from eyespot.training.transfer import train_model
+    from eyespot.training.transfer import note_unused, train_model
 
     config, dataset = request.config, request.dataset
     if "started" not in Run(writer.path).provenance:
@@ -291,7 +293,7 @@ def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Obs
         watcher.on_message(
             f"{config.model.name}: {parameters:,} parameters{f', sees pictures resized to {shown} px' if shown else ''}"
         )
-        for note in prepared.notes:
+        for note in [*prepared.notes, *note_unused(prepared.model, config, request.named)]:
             watcher.on_message(note)
         if prepared.pretrained is not None:
             _keep_weights(prepared.pretrained, writer)

@@ -22,7 +22,7 @@ from eyespot.runs import Run, RunWriter
 from eyespot.training import transfer
 from eyespot.training.optim import build_optimizer
 from eyespot.training.prepare import Prepared, frozen_mode, prepare_training
-from eyespot.training.transfer import Trained, train_model
+from eyespot.training.transfer import Trained, note_unused, train_model
 
 from .conftest import Watcher, tiny_config, tiny_packed, weights, without_times
 
@@ -105,6 +105,23 @@ def test_settings_that_a_solved_head_does_not_follow_are_said(tmp_path: Path) ->
     assert any(told in message for message in watcher.messages)
     *_, watcher = run(tmp_path / "plain", tiny_config(**LINEAR))
     assert not any("has no part" in message for message in watcher.messages)
+
+
+def test_what_is_asked_of_a_head_on_stored_features_and_not_done_is_said() -> None:
+    named = {"optimizer.lr", "training.epochs", "training.seed", "augment.flip", "augment.cutout_px", "data.final"}
+    config = tiny_config(**LINEAR)
+    packed = tiny_packed(count=90, size=16, channels=3)
+    model = prepare_training(packed, divided(packed), config, PLAN).model
+    solved, drawn = note_unused(model, config, named)
+    assert "optimizer.lr, training.epochs have no part in it; --set features.solver=gradient trains it" in solved
+    assert "augment.cutout_px has no part in them; --set features.views=4" in drawn
+    assert note_unused(model, config, {"training.seed", "augment.flip"}) == []
+    many = tiny_config(**LINEAR, features__views=4)
+    assert note_unused(model, many, named) == [solved]
+    assert note_unused(model, tiny_config(**LINEAR, features__solver="gradient"), named) == [drawn]
+    for changes in ({"model__mode": "full"}, {"model__mode": "auto", "training__minutes": 1.0}):
+        assert note_unused(model, tiny_config(**{**LINEAR, **changes}), named) == []
+    assert note_unused(torch.nn.Linear(1, 1), config, named) == []
 
 
 def test_a_hidden_head_is_trained_in_the_loop_on_stored_features(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, cast
 
@@ -48,6 +48,12 @@ _SECONDS_IN_CACHE = "seconds_in_cache"
 _FINETUNE_MINUTES = "finetune_minutes"
 
 _T = TypeVar("_T", str, float)
+
+# Of the section `training`, what only the loop reads.
+_OF_THE_LOOP = {
+    f"training.{name}"
+    for name in ("epochs", "batch_size", "drop_last", "clip_norm", "ema_decay", "early_stopping_epochs", "restore_best")
+}
 
 
 class Observer(loop.Observer, Protocol):
@@ -283,6 +289,38 @@ def _unused_by_solver(model: PretrainedClassifier, config: Config) -> list[str]:
         "training.hardest_share": config.training.hardest_share < 1,
     }
     return [key for key, value in asked.items() if value]
+
+
+def note_unused(model: nn.Module, config: Config, named: Collection[str]) -> list[str]:
+    """Return a sentence on the settings that the user named and that a head on stored features does not read.
+
+    Args:
+        model: Any network; only a frozen backbone with a head leaves something to say.
+        config: The recipe.
+        named: `section.key` of what was changed; what a recipe says of itself is for when it is fine-tuned.
+    """
+    if not isinstance(model, PretrainedClassifier) or config.model.freeze_until or frozen_mode(config) != "features":
+        return []
+    notes = []
+    unused = [key for key in sorted(named) if key.startswith(("optimizer.", "schedule.")) or key in _OF_THE_LOOP]
+    if config.optimizer.lr == "auto":  # `_unused_by_solver` says that, whoever asked for it
+        unused = [key for key in unused if key != "optimizer.lr"]
+    if unused and _is_closed(config, model):
+        notes.append(
+            f"note: the head is solved, not trained in steps: {', '.join(unused)} {_has(unused)} no part in it; "
+            "--set features.solver=gradient trains it"
+        )
+    drawn = sorted(key for key in named if key.startswith("augment.") and key != "augment.flip")
+    if drawn and config.features.views <= 2:
+        notes.append(
+            f"note: stored features are those of pictures that are not augmented: {', '.join(drawn)} {_has(drawn)} no "
+            "part in them; --set features.views=4 adds two augmented views"
+        )
+    return notes
+
+
+def _has(settings: Sequence[str]) -> str:
+    return "has" if len(settings) == 1 else "have"
 
 
 def _cut(model: PretrainedClassifier, array: Any) -> Any:
