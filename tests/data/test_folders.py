@@ -440,11 +440,21 @@ class TestRefused:
             ((".DS_Store", "__MACOSX/cat/1.png"), "an empty folder"),
             (("a.jpg", "b.jpg", "c.png"), "3 pictures but no class folders"),
             (("notes.txt",), "no class folders; 1 file of other kinds left out: .txt 1 in"),
-            (("photos.zip", "photos.csv"), "no class folders; 2 files of other kinds left out: .zip 1, .csv 1 in"),
+            (
+                ("photos.zip", "photos.csv"),
+                "no class folders; 2 files of other kinds left out: .zip 1, .csv 1 (pictures in archives are not",
+            ),
             (("cat/1.png",), "only one class, 'cat'"),
             (("cat/1.png", "a.jpg"), "only one class, 'cat'"),
             (("cat/1.png", "dog/"), "class 'dog' has no training pictures"),
-            (("cat/1.png", "dog/readme.txt"), "class 'dog' has no training pictures"),
+            (
+                ("cat/1.png", "dog/readme.txt"),
+                "class 'dog' has no training pictures; 1 file of other kinds left out: .txt 1 in",
+            ),
+            (
+                ("cat/cat.zip", "dog/dog.RAR"),
+                "no pictures at all; 2 files of other kinds left out: .zip 1, .rar 1 (pictures in",
+            ),
             (("cat/1.png", "dog/", "cow/", "emu/", "fox/"), "4 classes ('cow', 'dog', 'emu' and 1 more) have no"),
             (("cat/", "dog/"), "no pictures at all"),
             (("cat/train/1.png", "cat/test/1.png", "dog/train/1.png"), "the splits are inside of the class folders"),

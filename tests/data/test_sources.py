@@ -525,7 +525,7 @@ class TestPaths:
             link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
             tar.addfile(link)
         notes = open_dataset(archive).notes
-        assert any("1 members of the archive left out" in note and "link.png" in note for note in notes)
+        assert any("1 member of the archive left out" in note and "link.png" in note for note in notes)
 
     def test_names_of_an_archive_in_no_stated_encoding_are_noted(self, data: Path, tmp_path: Path) -> None:
         buffer = io.BytesIO()
@@ -535,7 +535,7 @@ class TestPaths:
         (tmp_path / "photos.zip").write_bytes(buffer.getvalue().replace(b"Krab", b"B\x84r\x84"))
         dataset = open_dataset(tmp_path / "photos.zip")
         assert dataset.class_names == ("Bärä", "Wolf")
-        expected = "1 names in the archive are in no stated encoding, read as CP437: 'Bärä/1.png'"
+        expected = "1 name in the archive is in no stated encoding, read as CP437: 'Bärä/1.png'"
         assert any(expected in note for note in dataset.notes)
 
     def test_split_folders_of_an_archive_as_they_are_handed_out(self, data: Path, tmp_path: Path) -> None:

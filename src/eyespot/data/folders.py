@@ -80,6 +80,7 @@ _PICTURE_PART = re.compile("(?:jpe?g)?images?|imgs?|pictures?|photos?", re.IGNOR
 _OTHER_PART = re.compile("annotations?|labels?|masks?|trimaps?|segmentation[a-z]*|ground[-_ ]?truth", re.IGNORECASE)
 # What programs write where there is no label; a class may well be called so, too.
 _NO_LABEL = frozenset(["nan", "NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "-1"])
+_ARCHIVES = frozenset({"zip", "tar", "tgz", "gz", "bz2", "tbz2", "xz", "txz", "zst", "rar", "7z"})
 _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -165,7 +166,8 @@ class _LeftOut:
     def describe_kinds(self) -> str:
         """Return how many files of which other kinds are no pictures."""
         kinds = ", ".join(f".{kind} {count:,}" for kind, count in self.kinds.most_common(5))
-        return f"{_files(self.kinds.total())} of other kinds left out: {kinds}"
+        inside = " (pictures in archives are not looked for: unpack them)" if _ARCHIVES & self.kinds.keys() else ""
+        return f"{_files(self.kinds.total())} of other kinds left out: {kinds}{inside}"
 
     def notes(self) -> list[str]:
         """Return a sentence for each kind of thing."""
@@ -246,7 +248,8 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
             found[split] = classes
     _refuse_parts(found["train"], folder)
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
-    class_names, class_notes = check_classes(counts, folder)
+    other_kinds = left_out.describe_kinds() if left_out.kinds else ""
+    class_names, class_notes = check_classes(counts, folder, left_out=other_kinds)
     masks = [name for classes in found.values() for names in classes.values() for name in _masks(names)]
     if masks:
         what = f"{len(masks):,} picture{' is' if len(masks) == 1 else 's are'} named like masks of others"
@@ -263,13 +266,14 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
 
 
 def check_classes(
-    counts: Mapping[SplitName, Mapping[str, int]], where: object
+    counts: Mapping[SplitName, Mapping[str, int]], where: object, *, left_out: str = ""
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the sorted class names, and notes on what is odd about the classes.
 
     Args:
         counts: Pictures per split and class; "train" is always there.
         where: Folder or file, for error messages.
+        left_out: Which files were left out, for classes that have nothing else.
 
     Raises:
         DataError: Fewer than two classes, a class without training pictures, or a class that training does not have.
@@ -277,11 +281,14 @@ def check_classes(
     train = counts["train"]
     class_names = tuple(sorted(train))
     empty = [name for name in class_names if not train[name]]
+    besides = f"; {left_out}" if left_out else ""
     if empty and len(empty) < len(class_names):
         what = f"class {empty[0]!r} has" if len(empty) == 1 else f"{len(empty)} classes ({few(empty)}) have"
-        raise DataError(f"{what} no training pictures", where=where, remedy="add pictures or remove the folder")
+        remedy = "add pictures or remove the folder"
+        raise DataError(f"{what} no training pictures{besides}", where=where, remedy=remedy)
     if empty or not class_names:
-        raise DataError("no pictures at all", where=where, remedy="put each class's pictures in its folder")
+        remedy = "put each class's pictures in its folder"
+        raise DataError(f"no pictures at all{besides}", where=where, remedy=remedy)
     if len(class_names) == 1:
         raise DataError(
             f"only one class, {class_names[0]!r}",

@@ -248,11 +248,13 @@ def _unpack(archive: Path, progress: Progress | None, message: Message) -> tuple
     report = extract_archive(archive, target, progress=progress, on_wait=waiting)
     notes = []
     if report.special:
-        notes.append(f"{report.special:,} members of the archive left out, no files: {few(report.special_names)}")
+        members = f"{report.special:,} member{'' if report.special == 1 else 's'}"
+        notes.append(f"{members} of the archive left out, no files: {few(report.special_names)}")
     if report.guessed:
         notes.append(
-            f"{report.guessed:,} names in the archive are in no stated encoding, read as CP437: "
-            f"{few(report.guessed_names)}; where that is wrong, unpack it yourself and give the folder"
+            f"{report.guessed:,} name{' in the archive is' if report.guessed == 1 else 's in the archive are'} in no "
+            f"stated encoding, read as CP437: {few(report.guessed_names)}; where that is wrong, unpack it yourself and "
+            "give the folder"
         )
     return target, tuple(notes)
 
