@@ -207,7 +207,11 @@ WRONG = [
     ("evaluate run/bundle", 2, "a bundle has no data of its own in run/bundle: name data with --data"),
     ("predict run nowhere.png", 1, "nowhere.png does not exist: check the path"),
     ("predict run https://example.org/a.png", 1, "a.png is an address, which is never fetched: download it and give"),
-    ("predict run empty", 1, "empty holds no pictures: give a folder"),
+    (
+        "predict run empty",
+        1,
+        "empty holds no pictures: give a folder with pictures in it or below it; links to folders are not",
+    ),
     ("predict run file --csv --top 2", 2, "--csv '--top' is no file in the command line: use --csv FILE or --csv -"),
     ("predict run file --csv file", 1, "the file is there already in file: give another name, or delete it"),
     ("predict run - --csv out.csv", 2, "stdin"),

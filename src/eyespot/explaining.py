@@ -101,7 +101,7 @@ def explain(
 
 def _named(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
     """Return a name for each picture, and the pictures of folders in place of the folders."""
-    from eyespot.data.walking import walk_pictures
+    from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
     from eyespot.evaluation.predictor import named_pictures
 
     named: list[tuple[str, Picture]] = []
@@ -109,7 +109,7 @@ def _named(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
         if isinstance(picture, (str, Path)) and Path(picture).is_dir():
             inside = [path for path, error in walk_pictures(str(picture)) if error is None]
             if not inside:
-                raise DataError("holds no pictures", where=name, remedy="give a folder with pictures in it")
+                raise DataError("holds no pictures", where=name, remedy=NO_PICTURES_REMEDY)
             named += [(path, path) for path in inside]
         else:
             named.append((name, picture))

@@ -27,7 +27,7 @@ from eyespot.data.csvfile import is_address
 from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
 from eyespot.data.decoding import MAX_FILE_BYTES, MAX_SECONDS
 from eyespot.data.stream_workers import StreamWorkers
-from eyespot.data.walking import walk_pictures
+from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.errors import BadImageError, DataError, EyespotError, UsageError, printable
 from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor, pixels_of
 from eyespot.evaluation.views import Views, check_views
@@ -286,7 +286,7 @@ def _in_folder(folder: str) -> Iterator[Asked]:
         yield Asked(folder, error=error.what, remedy=permissions)
         return
     if empty:
-        yield Asked(folder, error="holds no pictures", remedy="give a folder with pictures in it or below it")
+        yield Asked(folder, error="holds no pictures", remedy=NO_PICTURES_REMEDY)
 
 
 # ------------------------------------------------------------------------------------------------------ the conveyor

@@ -100,6 +100,14 @@ def test_names_that_tell_no_classes_apart_are_refused(tmp_path: Path, names: tup
     assert caught.value.remedy
 
 
+def test_that_linked_folders_are_left_out_is_said_where_there_is_nothing_else(tmp_path: Path) -> None:
+    real, linked = files(tmp_path / "real", "ill-1.jpg", "well-1.jpg"), tmp_path / "linked"
+    linked.mkdir()
+    (linked / "scans").symlink_to(real, target_is_directory=True)
+    with pytest.raises(DataError, match="links to folders are not followed"):
+        label_by_names(linked, "[a-z]+")
+
+
 @pytest.mark.parametrize(
     ("text", "columns"),
     [

@@ -32,7 +32,7 @@ from eyespot.data.csvfile import (
 from eyespot.data.dataset import SPLIT_NAMES
 from eyespot.data.folders import SPLIT_WORDS, few, may_be_picture, safe_text, split_of
 from eyespot.data.group_splits import split_groups
-from eyespot.data.walking import walk_pictures
+from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.errors import DataError, UsageError, did_you_mean
 from eyespot.files import write_atomic
 
@@ -314,7 +314,7 @@ def _check_classes(labels: Sequence[str], nameless: Sequence[str], folder: Path)
         "folders named after their classes need no table"
     )
     if not kinds and not nameless:
-        raise DataError("no pictures", where=folder, remedy="name the folder that holds them")
+        raise DataError("no pictures", where=folder, remedy=NO_PICTURES_REMEDY)
     if not kinds:
         raise DataError(f"no name says a class: {few(nameless)}", where=folder, remedy=remedy)
     if len(kinds) == 1:

@@ -19,6 +19,8 @@ from eyespot.errors import DataError
 # Names that are sorted in memory; a folder with more of them is sorted in pieces on the disk and merged.
 _NAMES = 50_000
 
+NO_PICTURES_REMEDY = "give a folder with pictures in it or below it; links to folders are not followed"
+
 
 class Found(NamedTuple):
     """A picture by its name, or a folder below that cannot be listed.

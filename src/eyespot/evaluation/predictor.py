@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from eyespot.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from eyespot.data.decoding import decode_image
 from eyespot.data.transforms import EvalTransform, InputSpec
-from eyespot.data.walking import walk_pictures
+from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
 from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError, did_you_mean
 from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle, load_unknown
@@ -546,7 +546,7 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
             raise DataError(error, where=path, remedy="check its permissions")
         found.append(Path(path))
     if not found:
-        raise DataError("no pictures", where=folder, remedy="give a folder with pictures in it or below it")
+        raise DataError("no pictures", where=folder, remedy=NO_PICTURES_REMEDY)
     return found
 
 
