@@ -765,8 +765,14 @@ def test_no_damage_ends_in_anything_but_a_clear_error(data: st.DataObject, kind:
 
 
 @pytest.mark.parametrize(
-    "content", [b"<html><body>Please log in</body></html>", b"7z\xbc\xaf\x27\x1c" + bytes(600), b"Rar!\x1a\x07\x01\x00"]
+    ("content", "what"), [(b"", "an empty file"), (b"\n<html><body>Please log in</body></html>", r"a web page \(HTML")]
 )
+def test_a_download_that_brought_no_archive_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    with pytest.raises(ArchiveError, match=f"{what}.*a.tgz: download the archive again"):
+        extract_archive(write(tmp_path, "a.tgz", content), tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"7z\xbc\xaf\x27\x1c" + bytes(600), b"Rar!\x1a\x07\x01\x00"])
 def test_other_files_are_refused_with_what_is_read(tmp_path: Path, content: bytes) -> None:
     archive = write(tmp_path, "a.tgz", content)
     with pytest.raises(ArchiveError, match=r"not an archive that eyespot reads \(\.zip, .*a\.tgz: unpack it yourself"):

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import string
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class TestRead:
             " a.png , cat \n b.png , dog \n",
             "path,label\rb.png,dog\ra.png,cat\r",
             "./a.png,cat\nsub/../b.png,dog\n",
+            "sep=;\r\npath;label\r\na.png;cat\r\nb.png;dog\r\n",
+            "\ufeffsep=|\na.png|cat\nb.png|dog\n",
         ],
     )
     def test_each_way_of_writing_it(self, folder: Path, content: str) -> None:
@@ -133,6 +136,12 @@ class TestRead:
         dataset = read_csv(table(folder, "sub\\e.png,cat\nb.png,dog\n"))
         assert rows(dataset) == [("sub/e.png", "cat"), ("b.png", "dog")]
 
+    @pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+    def test_accents_are_found_however_they_are_written(self, folder: Path, form: Any, other: Any) -> None:
+        (folder / unicodedata.normalize(form, "übung.png")).touch()
+        dataset = read_csv(table(folder, f"a.png,cat\n{unicodedata.normalize(other, 'übung.png')},dog\n"))
+        assert len(dataset.splits["train"]) == 2
+
     def test_a_header_alone_in_the_first_twenty_rows_does_not_confuse_the_delimiter(self, folder: Path) -> None:
         dataset = read_csv(table(folder, 'path;label\n"a.png";"cat, small"\nb.png;dog\n'))
         assert dataset.class_names == ("cat, small", "dog")
@@ -187,6 +196,7 @@ REFUSED: list[tuple[str, str | bytes, list[str]]] = [
     ("UTF-16", "path,label\na.png,cat\n".encode("utf-16"), ["UTF-16 text", "UTF-8"]),
     ("NUL byte", b"path,label\na.png,cat\nb\0.png,dog\n", ["line 3", "a NUL byte"]),
     ("huge field", "a.png,cat\nb.png," + "x" * 200_000 + "\n", ["line 2", "field larger than field limit"]),
+    ("a separator that is named", "sep=;\npath;label\na.png;cat\nzz.png;dog\n", ["line 4", "no file 'zz.png'"]),
     ("open quote", 'a.png,cat\n"b.png,dog\nc.png,cat\n', ["line 2", "unexpected end of data"]),
     ("text behind a quote", 'a.png,cat\n"b.png"x,dog\n', ["line 2", "cannot read the row"]),
     ("address", "a.png,cat\nhttps://example.org/b.png,dog\n", ["line 2", "an address instead of a path"]),

@@ -446,6 +446,7 @@ class TestRefused:
             ),
             (("cat/1.png",), "only one class, 'cat'"),
             (("cat/1.png", "a.jpg"), "only one class, 'cat'"),
+            (("my/cat/1.png", "my/dog/1.png", "a.jpg"), "'my', which holds the folders 'cat', 'dog' in"),
             (("cat/1.png", "dog/"), "class 'dog' has no training pictures"),
             (
                 ("cat/1.png", "dog/readme.txt"),

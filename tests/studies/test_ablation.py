@@ -47,8 +47,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_ablation_from_end_to_end(in_process: list[str], pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "ab"
     found = eyespot.ablate(
-        "small", pictures, without=["flip"], factors=["training.label_smoothing=0.9"], seeds=2, settings=SETTINGS,
-        out=out,
+        "small", pictures, without=["flip"], factors=["training.label_smoothing=0.9"], seeds=2,
+        settings={**SETTINGS, "evaluation.views": "mirror"}, out=out,
     )  # fmt: skip
     assert in_process[:3] == ["baseline-seed0", "without-flip-seed0", "label_smoothing-0.9-seed0"]
     flip, failed = found.found.effects
@@ -56,6 +56,7 @@ def test_an_ablation_from_end_to_end(in_process: list[str], pictures: Path, tmp_
     runs = {name: Run(out / "runs" / f"{name}-seed0") for name in ("baseline", "without-flip")}
     difference = runs["without-flip"].metrics["val"]["top1"] - runs["baseline"].metrics["val"]["top1"]
     assert flip.deltas[0] == pytest.approx(difference)
+    assert {run.config.evaluation.views for run in runs.values()} == {"mirror"}
     assert failed.seeds == ()
     assert "the loss is not finite in step 3" in failed.reason
     assert all(run.metrics["test_reads"] == 0 and "test" not in run.metrics for run in runs.values())

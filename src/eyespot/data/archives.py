@@ -177,6 +177,11 @@ def _kind_of(archive: Path) -> str:
     # Archives from before 1988 have no magic number: there the name has to do.
     if start[257:262] == b"ustar" or archive.name.lower().endswith(".tar"):
         return "tar"
+    if not start or start.lstrip()[:1] == b"<":
+        what = "a web page (HTML or XML) instead of an archive" if start else "an empty file"
+        raise ArchiveError(
+            what, where=archive, remedy="download the archive again, after logging in where that is asked"
+        )
     raise ArchiveError(
         "not an archive that eyespot reads (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst)",
         where=archive,

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ _GROUPS = ("patient", "subject", "lesion", "case", "person", "group", "video", "
 _GROUP_COLUMN = re.compile(f"({'|'.join(_GROUPS)})[ _-]?(id|no|nr|number|name)?")
 _YES_NO_SPLIT = re.compile(r"is[ _-]?(train|training|valid|val|validation|test)")  # fastai's tables have is_valid
 _DELIMITERS = ",;\t"
+_EXCEL_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)  # what Excel reads before the names of the columns
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".tif", ".webp", ".bmp")
 _SNIFFED_ROWS = 20
 _SNIFFED_CHARACTERS = 1 << 16
@@ -247,6 +249,10 @@ def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         DataError: The file cannot be read, is no UTF-8 text, or is larger than 1 GB; later, a row cannot be cut.
     """
     text = _text(path)
+    if separator := _EXCEL_SEPARATOR.match(text):
+        rows = _rows(text, separator[1], path)
+        next(rows)
+        return rows
     return _rows(text, _delimiter(text, path), path)
 
 
@@ -423,7 +429,9 @@ def _existing(folder: str, written: str, line: int, path: Path) -> str | None:
     if os.sep == "/" and "\\" in written:
         # A table that was written on Windows.
         candidates.append(written.replace("\\", "/"))
-    for name in candidates:
+    # A table from a Mac writes accents as characters of their own; the files may have been copied without them.
+    candidates += [unicodedata.normalize(form, name) for form in ("NFC", "NFD") for name in candidates]
+    for name in dict.fromkeys(candidates):
         try:
             mode = os.stat(os.path.join(folder, name)).st_mode
         except (FileNotFoundError, NotADirectoryError):

@@ -247,6 +247,8 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
                 continue
             found[split] = classes
     _refuse_parts(found["train"], folder)
+    if split_folders is None:
+        _refuse_wrapper(found["train"], folder)
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
     other_kinds = left_out.describe_kinds() if left_out.kinds else ""
     class_names, class_notes = check_classes(counts, folder, left_out=other_kinds)
@@ -558,6 +560,20 @@ def _refuse_parts(classes: Iterable[str], folder: Path) -> None:
             f"folders {few(names)} are no classes",
             where=folder,
             remedy=f"give a folder for each class, {_BY_NAMES}",
+        )
+
+
+def _refuse_wrapper(classes: Mapping[str, list[str]], folder: Path) -> None:
+    """Raise where the only class is a folder around folders, which a picture beside it keeps closed."""
+    if len(classes) != 1:
+        return
+    ((name, pictures),) = classes.items()
+    inside = sorted({picture.split("/")[1] for picture in pictures if picture.count("/") > 1})
+    if len(inside) > 1:
+        raise DataError(
+            f"only one class, {name!r}, which holds the folders {few(map(safe_text, inside))}",
+            where=folder,
+            remedy=f"if those are the classes, give {folder / pictures[0].split('/')[0]}",
         )
 
 

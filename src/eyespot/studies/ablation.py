@@ -218,10 +218,12 @@ def _points(plan: AblationPlan, recipe: str, config: Config) -> list[Point]:
     """Return the runs: the baseline first, then each change, seed by seed."""
     rows = [Change(BASELINE, "baseline", {}), *plan.changes]
     first = config.training.seed
-    points = [
-        Point(row.name, recipe, plan.data, {**row.settings, "name": f"{plan.recipe}-{row.name}"}, first, row.title)
-        for row in rows
-    ]
+    # Named, so that they do not go with `augment.flip`: a change is one thing.
+    views = {"evaluation.views": config.evaluation.views, "features.views": config.features.views}
+    points = []
+    for row in rows:
+        settings = {**views, **row.settings, "name": f"{plan.recipe}-{row.name}"}
+        points.append(Point(row.name, recipe, plan.data, settings, first, row.title))
     return with_seeds(points, plan.seeds)
 
 
