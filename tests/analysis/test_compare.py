@@ -323,6 +323,19 @@ def test_a_run_on_train_and_val_is_said_to_have_had_more_pictures(tmp_path: Path
     assert "--final" not in " ".join(compare_runs([paths[0], write_run(tmp_path / "b", hits(0.7))]).notes)
 
 
+def test_runs_that_name_equally_many_right_are_all_named(tmp_path: Path) -> None:
+    from eyespot.analysis.comparison_page import render_comparison
+
+    def right(count: int, name: str) -> Path:
+        return write_run(tmp_path / name, np.arange(36) < count, settings={"training.epochs": len(name)})
+
+    paths = [right(24, "a"), right(24, "bb"), right(22, "ccc")]
+    page = render_comparison(compare_runs(paths)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "a and bb name the most pictures right, 66.7 % [50.3, 79.8] each, but cannot be told from any other" in page
+    page = render_comparison(compare_runs([*paths[:2], right(24, "dddd")])).replace("\N{NO-BREAK SPACE}", " ")
+    assert "All 3 runs name equally many of 36 pictures right, 66.7 % [50.3, 79.8]." in page
+
+
 def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"a{s}", hits(0.8, s), seed=s) for s in (0, 1)]
     paths.append(write_run(tmp_path / "<b>", hits(0.9, 5), settings={"training.epochs": 3}))

@@ -100,6 +100,11 @@ def _title(runs: Sequence[ComparedRun]) -> str:
     names = [run.name for run in runs]
     if len(names) > 4:
         return f"{names[0]}, {names[1]} and {len(names) - 2} more runs"
+    return _listed(names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return two names or more as `a, b and c`."""
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -109,18 +114,25 @@ def _css(place: int) -> str:
 
 def _lead(found: Comparison) -> str:
     """Return the sentence that answers the first question: which one is best, and can that be told."""
-    if len(found.runs) == 2:
+    runs = found.runs
+    if len(runs) == 2:
         return found.pairs[0].sentence
-    best = max(range(len(found.runs)), key=lambda place: found.runs[place].top1)
-    level = []
-    for pair in found.pairs:
-        if best in (pair.first, pair.second) and pair.p_holm >= 0.05:
-            level.append(found.runs[pair.first if pair.second == best else pair.second].name)
-    lead = f"{found.runs[best].name} names the most pictures right, {words.percent(found.runs[best].top1)} "
-    lead += words.interval((found.runs[best].low, found.runs[best].high))
+    most = max(runs, key=lambda run: run.top1)
+    best = [place for place, run in enumerate(runs) if run.top1 == most.top1]
+    figure = f"{words.percent(most.top1)} {words.interval((most.low, most.high))}"
+    if len(best) == len(runs):
+        return f"All {len(runs)} runs name equally many of {words.plural(found.n, 'picture')} right, {figure}."
+    alike = {frozenset((pair.first, pair.second)) for pair in found.pairs if pair.p_holm >= 0.05}
+    level = [
+        run.name
+        for place, run in enumerate(runs)
+        if place not in best and any(frozenset((place, one)) in alike for one in best)
+    ]
+    lead = f"{most.name} names" if len(best) == 1 else f"{_listed([runs[place].name for place in best])} name"
+    lead += f" the most pictures right, {figure}{' each' if len(best) > 1 else ''}"
     if not level:
         return f"{lead}, and can be told from every other run."
-    if len(level) == len(found.runs) - 1:
+    if len(level) == len(runs) - len(best):
         return f"{lead}, but cannot be told from any other run on {words.plural(found.n, 'picture')}."
     return f"{lead}, but cannot be told from {', '.join(level)} on {words.plural(found.n, 'picture')}."
 
