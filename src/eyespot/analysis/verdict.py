@@ -632,9 +632,9 @@ def _say_gap(metrics: Mapping[str, Any], split: str) -> str:
 
 
 def _say_confusion(figures: Mapping[str, Any], split: str, names: Sequence[str]) -> str:
-    """Return the most confused pair as a sentence, or nothing."""
-    pairs = confused_pairs(figures["confusion"], 1) if figures.get("confusion") is not None else []
-    if not pairs:
+    """Return the most confused pair as a sentence; nothing where there is none, or several are confused as often."""
+    pairs = confused_pairs(figures["confusion"], 2) if figures.get("confusion") is not None else []
+    if not pairs or len({pair.first_as_second + pair.second_as_first for pair in pairs}) < len(pairs):
         return ""
     pair = pairs[0]
     # In quotes: classes may be called 3 and 7.
