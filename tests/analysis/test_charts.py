@@ -194,6 +194,19 @@ def test_the_interval_axis_starts_where_the_values_need_it(lowest: float, first:
     assert f"test {100 * lowest + 0.5:.1f} %" in root.get("aria-label", "")
 
 
+def test_a_long_name_of_an_interval_does_not_cover_it() -> None:
+    rows = [Interval(name, "test", 0.3, 0.2, 0.4) for name in ("test (selected on test)", "train")]
+    root = parse(interval_chart(rows, title="Accuracy", chance=0.1))
+    names = [float(one.get("y", "")) for one in root.iter() if one.get("class") == "label c-test"]
+    dots = [float(one.get("cy", "")) for one in root.iter("circle")]
+    assert [dot - name for name, dot in zip(names, dots, strict=True)] == pytest.approx([14, 14])
+
+
+def test_counts_have_no_ticks_between_them() -> None:
+    assert "0.5" in texts(draw(Series("right", "test", [0, 1], [0, 2])))
+    assert texts(draw(Series("right", "test", [0, 1], [0, 2]), whole_y=True))[:3] == ["0", "1", "2"]
+
+
 def test_confusion_shades_show_shares_and_lift_rare_mistakes() -> None:
     cells = confusion_cells(np.array([[98, 2, 0], [8, 92, 0], [0, 0, 0]]))
     assert cells[0][0].shade == cells[0][0].share == pytest.approx(0.98)

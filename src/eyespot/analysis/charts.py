@@ -22,7 +22,7 @@ from eyespot.arrays import Float64Array, Int64Array
 
 # User units of the drawing. At this width text of 12 units is 10 px high on a phone and 15 px in a half column.
 _WIDTH = 370.0
-_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 42.0, 44.0, 16.0, 34.0
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 42.0, 56.0, 16.0, 34.0
 _LABEL_GAP = 14.0
 _LETTER_WIDTH, _LETTER_HEIGHT = 8.0, 12.0  # of a bold digit
 # Readable in both themes, on white and on near-black: the picture itself has no theme.
@@ -179,6 +179,7 @@ def line_chart(
     log_y: bool = False,
     mark_x: tuple[float, str] | None = None,
     bars: Sequence[Bar] = (),
+    whole_y: bool = False,
     height: float = 220.0,
 ) -> str:
     """Return a line chart as SVG; series without a finite point are left out.
@@ -192,6 +193,7 @@ def line_chart(
         log_y: Logarithmic y axis; points that are not positive are left out.
         mark_x: A place on the x axis to point out, and its label.
         bars: Intervals, drawn under the lines.
+        whole_y: Whether y are whole numbers: no ticks between them.
         height: In units of 1/370 of the width.
     """
     lines = [(one, _usable(one, log_y)) for one in series]
@@ -201,7 +203,7 @@ def line_chart(
     every = [points[np.isfinite(points[:, 1])] for _, points in lines]
     every += [np.array([(bar.x, bar.low), (bar.x, bar.high)], dtype=np.float64) for bar in bars]
     frame = _Frame.around(np.concatenate(every), height, log_x=log_x, log_y=log_y)
-    parts = [_axes(frame, x_label, write_y, height)]
+    parts = [_axes(frame, x_label, write_y, height, whole_y=whole_y)]
     for bar in bars:
         ends = f"M{frame.x(bar.x):.1f} {frame.y(bar.low):.1f}V{frame.y(bar.high):.1f}"
         parts.append(f'<path class="whisker c-{bar.css}" d="{ends}"/>')
@@ -335,12 +337,16 @@ def _axes(
     write_y: Callable[[float], str],
     height: float,
     x_ticks: Sequence[tuple[float, str]] | None = None,
+    *,
+    whole_y: bool = False,
 ) -> str:
     """Return grid lines, tick labels and the axis title; without ticks of its own the x axis counts epochs."""
     parts = []
     count = max(2, round(height / 36))
     y_ticks = log_ticks(frame.y_low, frame.y_high) if frame.log_y else nice_ticks(frame.y_low, frame.y_high, count)
     for tick in y_ticks:
+        if whole_y and tick != int(tick):
+            continue
         y = frame.y(tick)
         parts.append(f'<path class="grid" d="M{_MARGIN_LEFT:.1f} {y:.1f}H{frame.right:.1f}"/>')
         parts.append(
@@ -420,6 +426,9 @@ def interval_chart(rows: Sequence[Interval], *, title: str, chance: float) -> st
     # Near the top, an axis from zero would press all values together; the marked ticks say where it starts.
     start = next((bound for bound in (0.95, 0.9, 0.8, 0.5) if lowest > bound + 0.2 * (1 - bound)), 0.0)
     left, right, row_height = 46.0, _WIDTH - 14, 24.0
+    over = any(_LETTER_WIDTH * len(row.name) > left for row in rows)  # a stamped name has no room beside its bar
+    if over:
+        left, row_height = 8.0, 40.0
     bottom = 8 + row_height * len(rows)
 
     def place(value: float) -> float:
@@ -434,8 +443,9 @@ def interval_chart(rows: Sequence[Interval], *, title: str, chance: float) -> st
         x = place(chance)
         parts.append(f'<path class="mark" d="M{x:.1f} 4V{bottom:.1f}"/>')
     for index, row in enumerate(rows):
-        y = 8 + row_height * (index + 0.5)
-        parts.append(f'<text class="label c-{row.css}" x="0" y="{y + 4:.1f}">{escape(row.name)}</text>')
+        y = 8 + row_height * (index + (0.7 if over else 0.5))
+        name_y = y - 14 if over else y + 4
+        parts.append(f'<text class="label c-{row.css}" x="0" y="{name_y:.1f}">{escape(row.name)}</text>')
         # At least 3 units wide, so that a narrow interval is still seen as one.
         x_low, x_high = place(row.low), max(place(row.high), place(row.low) + 3)
         parts.append(f'<path class="whisker c-{row.css}" d="M{x_low:.1f} {y:.1f}H{x_high:.1f}"/>')

@@ -123,6 +123,7 @@ def _histogram(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> st
         ],
         title="Pictures by score",
         x_label="score: farther from training to the right",
-        write_y=lambda value: f"{value:g}",
+        write_y=words.whole,
+        whole_y=True,
         mark_x=(fitted["rule"]["threshold"], "unknown beyond"),
     )
