@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from eyespot.analysis import words
 from eyespot.sweeps.journal import Journal, Trial
 from eyespot.sweeps.report import importances, render_sweep_report, write_sweep_report
 
@@ -46,6 +47,8 @@ def test_every_trial_and_every_figure_is_in_the_report(done: Journal) -> None:
     assert "test, which no trial has seen, says 81.0 % [79.0, 83.0] on test (n = 400, 1 view)" in text
     assert "optimistic" in text
     assert text.count("behind the others") == 1
+    stopped = 0.6 + 0.03 * 4  # of the same val pictures as the others
+    assert f"{words.share(round(stopped * 500), 500)} " in text
     assert "NaN &lt;b&gt;" in text
     assert "0.01 to 0.5, on a logarithmic scale" in text
     assert "From 6 trials that is a hint and no finding" in text
@@ -53,6 +56,12 @@ def test_every_trial_and_every_figure_is_in_the_report(done: Journal) -> None:
     assert html.count('class="ring') == 4  # the winner, in each factor's chart and in the order of the trials
     assert "://" not in html
     assert "<script" not in html
+
+
+def test_a_winner_without_figures_on_test_yet_has_its_interval_and_n(done: Journal) -> None:
+    done.result = {}
+    text = render_sweep_report(done).replace("\N{NO-BREAK SPACE}", " ")
+    assert re.search(r"was the best of 8 trials on val: 84.0 % \[[\d.]+, [\d.]+\] on val \(n = 500\)", text)
 
 
 def test_a_sweep_that_read_test_twice_says_so(done: Journal) -> None:

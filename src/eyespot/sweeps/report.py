@@ -116,7 +116,7 @@ def _sentence(journal: Journal, winner: Trial | None) -> str:
     result = journal.result
     if winner is None:
         return "No trial was finished, so nothing was chosen and test was not read."
-    val = describe_top1(result["val"], "val") if result else f"{words.percent(winner.top1)} on val"
+    val = describe_top1(result["val"] if result else _figures_of(winner), "val")
     looks = words.plural(len(journal.trials), "trial")
     text = f"Trial {winner.number} was the best of {looks} on val: {val}."
     if len(journal.trials) == 1:
@@ -125,6 +125,11 @@ def _sentence(journal: Journal, winner: Trial | None) -> str:
     if result.get("test"):
         return f"{text}; test, which no trial has seen, says {describe_top1(result['test'], 'test')}."
     return f"{text}, and the data have no test split that could say how much."
+
+
+def _figures_of(winner: Trial) -> dict[str, Any]:
+    """Return the figures of a finished trial on val, as metrics.json names them."""
+    return {"n": winner.n, "top1": winner.top1, "top1_ci95": winner.top1_ci95}
 
 
 def _interval_chart(result: Mapping[str, Any]) -> str:
@@ -343,9 +348,11 @@ def _importance_note(shares: Mapping[str, float], finished: int) -> str:
 
 def _row(journal: Journal, trial: Trial, winner: Trial | None) -> dict[str, Any]:
     is_winner = winner is not None and trial.number == winner.number
+    # All trials have the same val pictures, those that were stopped too.
+    n = trial.n or next((one.n for one in journal.ordered() if one.n), None)
     top1 = words.percent(trial.top1)
-    if trial.top1_ci95 is not None:
-        top1 = f"{top1} {words.interval(trial.top1_ci95)}"
+    if trial.top1 is not None and n:
+        top1 = words.share(round(trial.top1 * n), n)
     report = Run(journal.run_folder(trial)).report
     return {
         "number": trial.number,
@@ -355,7 +362,7 @@ def _row(journal: Journal, trial: Trial, winner: Trial | None) -> dict[str, Any]
         "epochs": words.whole(trial.epochs),
         "top1": top1,
         "loss": words.decimal(trial.loss),
-        "n": words.whole(trial.n) if trial.n else "",
+        "n": words.whole(n) if n and trial.top1 is not None else "",
         "seconds": words.duration(trial.seconds),
         "reason": trial.reason,
         "href": f"trials/{trial.name}/report.html" if report.exists() else "",
