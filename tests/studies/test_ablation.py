@@ -13,9 +13,11 @@ import pytest
 
 import eyespot
 from eyespot import cli
+from eyespot.analysis import words
 from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
-from eyespot.analysis.ablation_page import lead, render_ablation
+from eyespot.analysis.ablation_page import describe_level, lead, render_ablation
 from eyespot.errors import RunError, TrainingError, UsageError
+from eyespot.evaluation.statistics import mean_interval
 from eyespot.runs import Run
 from eyespot.studies import ablation, estimate, runner
 
@@ -252,6 +254,15 @@ def test_effects_agree_with_a_computation_by_hand(arms: list[Arm]) -> None:
     (close,) = alone.effects
     assert close.deltas == pytest.approx([-2 / n] * 3)
     assert close.p_value == 0.25  # three seeds that agree to the picture have no spread to go by
+    assert math.isnan(close.difference.low)
+    assert f"({words.signed_points(-2 / n)} with every seed on test, 3 seeds, p = 0.25)" in close.sentence
+    # Whatever is said of a level has its interval: of one seed the pictures', of several that of their mean.
+    assert describe_level(worse) == (
+        f"{words.mean_percent(worse.top1.mean, worse.top1.low, worse.top1.high)} ± {100 * worse.top1.std:.1f}"
+    )
+    assert worse.top1.low == pytest.approx(mean_interval([1 + d for d in deltas]).low)
+    (once,) = measured([arms[0], Arm("worse", "worse", "", {0: arms[1].runs[0]})]).effects
+    assert describe_level(once) == words.share(n - 2, n)
     page = render_ablation(found)
     assert "c-r4" in page
     assert "worse: a → b" in page

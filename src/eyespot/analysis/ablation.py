@@ -22,6 +22,7 @@ from eyespot.evaluation.statistics import (
     MeanInterval,
     holm,
     mean_interval,
+    only_with_spread,
     paired_difference,
     picture_error,
 )
@@ -59,10 +60,10 @@ class Effect:
         title: In words.
         detail: What was changed, from what to what.
         seeds: That both the change and the baseline have.
-        top1: Accuracy with the change, over these seeds.
+        top1: Accuracy with the change, over these seeds; with one seed its interval is Wilson's of the pictures.
         deltas: Difference for each seed.
-        difference: Their mean; its interval is Student's over seeds, or with one seed the paired bootstrap of the
-            pictures.
+        difference: Their mean; its interval is Student's over seeds, none (nan) where all seeds agree, or with one seed
+            the paired bootstrap of the pictures.
         picture_error: Standard error of the mean that comes from which pictures were drawn.
         p_value: Of the t test over seeds; with one seed the exact McNemar test.
         p_holm: The same, corrected for the number of changes.
@@ -188,10 +189,13 @@ def _level(arm: Arm, runs: Mapping[int, ComparedRun]) -> Effect:
     """Return the baseline: figures of its own, and no difference."""
     if not runs:
         return Effect(arm.name, arm.title, arm.detail, reason=arm.reason or "not finished yet")
-    top1 = mean_interval([run.top1 for run in runs.values()])
-    return Effect(
-        arm.name, arm.title, arm.detail, tuple(runs), top1, minutes=_minutes(runs.values()), reason=arm.reason
-    )
+    top1, minutes = _top1(list(runs.values())), _minutes(runs.values())
+    return Effect(arm.name, arm.title, arm.detail, tuple(runs), top1, minutes=minutes, reason=arm.reason)
+
+
+def _top1(runs: Sequence[ComparedRun]) -> MeanInterval:
+    found = only_with_spread(mean_interval([run.top1 for run in runs]))
+    return found if len(runs) > 1 else found._replace(low=runs[0].low, high=runs[0].high)
 
 
 def _minutes(runs: Any) -> float | None:
@@ -213,7 +217,7 @@ def _effect(arm: Arm, baseline: Mapping[int, ComparedRun], runs: Mapping[int, Co
         arm.title,
         arm.detail,
         seeds,
-        mean_interval([runs[seed].top1 for seed in seeds]),
+        _top1([runs[seed] for seed in seeds]),
         tuple((after.mean(axis=1) - before.mean(axis=1)).tolist()),
         difference,
         picture_error(before, after),

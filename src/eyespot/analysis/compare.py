@@ -18,12 +18,12 @@ from eyespot.analysis import words
 from eyespot.analysis.compared_runs import ComparedRun, match_runs, read_number, split_digest
 from eyespot.arrays import Int64Array
 from eyespot.evaluation.statistics import (
-    EQUAL,
     MeanInterval,
     holm,
     mcnemar_exact,
     mean_interval,
     mean_p_value,
+    only_with_spread,
     paired_bootstrap,
     welch,
 )
@@ -229,7 +229,7 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
         name = compared[places[0]].name if len(places) == 1 else recipe
         if alone and len(places) > 1:
             name = f"{recipe} ({', '.join(compared[place].letter for place in places)})"
-        found = _only_with_spread(mean_interval([compared[place].top1 for place in places]))
+        found = only_with_spread(mean_interval([compared[place].top1 for place in places]))
         groups.append(SeedGroup(name, places, tuple(seeds), found, _say_group(name, found, compared[places[0]].n)))
     return tuple(groups)
 
@@ -241,16 +241,11 @@ def _say_group(name: str, found: MeanInterval, n: int) -> str:
         return f"{name}: one seed, so nothing is known about the spread over seeds."
     if math.isnan(found.low):
         return f"{name}: {words.percent(found.mean)} with each of {found.n} seeds, so no spread to go by; {drawn}."
-    interval = words.interval((max(0.0, found.low), min(1.0, found.high)))
+    interval = words.interval(words.in_range(found.low, found.high))
     return (
         f"{name}: {words.percent(found.mean)} over {found.n} seeds, standard deviation {100 * found.std:.2f} points,"
         f" 95 % interval of the mean {interval}; {drawn}."
     )
-
-
-def _only_with_spread(found: MeanInterval) -> MeanInterval:
-    """Return a mean without its interval where all values are equal: two equal seeds do not make a figure certain."""
-    return found._replace(low=math.nan, high=math.nan) if found.std < EQUAL else found
 
 
 def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tuple[GroupPair, ...]:
@@ -267,7 +262,7 @@ def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tu
             found, p = mean_interval(differences), mean_p_value(differences)
         else:
             found, p = welch(list(of[0].values()), list(of[1].values()))
-        measured.append((i, j, paired, _only_with_spread(found), p))
+        measured.append((i, j, paired, only_with_spread(found), p))
     corrected = holm([p for *_, p in measured]).tolist()
     return tuple(
         GroupPair(
@@ -280,7 +275,7 @@ def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tu
 def _say_groups(first: SeedGroup, second: SeedGroup, found: MeanInterval, paired: bool, p: float, pairs: int) -> str:
     """Return the plain sentence of two groups."""
     how = f"{found.n} seeds, paired" if paired else f"{first.top1.n} and {second.top1.n} seeds, not paired"
-    interval = "with every seed" if math.isnan(found.low) else words.signed_interval((found.low, found.high))
+    interval = words.signed_interval((found.low, found.high))
     corrected = f" after Holm's correction for {pairs} pairs" if pairs > 1 else ""
     measured = f"{words.signed_points(found.mean)} {interval}, {words.p_value(p)}{corrected}, {how}"
     if p >= _SIGNIFICANT:

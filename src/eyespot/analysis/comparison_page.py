@@ -188,7 +188,7 @@ def _group_row(found: Comparison, place: int) -> dict[str, str]:
         "std": words.MISSING if one else f"{100 * group.top1.std:.2f}",
         "interval": words.MISSING
         if math.isnan(group.top1.low)
-        else words.interval((max(0.0, group.top1.low), min(1.0, group.top1.high))),
+        else words.interval(words.in_range(group.top1.low, group.top1.high)),
         "noise": f"{100 * noise:.2f}",
     }
 

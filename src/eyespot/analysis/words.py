@@ -49,8 +49,23 @@ def signed_points(difference: float) -> str:
     return f"{100 * difference:+.{digits}f} points".replace("-", "\N{MINUS SIGN}")
 
 
+def in_range(low: float, high: float) -> tuple[float, float]:
+    """Return both ends of an interval of fractions inside of [0, 1], which Student's may leave."""
+    return max(0.0, low), min(1.0, high)
+
+
+def mean_percent(mean: float, low: float, high: float) -> str:
+    """Return a mean over seeds with its interval as `63.0 % [59.0, 66.9]`; alone where there is none (nan)."""
+    return percent(mean) if math.isnan(low) else f"{percent(mean)} {interval(in_range(low, high))}"
+
+
 def signed_interval(bounds: Sequence[float]) -> str:
-    """Return both ends of a difference as `[-0.1, +0.7]`, in points; none lies beyond 100, which Student's may do."""
+    """Return both ends of a difference as `[-0.1, +0.7]`, in points; none lies beyond 100, which Student's may do.
+
+    Where all seeds agree there is no spread to go by, and no interval (nan): then `with every seed`.
+    """
+    if math.isnan(bounds[0]):
+        return "with every seed"
     low, high = (100 * min(max(bound, -1.0), 1.0) for bound in bounds)
     return f"[{low:+.1f}, {high:+.1f}]".replace("-", "\N{MINUS SIGN}")
 

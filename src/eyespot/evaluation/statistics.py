@@ -136,6 +136,11 @@ def mean_interval(values: Sequence[float] | Float64Array, confidence: float = 0.
     return MeanInterval(n, mean, std, mean - half, mean + half)
 
 
+def only_with_spread(found: MeanInterval) -> MeanInterval:
+    """Return a mean without its interval where all values are equal: two equal seeds do not make a figure certain."""
+    return found._replace(low=math.nan, high=math.nan) if found.std < EQUAL else found
+
+
 def mean_p_value(values: Sequence[float] | Float64Array) -> float:
     """Return the two-sided p-value, in [0, 1], of differences over seeds against a mean of 0; 1 for one seed.
 
@@ -183,8 +188,9 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[MeanInterval
 def paired_difference(first: BoolArray, second: BoolArray) -> tuple[MeanInterval, float]:
     """Return a difference in accuracy, second minus first, with its 95 % interval, and its two-sided p-value.
 
-    Over seeds Student's interval and test of the differences paired by seed; of one seed, which has no spread, the
-    paired bootstrap of the pictures and the exact McNemar test.
+    Over seeds Student's interval and test of the differences paired by seed; where these are equal no interval (nan)
+    and the sign test. Of one seed, which has no spread, the paired bootstrap of the pictures and the exact McNemar
+    test.
 
     Args:
         first: bool (S, N), whether the first kind of run names each of N pictures right with each of S seeds.
@@ -193,7 +199,7 @@ def paired_difference(first: BoolArray, second: BoolArray) -> tuple[MeanInterval
     deltas = second.mean(axis=1) - first.mean(axis=1)  # (S,)
     found = mean_interval(deltas)
     if len(deltas) > 1:
-        return found, mean_p_value(deltas)
+        return only_with_spread(found), mean_p_value(deltas)
     low, high = paired_bootstrap(first[0], second[0])
     return found._replace(low=low, high=high), mcnemar_exact(first[0], second[0]).p_value
 

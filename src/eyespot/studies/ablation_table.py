@@ -29,7 +29,7 @@ class AblationTerminal(Terminal):
 def print_ablation(found: Ablation) -> None:
     """Print the table, the answer and the notes."""
     table = plain_table(
-        "change", f"top-1 on {found.split}>", "difference>", "[95 %]", "p, Holm>", "pictures ±>", "training>"
+        "change", f"top-1 on {found.split} [95 %]>", "difference>", "[95 %]", "p, Holm>", "pictures ±>", "training>"
     )
     for effect in [found.baseline, *found.effects]:
         style = None if not effect.is_told else "green" if effect.difference.mean > 0 else "red"

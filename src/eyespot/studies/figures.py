@@ -22,7 +22,7 @@ from eyespot.analysis.verdict import describe_top1, headline_split, judge
 from eyespot.config import load_config
 from eyespot.errors import ConfigError, EyespotError, RunError, did_you_mean
 from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
-from eyespot.evaluation.statistics import paired_difference
+from eyespot.evaluation.statistics import mean_interval, only_with_spread, paired_difference
 from eyespot.mistakes import MISTAKES
 from eyespot.runs import BUNDLE, Run
 from eyespot.studies.runner import read_points
@@ -72,16 +72,17 @@ class Row:
         return [run.metrics for run in self.runs]
 
     def figure(self, split: str) -> str:
-        """Return the accuracy on a split with everything that belongs to it; over seeds the mean and deviation."""
+        """Return the accuracy on a split with all that belongs to it; over seeds mean, interval and deviation."""
         found = [metrics[split] for metrics in self.metrics if metrics.get(split)]
         if not found:
             return ""
         if len(found) == 1:
             return describe_top1(found[0], split)
-        values = np.array([one["top1"] for one in found])
+        over = only_with_spread(mean_interval([one["top1"] for one in found]))
         flaw = f"{found[0]['flaw']}: " if found[0].get("flaw") else ""
-        spread = f"sd {100 * values.std(ddof=1):.1f} over {len(found)} seeds"
-        return f"{flaw}{words.percent(float(values.mean()))}, {spread}, on {split} (n = {words.whole(found[0]['n'])})"
+        spread = f"sd {100 * over.std:.1f} over {len(found)} seeds"
+        top1 = words.mean_percent(over.mean, over.low, over.high)
+        return f"{flaw}{top1}, {spread}, on {split} (n = {words.whole(found[0]['n'])})"
 
     def mean(self, key: str, split: str = "") -> float | None:
         """Return the mean of a field over the runs; None where none has it."""
