@@ -144,6 +144,7 @@ def test_many_pictures_make_a_small_difference_significant_but_not_large() -> No
     assert found is not None
     assert found.p_value < 1e-4
     assert not found.looks_different
+    assert found.n == (5_000, 5_000)  # the half that the area was measured on
     assert measure_drift(first[:19], second, labels[:19], labels, 1) is None
 
 
@@ -152,6 +153,16 @@ def test_other_class_shares_are_said(data: Path) -> None:
         (data / "test" / "dog" / f"{index:03}.png").unlink()
     card, _ = eyespot.check(data)
     assert card["drift"]["labels_effect"] > 0.1
+
+
+def test_the_effect_on_the_shares_of_two_classes_is_cramers_v() -> None:
+    from scipy.stats.contingency import association
+
+    values = np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32)
+    labels = np.repeat([0, 1], [40, 20])
+    found = measure_drift(values, values[:40], labels, labels[20:], 2)
+    assert found is not None
+    assert found.labels_effect == pytest.approx(association(np.array([[40, 20], [20, 20]]), method="cramer"))
 
 
 def test_statistics_of_a_grey_ramp() -> None:

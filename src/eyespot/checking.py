@@ -292,8 +292,8 @@ def _drift_notes(drift: Drift) -> list[str]:
         most = max(drift.differences, key=lambda name: abs(drift.differences[name]))
         notes.append(
             f"test looks different from train: by colours and contrast alone a linear model tells them apart with an "
-            f"area under the curve of {drift.auc:.2f} (0.5 is chance, p = {drift.p_value:.1g}, n = {sum(drift.n):,}); "
-            f"most in {most} ({drift.differences[most]:+.2f} deviations)"
+            f"area under the curve of {drift.auc:.2f} (0.5 is chance, p = {drift.p_value:.1g}, n = {sum(drift.n):,} "
+            f"that it was not fitted to); most in {most} ({drift.differences[most]:+.2f} deviations)"
         )
     if drift.labels_effect >= 0.1 and drift.labels_p_value < 0.01:
         notes.append(

@@ -35,7 +35,7 @@ class Drift:
         auc: Area under the curve of a logistic regression that tells one split from the other by the statistics,
             measured on pictures that it was not fitted to; 0.5: it cannot, 1: always.
         p_value: Of the Mann-Whitney test of its scores, one-sided: chance alone gives such an area so often.
-        n: Pictures of both splits that were measured.
+        n: Pictures of either split that the area was measured on, the half that it was not fitted to.
         differences: Statistic -> difference of the means in pooled deviations (Cohen's d), second minus first.
         labels_p_value: Of the chi-squared test of equal class shares.
         labels_effect: Cramér's V of the same table, in [0, 1].
@@ -103,8 +103,9 @@ def measure_drift(
     half = np.arange(len(scaled)) % 2 == 0  # the parts were shuffled
     fitted = LogisticRegression(C=1.0, max_iter=500, class_weight="balanced").fit(scaled[half], side[half])
     scores, sides = fitted.decision_function(scaled[~half]), side[~half]
+    n = int((sides == 0).sum()), int((sides == 1).sum())
     test = mannwhitneyu(scores[sides == 1], scores[sides == 0], alternative="greater")
-    auc = float(test.statistic) / (float((sides == 1).sum()) * float((sides == 0).sum()))
+    auc = float(test.statistic) / (n[0] * n[1])
     means, spreads = [part.mean(axis=0) for part in parts], [part.var(axis=0) for part in parts]
     pooled = np.sqrt((spreads[0] + spreads[1]) / 2)
     sizes = np.where(varied, (means[1] - means[0]) / np.where(pooled > 1e-6, pooled, 1.0), 0.0)
@@ -112,7 +113,7 @@ def measure_drift(
     table = table[:, table.sum(axis=0) > 0]
     labels_p, effect = 1.0, 0.0
     if table.shape[1] > 1:
-        found = chi2_contingency(table)
+        found = chi2_contingency(table, correction=False)  # Yates's is for p alone, and would shrink V of two classes
         labels_p, effect = float(found.pvalue), float(np.sqrt(found.statistic / table.sum()))
     differences = dict(zip(STATISTICS, map(float, sizes), strict=True))
-    return Drift(auc, float(test.pvalue), (len(parts[0]), len(parts[1])), differences, labels_p, effect)
+    return Drift(auc, float(test.pvalue), n, differences, labels_p, effect)
