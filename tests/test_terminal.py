@@ -37,7 +37,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def live(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make rich take the captured stream for a terminal of 100 columns."""
+    """Let the captured stream pass for a terminal of 100 columns."""
+    monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -273,12 +274,41 @@ def test_a_table_in_a_pipe_keeps_rows_whole_and_brackets_as_they_are(capsys: pyt
     assert len(first) == len(second)
 
 
+def test_colours_that_are_asked_for_make_a_file_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    table = plain_table("name", "count>")
+    add_row(table, "x" * 200, "1")
+    print_table(table)
+    terminal = Terminal()
+    terminal.on_count("packing pictures", 1, 2)
+    terminal.on_count("packing pictures", 2, 2)
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2  # the heading and the row
+    assert captured.err == ""  # no bar, and lines only after some seconds
+
+
+def test_a_dumb_terminal_gets_lines_instead_of_a_bar(
+    live: None, clock: Clock, monkeypatch: pytest.MonkeyPatch, stderr: Read
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Terminal()
+    terminal.on_count("packing pictures", 1, 100)
+    clock.now += 10
+    terminal.on_count("packing pictures", 50, 100)
+    assert stderr().startswith("packing pictures: 50 of 100 pictures")
+
+
 def test_a_table_that_does_not_fit_becomes_records_with_whole_numbers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = plain_table("run", "data", "parameters>", "result", "tags")
     add_row(table, "first", "photos of everything that flies", "1,970,744", "97.5 % [95.3, 98.7] on test (n = 359)", "")
     add_row(table, "[b]second", "digits", "293,236", "not finished", "keep")
+    monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

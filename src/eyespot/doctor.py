@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -488,9 +489,11 @@ def print_diagnosis(found: Diagnosis) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from eyespot.terminal import is_terminal
+
     console = Console(highlight=False)
-    is_terminal = console.is_terminal
-    if not is_terminal:
+    watched = is_terminal(sys.stdout)
+    if not watched:
         console = Console(highlight=False, width=10_000)
     table = Table(box=None, pad_edge=False, show_header=False)
     for wraps in (False, False, True):
@@ -509,7 +512,7 @@ def print_diagnosis(found: Diagnosis) -> None:
     with console.capture() as captured:
         console.print(table)
     lines = captured.get().splitlines()
-    print("\n".join(lines if is_terminal else [line.rstrip() for line in lines]))
+    print("\n".join(lines if watched else [line.rstrip() for line in lines]))
     console.print(Text(f"\n{answer(found)}", style="bold"))
 
 

@@ -32,7 +32,7 @@ from eyespot.errors import BadImageError, DataError, EyespotError, UsageError, p
 from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor, pixels_of
 from eyespot.evaluation.views import Views, check_views
 from eyespot.files import checked_page
-from eyespot.terminal import Terminal, flush_output, print_json
+from eyespot.terminal import Terminal, flush_output, is_terminal, print_json
 
 if TYPE_CHECKING:
     from eyespot.analysis.gallery import Gallery
@@ -103,7 +103,7 @@ def print_predictions(
     if form == "csv":
         _print_csv_row(_columns(predictor, top))
     # A bar between the answers would be in their way.
-    with Terminal(quiet=form != "json" and _is_terminal(sys.stdout)) as terminal:
+    with Terminal(quiet=form != "json" and is_terminal(sys.stdout)) as terminal:
         done = 0
         for batch in answers(predictor, collect(pictures), top=top, views=checked):
             for asked, answer in batch:
@@ -489,7 +489,3 @@ def describe_answer(answer: Prediction, *, top: int | None = None) -> str:
 
 def _print_csv_row(cells: Sequence[str]) -> None:
     print(csv_row(cells).decode(), end="")
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()

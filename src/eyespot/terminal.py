@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -36,6 +36,11 @@ _PLAIN_EVERY_SECONDS = 30.0
 _TRAINING = "training"
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether somebody watches a stream; rich says so of a file, too, where FORCE_COLOR asks for colours."""
+    return stream is not None and stream.isatty()
+
+
 class Terminal:
     """Shows messages and progress, and keeps the words for the run's log.
 
@@ -45,7 +50,8 @@ class Terminal:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._live = self.console.is_terminal and not quiet
+        # A dumb terminal cannot go back in a line: plain lines tell it more than no bar.
+        self._live = is_terminal(sys.stderr) and not self.console.is_dumb_terminal and not quiet
         self._writer: RunWriter | None = None
         self._early: list[str] = []
         self._bar: _Bar | None = None
@@ -333,7 +339,7 @@ def print_table(table: Table) -> None:
     read as another one.
     """
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not is_terminal(sys.stdout):
         console = Console(highlight=False, width=10_000)
     elif _least_width(table) > console.width:
         for record in _records(table, console.width):
