@@ -59,8 +59,6 @@ def render_section(found: Mapping[str, Any]) -> str:
         for kind, figures in found["corruptions"].items()
     ]
     clean = {**found["clean"], "n": found["n"], "views": found["views"], "flaw": found.get("flaw", "")}
-    grid = [*(one for row in found["corruptions"].values() for one in row), *found["shifted"], found["mirrored"]]
-    widest = max(high - low for low, high in (one["top1_ci95"] for one in grid))
     return render_page(
         "robustness.html.j2",
         {
@@ -70,7 +68,7 @@ def render_section(found: Mapping[str, Any]) -> str:
             "split": found["split"],
             "flaw": found.get("flaw", ""),
             "views": describe_views(found["views"]),
-            "half_width": f"{50 * widest:.1f}",
+            "reach": words.corruption_reach(found),
             "error": words.corruption_error(found),
             "rows": rows,
             "shifted": cells(found["shifted"]),

@@ -115,6 +115,12 @@ def corruption_error(found: Mapping[str, Any]) -> str:
     return f"{percent(found['mean_corruption_error'])}{f' {interval(bounds)}' if bounds else ''}"
 
 
+def corruption_reach(found: Mapping[str, Any]) -> str:
+    """Return how far an interval in `robustness.json` reaches from its figure at most, as `2.7 points`."""
+    cells = [one for row in (*found["corruptions"].values(), found["shifted"]) for one in row]
+    return points(max(abs(end - one["top1"]) for one in (*cells, found["mirrored"]) for end in one["top1_ci95"]))
+
+
 def calibration_figures(figures: Mapping[str, Any]) -> list[str]:
     """Return ECE and adaptive ECE with their intervals, Brier score and loss of a split of `metrics.json`."""
     errors = [calibration_error(figures.get(key), figures.get(f"{key}_ci95"), 4, 1) for key in ("ece", "adaptive_ece")]

@@ -78,11 +78,7 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
         print(f"{kind:15}", *(f"{words.percent(figure['top1']):>7}" for figure in figures))
     print(f"{'shifted':15}", *(f"{words.percent(figure['top1']):>7}" for figure in found["shifted"]))
     print(f"{'mirrored':15} {words.percent(found['mirrored']['top1']):>7}")
-    cells = [figure for row in (*found["corruptions"].values(), found["shifted"]) for figure in row]
-    widest = max(
-        max(abs(end - figure["top1"]) for end in figure["top1_ci95"]) for figure in (*cells, found["mirrored"])
-    )
-    print(f"each figure above has a 95 % interval that reaches at most {words.points(widest)} from it")
+    print(f"each figure above has a 95 % interval that reaches at most {words.corruption_reach(found)} from it")
     print(
         f"{flaw}{': ' * bool(flaw)}mean corruption error {words.corruption_error(found)} "
         f"on {found['split']} "
