@@ -484,11 +484,14 @@ def test_models_recipes_and_runs_are_listed_and_shown(eyespot: Call, trained: Ru
     assert (row["run"], row["recipe"], row["split"], row["finished"]) == ("trained", "small", "test", True)
     shutil.copytree(trained.path, tmp_path / "damaged")
     (tmp_path / "damaged" / "metrics.json").write_text("{")
+    shutil.copytree(trained.path, tmp_path / "thinned")
+    (tmp_path / "thinned" / "metrics.json").unlink()
     (tmp_path / "begun").mkdir()
     shutil.copy(trained.path / "config.toml", tmp_path / "begun")
     told = eyespot("runs", tmp_path).out
     assert re.search(r"^damaged .*damaged: not valid JSON", told, re.MULTILINE)
     assert re.search(r"^begun .*not finished: eyespot train --resume --out ", told, re.MULTILINE)
+    assert re.search(r"^thinned .*metrics\.json is missing: eyespot train --resume --out ", told, re.MULTILINE)
     assert "no runs in" in eyespot("runs", tmp_path / "begun").out
 
 

@@ -168,6 +168,29 @@ def test_an_interrupted_run_goes_on_and_keeps_what_it_was_started_with(
     assert again.messages == ["this run is finished: nothing to resume"]
 
 
+@pytest.mark.parametrize("gone", [("report.html",), ("bundle",), ("predictions.npz", "metrics.json")])
+def test_what_is_gone_from_a_finished_run_is_written_again(gone: tuple[str, ...], trained: Run, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    for name in gone:
+        path = run.path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    listener = Listener()
+    eyespot.train(out=run.path, resume=True, observer=listener)
+    assert f"from its last checkpoint: {gone[0]}" in listener.messages[0]
+    assert run.missing == []
+    for name in ("bundle/weights.safetensors", "predictions.npz", "history.jsonl"):
+        assert (run.path / name).read_bytes() == (trained.path / name).read_bytes()
+    assert run.metrics["test"]["nll_loss"] == trained.metrics["test"]["nll_loss"]
+
+
+def test_a_finished_run_without_a_checkpoint_is_not_trained_again(trained: Run, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    shutil.rmtree(run.path / "checkpoints")
+    run.report.unlink()
+    with pytest.raises(RunError, match=r"report\.html of the finished run is missing, and there is no checkpoint"):
+        eyespot.train(out=run.path, resume=True)
+
+
 def test_data_that_moved_are_found_by_their_content(pictures: Path, trained: Run, tmp_path: Path) -> None:
     old, new = tmp_path / "old drive", tmp_path / "new drive"
     shutil.copytree(pictures, old)
@@ -463,6 +486,14 @@ def test_a_read_only_run_is_measured_and_says_that_the_reading_is_not_counted(
     listener = Listener()
     assert eyespot.evaluate(trained.path, observer=listener).metrics["n"] == 6
     assert any("this reading of test is not counted: cannot write" in text for text in listener.messages)
+
+
+def test_a_run_without_metrics_says_that_the_reading_is_not_counted(trained: Run, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    (run / "metrics.json").unlink()
+    listener = Listener()
+    eyespot.evaluate(run, observer=listener)
+    assert any("this reading of test is not counted: there is no metrics.json" in text for text in listener.messages)
 
 
 def test_readings_at_the_same_time_are_all_counted(

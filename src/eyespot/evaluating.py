@@ -279,6 +279,7 @@ def _count_test_read(run: Run, watcher: Observer) -> int:
     from eyespot.files import write_json
 
     if not run.metrics:
+        watcher.on_message(f"note: this reading of test is not counted: there is no metrics.json in {run.path}")
         return 0
     try:
         # Two that measure at the same time would both write the number that both have read.

@@ -34,6 +34,7 @@ LABEL_FIXES = "label_fixes.csv"
 TRAINED_ON = "trained_on.bin"
 _RESTORE = "restore the file, or train again"
 _BEFORE_TRAINING = ("provenance.json", "split.json", LR_FINDER, LABEL_FIXES, TRAINED_ON, "history.jsonl", "log.txt")
+_RESULTS = ("predictions.npz", f"{BUNDLE}/weights.safetensors", f"{BUNDLE}/model.json", "metrics.json", "report.html")
 _WRITTEN = (*_BEFORE_TRAINING, "metrics.json", "predictions.npz", "report.html", f"{BUNDLE}/model.json")
 
 
@@ -131,6 +132,11 @@ class Run:
     def finished(self) -> bool:
         """Return whether training, evaluation and report are all done."""
         return "finished" in self.provenance
+
+    @property
+    def missing(self) -> list[str]:
+        """Return which of the files that the end of a training writes are not there."""
+        return [name for name in _RESULTS if not (self.path / name).exists()]
 
 
 def with_label_fixes(config: Config, path: Path) -> Config:

@@ -94,9 +94,13 @@ def train(
     if resume:
         run = Run.open(out) if out is not None else Run(latest_unfinished_run())
         _check_resumable(run, data, recipe, settings)
-        if run.finished:
+        if run.finished and not run.missing:
             watcher.on_message("this run is finished: nothing to resume")
             return run
+        if run.finished:
+            _check_rewritable(run)
+            gone = ", ".join(run.missing)
+            watcher.on_message(f"note: gone from the finished run, and written again from its last checkpoint: {gone}")
         source = lasting_name(data) if data is not None else str(run.provenance["data"])
         config = run.config
         request = _Request(source, open_again(run, source, watcher), config, run.path)
@@ -200,6 +204,20 @@ def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings
     if (other_data and not (paths and "dataset_fingerprint" in known)) or recipe is not None or len(settings):
         raise UsageError(
             "a resumed run keeps its data, recipe and settings", where=run.path, remedy="give only --resume and --out"
+        )
+
+
+def _check_rewritable(run: Run) -> None:
+    """Refuse to train a finished run once more, where only a file of its results is gone.
+
+    Raises:
+        RunError: It has no checkpoint to write the file from.
+    """
+    if not any((run.path / CHECKPOINTS).glob("*.ckpt")):
+        raise RunError(
+            f"{run.missing[0]} of the finished run is missing, and there is no checkpoint to write it from",
+            where=run.path,
+            remedy="restore the file, or train again in another folder",
         )
 
 

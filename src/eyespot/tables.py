@@ -232,7 +232,8 @@ def _run_row(folder: Path, name: str) -> dict[str, Any]:
             "parameters": run.provenance.get("parameters"),
             "tags": list(annotations.tags),
             "notes": [note.text for note in annotations.notes],
-            "result": f"not finished: eyespot train --resume --out {shlex.quote(str(folder))}",
+            "result": f"{'metrics.json is missing' if run.finished else 'not finished'}: eyespot train --resume --out "
+            f"{shlex.quote(str(folder))}",
         }
         found |= {f"{name}_top1": metrics[name]["top1"] for name in ("val", "test") if name in metrics}
         if "val" in metrics and split != "val":
