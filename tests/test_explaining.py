@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from eyespot.cli import app
 from eyespot.errors import DataError, RunError, UsageError
 from eyespot.evaluation.views import Views
 from eyespot.runs import Run
+
+from .conftest import TINY, draw_pictures
 
 
 @pytest.fixture
@@ -86,6 +89,24 @@ def test_a_bundle_says_that_it_has_no_data(trained: Run, photographs: Path, tmp_
     assert found[0].neighbours == ()
     assert found[0].target == "dog"
     assert "a bundle does not carry its data" in out.read_text()
+
+
+def test_a_run_without_its_data_says_what_is_missing(trained: Run, photographs: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    for name, said in (("split.json", r"split\.json"), ("provenance.json", "the run does not say its data in ")):
+        (run / name).unlink()
+        out = tmp_path / "why.html"
+        eyespot.explain(run, [photographs / "wide.png"], out=out)
+        assert re.search(f"the run&#39;s data are not at hand .*{said}", out.read_text())
+
+
+def test_neighbours_of_a_run_with_leaked_pictures_are_found(photographs: Path, tmp_path: Path) -> None:
+    leak = {"mistakes": ["train-on-test"], "data.allow_leak": True, "data.val_fraction": 0.0}
+    data = tmp_path / "data"
+    for split in ("train", "test"):
+        draw_pictures(data / split, ("cat", "dog", "eel"), 10, seed=len(split))
+    run = eyespot.train(data, recipe="small", settings={**TINY, **leak}, out=tmp_path / "run")
+    assert eyespot.explain(run, [photographs / "wide.png"])[0].neighbours
 
 
 def test_refusals(trained: Run, photographs: Path, tmp_path: Path) -> None:

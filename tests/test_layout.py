@@ -33,7 +33,7 @@ ORDER = {
     "tracking": 7,
     "answer_file": 7,
     "predicting": 8,
-    "explaining": 8,
+    "explaining": 9,
     "evaluating": 8,
     "starting": 8,
     "comparing": 8,

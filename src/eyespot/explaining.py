@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from eyespot.config import as_list
 from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
+from eyespot.evaluating import own_data
 from eyespot.files import checked_page
-from eyespot.opening import Observer, open_data, pack_data
+from eyespot.opening import Observer
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
 
@@ -146,18 +147,15 @@ def _train_features(folder: Path, predictor: Predictor, watcher: Observer) -> tu
     import torch
 
     from eyespot.analysis.explain import TrainFeatures, features_of
-    from eyespot.data.splits import Splits
     from eyespot.training.prepare import read_positions
 
-    if not (folder / "split.json").is_file():
+    if not (folder / "config.toml").is_file():
         return None, "No nearest training pictures: a bundle does not carry its data."
-    run = Run(folder)
     try:
-        data = str(run.provenance["data"])
-        packed = pack_data(open_data(data, watcher), run.config, watcher)
-        splits = Splits.load(folder / "split.json", packed)
-    except (EyespotError, KeyError) as error:
-        return None, f"No nearest training pictures: the run's data are not at hand ({error})."
+        packed, splits = own_data(Run.open(folder), watcher)
+    except EyespotError as error:
+        what = error.what if error.where is None else f"{error.what} in {error.where}"
+        return None, f"No nearest training pictures: the run's data are not at hand ({what})."
     total = splits.count("train")
     places = np.unique(np.linspace(0, total - 1, min(total, _MOST_TRAIN)).round().astype(np.int64))
     labels, ids = splits.labels(packed, "train"), splits.ids(packed, "train")
