@@ -305,12 +305,20 @@ def test_unfinished_damaged_and_contradicting_runs_are_refused(tmp_path: Path) -
     with pytest.raises(RunError, match="cannot read"):
         compare_runs([base, other])
     (other / "predictions.npz").unlink()
-    with pytest.raises(RunError, match=r"predictions\.npz is missing .*: restore the file, or train again"):
+    with pytest.raises(RunError, match=r"npz is missing .*: restore the file, or write it again: .*--resume --out"):
         compare_runs([base, other])
     (other / "metrics.json").unlink()
     (other / "provenance.json").unlink()
     with pytest.raises(RunError, match=r"the run is not finished in .*other: eyespot train --resume --out .*other"):
         compare_runs([base, other])
+
+
+def test_a_machine_that_is_not_known_is_no_other_machine(tmp_path: Path) -> None:
+    base, other = write_run(tmp_path / "base", hits(0.8)), write_run(tmp_path / "other", hits(0.7))
+    (other / "provenance.json").unlink()
+    told = " ".join(compare_runs([base, other]).notes)
+    assert "Not every run says on what machine it was trained" in told
+    assert "different machines" not in told
 
 
 def test_a_run_on_train_and_val_is_said_to_have_had_more_pictures(tmp_path: Path) -> None:

@@ -312,7 +312,10 @@ def _notes(
     views = {str((run.metrics.get(split) or {}).get("views")) for run in runs}
     if len(views) > 1:
         notes.append(f"The runs were measured with different test-time views: {', '.join(sorted(views))}.")
-    if len({run.device for run in compared}) > 1:
+    machines = {run.device for run in compared}
+    if "" in machines:
+        notes.append("Not every run says on what machine it was trained: their minutes may be no fair comparison.")
+    elif len(machines) > 1:
         notes.append("The runs were trained on different machines or precisions: their minutes are no fair comparison.")
     reads = [
         read_number({"test_reads": 0, **run.metrics}, "test_reads", run.path / "metrics.json", needed=True)

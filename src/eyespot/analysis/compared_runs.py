@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,10 +135,15 @@ def match_runs(paths: Sequence[str | os.PathLike[str]], split: str | None) -> Ma
 
 def _read_run(run: Run) -> dict[Any, SplitPredictions]:
     if not run.metrics and not run.finished:
-        raise RunError("the run is not finished", where=run.path, remedy=f"eyespot train --resume --out {run.path}")
+        raise RunError(
+            "the run is not finished",
+            where=run.path,
+            remedy=f"eyespot train --resume --out {shlex.quote(str(run.path))}",
+        )
     for name in ("metrics.json", "predictions.npz"):
         if not (run.path / name).is_file():
-            raise RunError(f"{name} is missing", where=run.path, remedy=_RESTORE)
+            remedy = f"restore the file, or write it again: eyespot train --resume --out {shlex.quote(str(run.path))}"
+            raise RunError(f"{name} is missing", where=run.path, remedy=remedy)
     return dict(read_predictions(run.path / "predictions.npz"))
 
 
