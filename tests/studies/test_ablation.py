@@ -16,8 +16,9 @@ from eyespot import cli
 from eyespot.analysis import words
 from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
 from eyespot.analysis.ablation_page import describe_level, lead, render_ablation
-from eyespot.errors import RunError, TrainingError, UsageError
+from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError
 from eyespot.evaluation.statistics import mean_interval
+from eyespot.locks import file_lock
 from eyespot.runs import Run
 from eyespot.studies import ablation, estimate, runner
 
@@ -80,6 +81,17 @@ def test_an_ablation_from_end_to_end(in_process: list[str], pictures: Path, tmp_
         eyespot.ablate(out=out, resume=True, device="cpu")
     with pytest.raises(RunError, match="there is an ablation already"):
         eyespot.ablate("small", pictures, without=["flip"], settings=SETTINGS, out=out)
+
+
+def test_more_seeds_are_not_noted_while_another_process_runs_the_points(
+    in_process: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "ab"
+    eyespot.ablate("small", pictures, without=["flip"], seeds=1, settings=SETTINGS, out=out)
+    before = (out / "ablation.json").read_bytes()
+    with file_lock(out / ".lock"), pytest.raises(RunLockedError, match="another process is running these points"):
+        eyespot.ablate(out=out, resume=True, seeds=2)
+    assert (out / "ablation.json").read_bytes() == before
 
 
 def test_an_ablation_with_corrected_labels_is_reported_and_goes_on(

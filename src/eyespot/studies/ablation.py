@@ -26,7 +26,7 @@ from eyespot.models.registry import check_args
 from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe
 from eyespot.runs import new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.studies.changes import BASELINE, Change, parse_changes
-from eyespot.studies.runner import Limits, Outcome, Point, read_outcomes, run_points, with_seeds
+from eyespot.studies.runner import Limits, Outcome, Point, claimed, read_outcomes, run_points, with_seeds
 from eyespot.terminal import Terminal
 
 _FORMAT = 1
@@ -143,7 +143,8 @@ def ablate(
             if seeds < plan.seeds:
                 raise UsageError(f"it has {plan.seeds} seeds already", where=folder, remedy="give as many or more")
             plan = replace(plan, seeds=seeds)
-            _write_plan(folder, plan)
+            with claimed(folder):  # whoever runs its points reads the plan again for the report
+                _write_plan(folder, plan)
     else:
         plan, config = _plan(recipe, data, without, factors, settings, epochs, test)
         plan = replace(plan, seeds=_SEEDS if seeds is None else seeds, minutes=minutes, device=device)

@@ -241,7 +241,7 @@ def run_points(
     configs = {point.id: point_config(point, limits) for point in points if not point.not_run}
     _check_models(configs)
     _check_data(folder, [point for point in points if point.id in chosen and not point.not_run], observer)
-    with _claimed(folder):
+    with claimed(folder):
         # Before anything is noted: a folder whose runs are others stays as it is.
         outcomes = [_look(folder, point, configs.get(point.id), check=point.id in chosen) for point in points]
         if not (folder / _POINTS).exists() and not any(outcome.run for outcome in outcomes):
@@ -507,8 +507,12 @@ def _check_data(folder: Path, points: Sequence[Point], observer: Observer) -> No
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Hold the experiment's folder against other processes."""
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the experiment's folder against other processes.
+
+    Raises:
+        RunError: It cannot be made or written; `RunLockedError` where another process holds it.
+    """
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -644,6 +648,7 @@ __all__ = [
     "Limits",
     "Outcome",
     "Point",
+    "claimed",
     "naming",
     "point_config",
     "point_settings",
