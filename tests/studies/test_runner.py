@@ -133,6 +133,27 @@ def test_a_run_that_was_begun_goes_on_and_one_without_data_begins_anew(
     assert "--recipe" in calls[1]
 
 
+def test_a_finished_point_whose_figures_are_gone_is_resumed(
+    calls: list[list[str]], trained: Run, tmp_path: Path
+) -> None:
+    point = _points(trained)[0]
+    run_points([point], tmp_path, observer=Listener())
+    figures = tmp_path / "runs" / point.id / "metrics.json"
+    figures.unlink()
+    assert [one.state for one in read_outcomes([point], tmp_path)] == ["pending"]
+    run_points([point], tmp_path, observer=Listener())
+    assert calls[1][:2] == ["train", "--resume"]
+    assert figures.exists()
+
+
+def test_a_point_with_checkpoints_is_not_begun_anew(calls: list[list[str]], trained: Run, tmp_path: Path) -> None:
+    point = _points(trained)[0]
+    run_points([point], tmp_path, observer=Listener())
+    (tmp_path / "runs" / point.id / "provenance.json").unlink()
+    run_points([point], tmp_path, observer=Listener())
+    assert calls[1][:2] == ["train", "--resume"]  # which says that the file is missing
+
+
 def test_a_run_of_other_settings_is_not_taken(calls: list[list[str]], trained: Run, tmp_path: Path) -> None:
     point = _points(trained)[0]
     run_points([point], tmp_path, observer=Listener())

@@ -470,3 +470,19 @@ def test_a_picture_and_a_run_that_fail_are_no_answer(
     (row.runs[0].path / "bundle" / "weights.safetensors").write_bytes(b"nothing")
     ((_, _, (said,)),) = _answers({"a": row}, own)["lines"]
     assert said.startswith("no answer: ")
+
+
+def test_a_curve_that_is_gone_makes_no_difference_to_nothing(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(
+        'name = "one"\ntitle = "one"\nauthor = "nobody"\nyear = "2026"\nkind = "test"\ndata = "digits"\n'
+        '[[points]]\nid = "p"\ntitle = "p"\nrecipe = "small"\nmistakes = ["augmented-val"]\n'
+    )
+    names = ["p-seed0", f"p{RIGHT}-seed0"]
+    for name in names:
+        shutil.copytree(trained.path, tmp_path / "study" / "runs" / name)
+    (tmp_path / "study" / "runs" / names[0] / "history.jsonl").unlink()
+    points = [{"id": name, "title": "p"} for name in names]
+    (tmp_path / "study" / "points.json").write_text(json.dumps({"points": points}))
+    page = write_study_report(load_study(tmp_path / "one.toml"), tmp_path / "study").read_text()
+    assert "on val while training" in page
+    assert "between the two" not in page

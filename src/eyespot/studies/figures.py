@@ -177,7 +177,9 @@ def _argument(study: Study) -> str:
 def _read_row(number: int, point: StudyPoint, id_: str, asked: Sequence[dict[str, Any]], folder: Path) -> Row:
     """Return a point, or its twin that is done right, with what was run of it; `asked`: an entry for each seed."""
     found = [(entry, Run(folder / "runs" / entry["id"])) for entry in asked]
-    done = [(entry, run) for entry, run in found if (run.path / "config.toml").is_file() and run.finished]
+    done = [
+        (entry, run) for entry, run in found if (run.path / "config.toml").is_file() and run.finished and run.metrics
+    ]
     runs = tuple(run for _, run in done)
     reasons = (entry["not_run"] for entry in asked if entry.get("not_run"))
     twin = id_ != point.id
@@ -300,12 +302,15 @@ def _mistakes(study: Study, done: dict[str, Row]) -> list[dict[str, Any]]:
         change = _difference(wrong, right, split)
         if point.mistakes == ["augmented-val"]:
             # Both on the pictures of val: as the loop saw them, and as they are.
-            seen = wrong.runs[0].history[wrong.metrics[0]["best_epoch"] - 1].get("val/top1")
+            best = wrong.metrics[0]["best_epoch"]
+            seen = next((one.get("val/top1") for one in wrong.runs[0].history if one.get("epoch") == best), None)
             n = wrong.metrics[0]["val"]["n"]
             share = words.MISSING if seen is None else words.share(round(seen * n), n)
             first = f"augmented val: {share} on val while training (n = {words.whole(n)}, best epoch)"
             second = describe_top1(wrong.metrics[0]["val"], "val") + ", the same run on pictures as they are"
-            change = f"{words.points(wrong.metrics[0]['val']['top1'] - (seen or 0))} between the two"
+            change = words.MISSING
+            if seen is not None:
+                change = f"{words.points(wrong.metrics[0]['val']['top1'] - seen)} between the two"
         found.append(
             {
                 "id": point.id,

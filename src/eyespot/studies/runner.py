@@ -36,7 +36,7 @@ from eyespot.errors import (
 from eyespot.files import append_line, describe_disk_error, write_json
 from eyespot.locks import file_lock
 from eyespot.opening import Observer, lasting_name, load_recipe, open_data
-from eyespot.runs import Run, now, refuse_overwriting
+from eyespot.runs import CHECKPOINTS, Run, now, refuse_overwriting
 
 _POLL_SECONDS = 0.2
 # A process that lost its runner writes a checkpoint and ends; on a slow disk that takes a while.
@@ -282,7 +282,7 @@ def _look(folder: Path, point: Point, config: Config | None, *, check: bool = Tr
         return Outcome(point, "pending", reason=_last_failure(folder, point.id))
     if check:
         _check_same(run, config, point)
-    if run.finished:
+    if run.finished and run.metrics:  # where they are gone, `train --resume` writes them again
         return Outcome(point, "finished", run)
     reason = _last_failure(folder, point.id)
     return Outcome(point, "failed" if reason else "pending", run, reason)
@@ -341,7 +341,8 @@ def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label
     except RunLockedError as error:
         return _failed(folder, point, str(error), observer)
     run = Run(path)
-    resume = "data" in run.provenance  # one that was killed before is begun again
+    # One that was killed before either is begun again.
+    resume = "data" in run.provenance or any((path / CHECKPOINTS).glob("*.ckpt"))
     words = ["train", "--resume", "--out", str(path)] if resume else _train_words(point, limits, path)
     append_line(
         folder / _JOURNAL, json.dumps({"time": now(), "point": point.id, "event": "resumed" if resume else "started"})
