@@ -75,6 +75,10 @@ def test_only_in_a_run_folder_a_failing_disk_speaks_of_resuming(
         with pytest.raises(RunError, match="cannot write") as caught:
             files.append_line(tmp_path / folder / "log.txt", "x")
         assert ("--resume" in caught.value.remedy) is resumes
+    (tmp_path / "run" / "provenance.json").write_text('{"finished": "now"}')
+    with pytest.raises(RunError, match="cannot write") as caught:
+        files.write_atomic(tmp_path / "run" / "notes.json", b"new")
+    assert "--resume" not in caught.value.remedy, "there is nothing to resume"
 
 
 def test_a_signal_in_the_middle_of_a_write_leaves_no_temporary_file(

@@ -364,6 +364,12 @@ def test_another_job_another_folder_or_a_second_process_is_refused(
     there = out.read_bytes()
     with pytest.raises(RunError, match=r"begun with another model, other pictures or other options in .*: give them"):
         write(trained, many, out, top=1)
+    journal = out.with_name("out.csv.journal")
+    kept = journal.read_bytes()
+    journal.write_bytes(b"\xff\xfe damaged")
+    with pytest.raises(RunError, match=r"begun with another model, .*: give them again, give another name, or delete"):
+        write(trained, many, out)
+    journal.write_bytes(kept)
     with pytest.raises(RunError, match="begun with another model, other pictures or other options"):
         write(trained, many, out, unknown="never")
     with file_lock(tmp_path / "out.csv.journal"), pytest.raises(RunError, match="another process writes it"):

@@ -59,6 +59,15 @@ def test_after_a_kill_the_same_call_goes_on_and_ends_the_same(run: Path, tmp_pat
     assert json.loads((run / FILE).read_text(encoding="utf-8"))["summary"] == whole
 
 
+def test_a_full_disk_says_what_goes_on_with_the_grid(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, value: Any) -> None:
+        raise RunError("cannot write (the disk is full)", where=path, remedy="free some space")
+
+    monkeypatch.setattr("eyespot.robustness.write_json", fail)
+    with pytest.raises(RunError, match="free some space; the same command goes on"):
+        evaluate_robustness(run, split="val")
+
+
 def test_a_damaged_grid_asks_for_no_training(run: Path) -> None:
     (run / FILE).write_text('{"job": {', encoding="utf-8")
     with pytest.raises(

@@ -177,7 +177,7 @@ class AnswerFile:
 
     def _begin(self) -> None:
         """Write the journal and the first line, or compare the journal that is there."""
-        found = self._journal.read_text(encoding="utf-8")
+        found = self._journal.read_text(encoding="utf-8", errors="replace")
         there = b""
         if self.path.exists():
             with open(self.path, "rb") as file:

@@ -135,18 +135,21 @@ def remove_temporaries(folder: Path) -> None:
 
 def _run_error(error: OSError, path: Path) -> RunError:
     reason, remedy = describe_disk_error(error)
-    if _is_in_run(path):
+    if _is_of_unfinished_run(path):
         remedy += "; a training goes on with --resume"
     return RunError(f"cannot write ({reason})", where=path, remedy=remedy)
 
 
-def _is_in_run(path: Path) -> bool:
-    """Return whether a file belongs to a run that has begun, and not to a page or grid that somebody asked for."""
-    return any(
+def _is_of_unfinished_run(path: Path) -> bool:
+    """Return whether a file belongs to a run that is on its way, and not to a page or grid that somebody asked for."""
+    for folder in (path.parent, path.parent.parent):
         # A config.toml alone may be any program's.
-        os.path.isfile(folder / "config.toml") and os.path.isdir(folder / "checkpoints")
-        for folder in (path.parent, path.parent.parent)
-    )
+        if os.path.isfile(folder / "config.toml") and os.path.isdir(folder / "checkpoints"):
+            try:
+                return b'"finished"' not in (folder / "provenance.json").read_bytes()
+            except OSError:
+                return True
+    return False
 
 
 def describe_disk_error(error: OSError) -> tuple[str, str]:

@@ -94,7 +94,11 @@ def evaluate_robustness(
 
     def on_cell(cells: dict[str, int]) -> None:
         if folder is not None:
-            write_json(folder / _BEGUN, {"job": job, "cells": cells})
+            try:
+                write_json(folder / _BEGUN, {"job": job, "cells": cells})
+            except RunError as error:
+                remedy = f"{error.remedy}; the same command goes on"
+                raise RunError(error.what, where=error.where, remedy=remedy) from error
         watcher.on_count("measuring corruptions", len(cells), len(names), unit="cells")
 
     mapped = labels[places] if found.label_map is None else np.asarray(found.label_map)[labels[places]]
