@@ -80,7 +80,7 @@ def test_a_line_goes_up_where_the_value_does_and_ends_at_the_frame() -> None:
     (path,) = paths(root, "line")
     points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", path)[1:]]
     assert points[0][0] == 42.0
-    assert points[2][0] == 370 - 44
+    assert points[2][0] == 370 - 56
     assert points[1][1] < points[0][1] < points[2][1]  # y grows downwards
     assert "train" in texts(root)
     assert "epoch" in texts(root)

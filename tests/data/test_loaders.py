@@ -491,13 +491,13 @@ def test_a_killed_worker_is_named_at_once(pictures: list[Path], victim: str) -> 
 
 @POSIX
 def test_a_stopped_worker_is_named_after_the_time_out(pictures: list[Path]) -> None:
-    with stream_of(pictures * 20, processes=2, timeout_seconds=1.0) as loader:
+    with stream_of(pictures * 20, processes=2, timeout_seconds=5.0) as loader:  # they have to start in that time, too
         batches = loader.batches(0)
         next(batches)
         pids = loader.worker_pids
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(DataError, match=r"the decoding workers gave no picture for 1 s in .*\.png: .*--resume"):
+        with pytest.raises(DataError, match=r"the decoding workers gave no picture for 5 s in .*\.png: .*--resume"):
             list(batches)
         assert loader.worker_pids == ()
         assert_gone(pids)

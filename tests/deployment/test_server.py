@@ -350,6 +350,20 @@ def test_thousands_of_such_offers_in_one_piece_are_read_one_after_the_other(runn
     assert answer.count(b"HTTP/1.1 200") == 2001
 
 
+def test_whoever_asks_without_a_pause_is_not_too_slow(running: Running) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
+        connection.sendall(request[:9])
+        for _ in range(
+            6
+        ):  # each piece ends in the middle of the next request; together they take longer than a head may
+            time.sleep(0.15)
+            connection.sendall(request[9:] + request[:9])
+        connection.sendall(request[9:-2] + b"connection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 7
+
+
 @pytest.mark.parametrize("end", [b"garbage\r\n\r\n", b""])
 def test_a_pipeline_that_breaks_off_is_no_defect(
     running: Running, end: bytes, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
@@ -425,9 +439,22 @@ class Slow:
         return {}
 
 
+class Held(Slow):
+    """Answers nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.go = threading.Event()
+
+    def predict(self, batch: Any, *, top_k: int) -> Any:
+        self.go.wait(30)
+        return super().predict(batch, top_k=top_k)
+
+
 def test_a_full_queue_is_said_at_once_and_what_was_accepted_is_answered_after_a_stop() -> None:
     limits = Limits(waiting_pictures=4, batch_pictures=1)
-    server = Running(Slow(0.3), limits)
+    held = Held()
+    server = Running(held, limits)
     statuses: list[int] = []
 
     def ask() -> None:
@@ -441,6 +468,7 @@ def test_a_full_queue_is_said_at_once_and_what_was_accepted_is_answered_after_a_
     refused = httpx.post(f"{server.url}/v1/predict", content=b"x", headers=RAW)
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"
+    threading.Timer(0.3, held.go.set).start()
     server.close()
     for thread in threads:
         thread.join()

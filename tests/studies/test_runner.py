@@ -215,6 +215,7 @@ def test_corrected_labels_are_the_same_where_their_content_is(tmp_path: Path) ->
     (folder / "config.toml").write_text(with_label_fixes(config, folder / LABEL_FIXES).to_toml())
     kept = {"file": str(fixes.resolve()), "sha256": hashlib.sha256(fixes.read_bytes()).hexdigest()}
     (folder / "provenance.json").write_text(json.dumps({"data": "digits", "finished": "now", "label_fixes": kept}))
+    (folder / "metrics.json").write_text('{"epochs": 1}')
     assert read_outcomes([point], tmp_path / "out")[0].state == "finished"
     copy = shutil.copy(fixes, tmp_path / "copy.csv")
     moved = replace(point, settings={"data.label_fixes": str(copy)})

@@ -140,8 +140,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._state == _HEAD or (self._state == _BETWEEN and self._steps == before):  # or but line breaks
-            # A piece that holds earlier requests, too, may be long without this head being so: the next ones count.
-            self._head_bytes = self._head_bytes + len(data) if self._steps == before else 0
+            if self._steps == before:
+                self._head_bytes += len(data)
+            else:  # a piece that holds earlier requests, too, may be long without this head being so: the next count
+                self._head_bytes = 0
+                self._stop_waiting()
             if self._head_bytes > self._limits.header_bytes:
                 self._end(self._bounds.too_long)
             elif self._timer is None:
