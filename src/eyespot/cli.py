@@ -150,7 +150,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _call(words)
     except (Exception, KeyboardInterrupt) as error:
         code, line = _explain(error)
-        _abandon_stdout()
+        _abandon_output()
         if debug and code in (1, 2):
             raise
         if line:
@@ -173,14 +173,15 @@ def _call(words: list[str]) -> int:
     return code
 
 
-def _abandon_stdout() -> None:
-    """Give up what stdout will not take: Python would try again at its end, and complain."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _abandon_output() -> None:
+    """Give up what stdout and stderr will not take: Python would try again at its end, complain, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

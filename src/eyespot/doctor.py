@@ -485,16 +485,15 @@ _STYLES: Mapping[Status, str] = {"ok": "green", "note": "cyan", "warning": "yell
 
 def print_diagnosis(found: Diagnosis) -> None:
     """Print a table for each group, what to do about each finding, and the answer."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from eyespot.terminal import is_terminal
+    from eyespot.terminal import OutputConsole, is_terminal
 
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     watched = is_terminal(sys.stdout)
     if not watched:
-        console = Console(highlight=False, width=10_000)
+        console = OutputConsole(highlight=False, width=10_000)
     table = Table(box=None, pad_edge=False, show_header=False)
     for wraps in (False, False, True):
         table.add_column(no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")

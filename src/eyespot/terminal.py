@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,18 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+class OutputConsole(Console):
+    """A console of rich whose reader may go (`| head`): an error like any other, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Say that nobody reads.
+
+        Raises:
+            BrokenPipeError: Always.
+        """
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 class Terminal:
     """Shows messages and progress, and keeps the words for the run's log.
 
@@ -49,7 +62,7 @@ class Terminal:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = OutputConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         # A dumb terminal cannot go back in a line: plain lines tell it more than no bar.
         self._live = is_terminal(sys.stderr) and not self.console.is_dumb_terminal and not quiet
         self._writer: RunWriter | None = None
@@ -338,9 +351,9 @@ def print_table(table: Table) -> None:
     On a terminal that is too narrow for its figures each row becomes a record: a number that is broken in two lines is
     read as another one.
     """
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     if not is_terminal(sys.stdout):
-        console = Console(highlight=False, width=10_000)
+        console = OutputConsole(highlight=False, width=10_000)
     elif _least_width(table) > console.width:
         for record in _records(table, console.width):
             console.print(record)
