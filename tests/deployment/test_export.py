@@ -10,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -428,6 +429,17 @@ class TestRun:
         assert found.top1_split == "val"
         before, after = (rf"{100 * value:.2f} % \[[\d., ]+\]" for value in found.top1)
         assert re.search(rf"top-1 on val {before} -> {after} \(n = {found.top1_pictures}\)", found.describe())
+
+    def test_int8_leaves_nothing_in_the_temporary_directory_whenever_it_is_killed(
+        self, run: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(export_module, "MOST_LOST_TOP1", 1.0)
+        made: list[str] = []
+        make = tempfile.mkdtemp
+        monkeypatch.setattr(tempfile, "mkdtemp", lambda *args, **words: made.append(make(*args, **words)) or made[-1])
+        eyespot.export(run, int8=True)
+        assert [name for name in made if "quant" in name]  # or ONNX Runtime has another way by now
+        assert all(Path(name).is_relative_to(run / "export") for name in made if "quant" in name)
 
     def test_int8_that_loses_too_much_is_not_written(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(export_module, "_shares", lambda *args: ((0.9, 0.8), None))

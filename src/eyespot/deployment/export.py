@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -344,7 +345,7 @@ def _quantise(path: Path, images: UInt8Array) -> None:
     exact = [node.name for node in nodes if _parts_of(node) & {"preparation", "unknown"}]
     whole = path.with_name("whole.onnx")
     os.replace(path, whole)
-    with _quiet():
+    with _quiet(), _temporary_files_in(path.parent):
         quantize_static(
             whole,
             path,
@@ -554,6 +555,17 @@ def _place(path: Path) -> Iterator[Path]:
 def _disk_error(error: OSError, path: Path) -> EyespotError:
     reason, remedy = describe_disk_error(error)
     return RunError(f"cannot write the file ({reason})", where=path, remedy=remedy)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let a library put its temporary files into a folder of ours: what a kill leaves of them elsewhere stays there."""
+    before = tempfile.tempdir
+    tempfile.tempdir = os.fspath(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager
