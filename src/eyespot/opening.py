@@ -209,6 +209,24 @@ def open_again(run: Run, data: str, watcher: Observer) -> Dataset:
         ) from error
 
 
+def refuse_moved(data: str, folder: Path) -> None:
+    """Refuse to go on with many trainings whose pictures have moved, which only the folder itself names.
+
+    Args:
+        data: DATA as `lasting_name` returns it.
+        folder: Of the ablation or sweep.
+
+    Raises:
+        DataError: There is nothing at the place of the pictures.
+    """
+    if os.path.isabs(data) and not os.path.exists(data):
+        raise DataError(
+            f"its pictures are not there any more: {data}",
+            where=folder,
+            remedy="bring them back, or put a link to them there, then --resume",
+        )
+
+
 def check_data(data: str | Path, config: Config, watcher: Observer, *, needs: str) -> PackedDataset:
     """Return data scanned and packed, once, before many trainings would each find what is wrong with them.
 

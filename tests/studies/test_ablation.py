@@ -16,7 +16,7 @@ from eyespot import cli
 from eyespot.analysis import words
 from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
 from eyespot.analysis.ablation_page import describe_level, lead, render_ablation
-from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError
+from eyespot.errors import DataError, RunError, RunLockedError, TrainingError, UsageError
 from eyespot.evaluation.statistics import mean_interval
 from eyespot.locks import file_lock
 from eyespot.runs import Run
@@ -92,6 +92,20 @@ def test_more_seeds_are_not_noted_while_another_process_runs_the_points(
     with file_lock(out / ".lock"), pytest.raises(RunLockedError, match="another process is running these points"):
         eyespot.ablate(out=out, resume=True, seeds=2)
     assert (out / "ablation.json").read_bytes() == before
+
+
+def test_an_ablation_whose_pictures_have_moved_says_how_to_go_on(
+    in_process: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    photos, out = Path(shutil.copytree(pictures, tmp_path / "photos")), tmp_path / "ab"
+    eyespot.ablate("small", photos, without=["flip"], seeds=1, settings=SETTINGS, out=out)
+    photos.rename(tmp_path / "elsewhere")
+    eyespot.ablate(out=out, resume=True)  # nothing is left to train
+    with pytest.raises(DataError, match=r"its pictures are not there any more: .*photos in .*ab: .* a link to them"):
+        eyespot.ablate(out=out, resume=True, seeds=2)
+    photos.symlink_to(tmp_path / "elsewhere")
+    eyespot.ablate(out=out, resume=True, seeds=2)
+    assert len(in_process) == 4
 
 
 def test_an_ablation_with_corrected_labels_is_reported_and_goes_on(

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from eyespot.errors import RunError
+import eyespot
+from eyespot.errors import DataError, RunError
 from eyespot.sweeps.journal import Journal, Trial
 
 from .conftest import finished
@@ -91,3 +93,10 @@ def test_a_full_disk_is_said_with_the_way_on(journal: Journal, monkeypatch: pyte
     monkeypatch.setattr("eyespot.sweeps.journal.append_line", full)
     with pytest.raises(RunError, match=r"disk is full.*eyespot sweep --resume goes on"):
         journal.write(Trial(1, {}))
+
+
+def test_a_sweep_whose_pictures_have_moved_says_how_to_go_on(journal: Journal, tmp_path: Path) -> None:
+    journal.plan = replace(journal.plan, data=str(tmp_path / "photos"))
+    journal.write_plan()
+    with pytest.raises(DataError, match=r"its pictures are not there any more: .*photos in .*sweep: .* a link to them"):
+        eyespot.sweep(out=journal.folder, resume=True)

@@ -23,7 +23,7 @@ from eyespot.device import plan_compute
 from eyespot.errors import RunError, TrainingError, UsageError
 from eyespot.files import checked_folder, describe_disk_error, write_atomic, write_json
 from eyespot.models.registry import check_args
-from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe
+from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe, refuse_moved
 from eyespot.runs import new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.studies.changes import BASELINE, Change, parse_changes
 from eyespot.studies.runner import Limits, Outcome, Point, claimed, read_outcomes, run_points, with_seeds
@@ -156,6 +156,8 @@ def ablate(
     watcher.on_message(f"folder: {folder}")
     config = _recipe(folder)
     points = _points(plan, str(folder / "recipe.toml"), config)
+    if resume and any(outcome.state != "finished" for outcome in read_outcomes(points, folder, plan.limits)):
+        refuse_moved(plan.data, folder)
     outcomes = run_points(points, folder, limits=plan.limits, observer=watcher)
     found = write_report(folder)
     if not found.baseline.seeds and not any(effect.seeds for effect in found.effects):

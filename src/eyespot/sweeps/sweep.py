@@ -21,7 +21,7 @@ from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, 
 from eyespot.evaluating import evaluate
 from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
-from eyespot.opening import Settings, check_data, lasting_name, load_recipe
+from eyespot.opening import Settings, check_data, lasting_name, load_recipe, refuse_moved
 from eyespot.runs import Run, new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.sweeps.journal import Journal, Metric, Plan, Trial
 from eyespot.sweeps.space import Space, load_space, setting_of
@@ -145,6 +145,7 @@ def sweep(
             _lock(folder, stack)
             journal = _extended(Journal.open(folder), options)
             if _has_work(journal):
+                refuse_moved(journal.plan.data, folder)
                 _check(journal.plan, _recipe(folder), watcher)
         else:
             plan, config = _plan(recipe, data, space, settings, options)
