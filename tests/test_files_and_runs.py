@@ -57,15 +57,19 @@ def test_a_failing_disk_is_one_clear_error_and_the_old_file_stays(
 def test_only_in_a_run_folder_a_failing_disk_speaks_of_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with RunWriter(tmp_path / "run", CONFIG):
-        pass
+    with RunWriter(tmp_path / "run", CONFIG) as writer:
+        writer.write_provenance({"data": "digits"})
+    with RunWriter(tmp_path / "fold", CONFIG):
+        pass  # a network of `check --labels`, which has no --resume
     (tmp_path / "config.toml").touch()  # some other program's
 
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", fail)
-    for name, resumes in (("run/state", True), ("run/checkpoints/1.ckpt", True), ("grid.png", False)):
+    for name, resumes in (
+        ("run/state", True), ("run/checkpoints/1.ckpt", True), ("fold/checkpoints/1.ckpt", False), ("grid.png", False)
+    ):  # fmt: skip
         with pytest.raises(RunError, match=r"cannot write \(the disk is full\)") as caught:
             files.write_atomic(tmp_path / name, b"new")
         assert caught.value.remedy.startswith("free some space, or name a folder on a larger disk")

@@ -146,9 +146,10 @@ def _is_of_unfinished_run(path: Path) -> bool:
         # A config.toml alone may be any program's.
         if os.path.isfile(folder / "config.toml") and os.path.isdir(folder / "checkpoints"):
             try:
-                return b'"finished"' not in (folder / "provenance.json").read_bytes()
+                known = (folder / "provenance.json").read_bytes()
             except OSError:
-                return True
+                return False  # it does not say its data yet, or is one of the networks of `check --labels`
+            return b'"data"' in known and b'"finished"' not in known
     return False
 
 
