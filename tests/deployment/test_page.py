@@ -121,7 +121,7 @@ def test_a_refusal_is_a_sentence_and_one_of_the_picture_only_where_the_picture_i
         one = [{"name": "a.png", "mimeType": "image/png", "buffer": png()}]
         said = [
             (500, "the server failed", "look into its log", "No answer, the server failed: look into its log"),
-            (422, "picture 1 is a text file", "send a picture", "This picture is a text file: send a picture"),
+            (422, "picture 1 is a text file", "send a picture", "This file is a text file: send a picture"),
             (502, "", "", "No answer, the server answered 502"),
         ]
         for status, what, remedy, wanted in said:
@@ -136,6 +136,23 @@ def test_a_refusal_is_a_sentence_and_one_of_the_picture_only_where_the_picture_i
             " throw new DOMException('', 'NotFoundError'); } }); add([file]); }"
         )
         page.wait_for_selector(".answer.bad >> text='This cannot be read: a folder, or a file that is no longer there'")
+    finally:
+        server.close()
+
+
+def test_many_long_class_names_leave_room_and_a_spoilt_figure_says_so(browser: Any) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_page(viewport={"width": 375, "height": 700})
+        names = [f"{n:03} {'Taraxacum officinale ' * 10}" for n in range(200)]
+        test = {"n": 100, "top1": 0.99, "top1_ci95": [0.946, 0.998], "flaw": "leaked"}
+        told = json.dumps({"class_names": names, "limits": {"body_bytes": 1000}, "metrics": {"test": test}})
+        page.route("**/v1/model", lambda route: route.fulfill(body=told, content_type="application/json"))
+        page.goto(server.url)
+        page.wait_for_selector("#model:has-text(' and 188 more. leaked: 99.0')")
+        assert len(page.inner_text("#model")) < 700
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": bytes(1001)}])
+        page.wait_for_selector(".answer.bad >> text=This file is larger than")
     finally:
         server.close()
 

@@ -355,9 +355,11 @@ def _row(upload: Upload, answer: Prediction | BadImageError, top_k: int) -> dict
 def _all_bad(uploads: Sequence[Upload], found: Sequence[Prediction | BadImageError]) -> Problem:
     """Return the refusal of a request in which no picture can be read."""
     first = next(error for error in found if isinstance(error, BadImageError))
-    status = 413 if isinstance(first, CostlyImageError) else 422
+    status, remedy = 422, "send a picture as JPEG or PNG"
+    if isinstance(first, CostlyImageError):
+        status, remedy = 413, "send a smaller or simpler one"
     others = f" (and {len(uploads) - 1} more)" if len(uploads) > 1 else ""
-    return Problem(status, f"{uploads[0].name} {first.what}{others}", remedy="send a picture as JPEG or PNG")
+    return Problem(status, f"{uploads[0].name} {first.what}{others}", remedy=remedy)
 
 
 def _add_others(app: FastAPI, batcher: Batcher, metrics: Metrics, described: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@
 const TOP = 5;
 const HISTORY = 30;
 const AT_ONCE = 2;
+const LISTED = 12; // classes above the place for pictures, each with so many characters
+const LONGEST = 40;
 const byId = (id) => document.getElementById(id);
 const queue = [];
 const locked = [];
@@ -12,6 +14,7 @@ let limits = { body_bytes: 32 * 1024 * 1024 };
 let explains = false;
 
 const percent = (prob) => `${(100 * prob).toFixed(1)}\u00a0%`;
+const short = (name) => { const letters = [...name]; return letters.length > LONGEST ? `${letters.slice(0, LONGEST - 1).join("")}…` : name; };
 const say = (text) => { byId("status").textContent = text; };
 
 function complain(text) {
@@ -44,10 +47,11 @@ async function describe() {
   for (const button of document.querySelectorAll(".answer.told-all .why")) button.hidden = !explains;
   const test = model.metrics && model.metrics.test;
   const measured = test
-    ? ` ${percent(test.top1)} [${percent(test.top1_ci95[0])}, ${percent(test.top1_ci95[1])}] right on test (n = ${test.n.toLocaleString("en")}).`
+    ? ` ${test.flaw ? `${test.flaw}: ` : ""}${percent(test.top1)} [${percent(test.top1_ci95[0])}, ${percent(test.top1_ci95[1])}] right on test (n = ${test.n.toLocaleString("en")}).`
     : "";
   const names = model.class_names;
-  const some = names.slice(0, 12).join(", ") + (names.length > 12 ? ", …" : "");
+  const more = names.length - LISTED;
+  const some = names.slice(0, LISTED).map(short).join(", ") + (more > 0 ? ` and ${more.toLocaleString("en")} more` : "");
   byId("model").textContent = `Knows ${names.length.toLocaleString("en")} classes: ${some}.${measured}`;
 }
 
@@ -148,12 +152,12 @@ async function send(file, query, tries = 0) {
   }
   const what = answer.what || `the server answered ${response.status}`;
   const told = answer.remedy ? `${what}: ${answer.remedy}` : what;
-  return { refusal: /^picture 1 /.test(what) ? told.replace(/^picture 1/, "This picture") : `No answer, ${told}` };
+  return { refusal: /^picture 1 /.test(what) ? told.replace(/^picture 1/, "This file") : `No answer, ${told}` };
 }
 
 async function ask(job) {
   if (job.file.size > limits.body_bytes) {
-    return refuse(job, `This picture is larger than ${Math.floor(limits.body_bytes / 1024 / 1024)} MB`);
+    return refuse(job, `This file is larger than ${Math.floor(limits.body_bytes / 1024 / 1024)} MB`);
   }
   try {
     await job.file.slice(0, 1).arrayBuffer();
