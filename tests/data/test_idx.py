@@ -75,7 +75,8 @@ def test_other_files_of_the_same_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not the published content") as caught:
         read_idx_folder(tmp_path, NAMES)
     assert caught.value.where == str(tmp_path / "train-images-idx3-ubyte.gz")
-    assert "MNIST" in caught.value.remedy
+    assert "to train on MNIST" in caught.value.remedy
+    assert ".npz" in caught.value.remedy
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -133,7 +133,7 @@ def read_cifar(
 
     Returns:
         Items per split, with `pixels` uint8 (N, 32, 32, 3) RGB and ids such as `train/00017`, in the published order;
-        and notes, one for each file that is a re-written copy with the published counts.
+        and notes, one for each file whose pixels cannot be verified: a re-written copy, or one without a published sum.
 
     Raises:
         DataError: A file is missing, damaged, too short or too long, or has other labels than were published.
@@ -179,6 +179,8 @@ def _read_batch(
                     f"a damaged file ({size}, MD5 {md5}; published: {batch.md5})", where=path, remedy=GET_AGAIN
                 )
             notes.append(f"{path.name} is not the published file but was written again: its pixels cannot be verified")
+    else:
+        notes.append(f"of {path.name} no sum is published: its labels were counted, its pixels cannot be verified")
     rows, labels = _binary_rows(content, layout, path) if layout.label_bytes else _pickled_rows(content, layout, path)
     if len(rows) != batch.count or len(labels) != batch.count:
         raise DataError(

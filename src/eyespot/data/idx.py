@@ -141,7 +141,7 @@ def _read_published(folder: Path, file: IdxFile, *, dimensions: int) -> UInt8Arr
         raise DataError(
             f"not the published content (SHA-256 {sha256[:12]}..., published: {file.sha256[:12]}...)",
             where=path,
-            remedy=f"{_GET_AGAIN}; the digits of MNIST have files of the same names",
+            remedy=f"{_GET_AGAIN}; to train on MNIST, whose files have the same names, give its pictures as a .npz",
         )
     return array
 
