@@ -504,6 +504,8 @@ def test_data_commands(eyespot: Call, pictures: Path, tmp_path: Path, monkeypatc
     assert json.loads(eyespot("data", "prefetch", "digits", "--json").out)["name"] == "digits"
     assert "60 pictures of 12 x 12 x 3" in eyespot("data", "pack", pictures).out
     assert "packed already" in eyespot("data", "pack", pictures).out
+    small = ("data", "pack", pictures, "--set", "input.size_px=16", "--set", "data.memory_limit_gb=1e-9")
+    assert re.search(r"scanned (in .*|already), to be streamed from the files;", eyespot(*small).out)
     packed = json.loads(eyespot("data", "pack", pictures, "--set", "input.size_px=8", "--json").out)
     assert (packed["pictures"], packed["size_px"], packed["streamed"]) == (60, 8, False)
     assert eyespot("data", "show", pictures, "--per-class", "3").out == f"{tmp_path / 'pictures-train.png'}\n"

@@ -461,6 +461,9 @@ def test_an_allowed_leak_is_in_the_report_of_two_classes(tmp_path: Path) -> None
     assert run.metrics["test_reads"] == result.metrics["test_reads"] == 2, "the run's own test split, named by its path"
     assert any(message.startswith("note: Test was read 2 times.") for message in listener.messages)
     assert result.metrics["also_in_train"] == eyespot.evaluate(run.path).metrics["also_in_train"] == 1
+    shipped = eyespot.load(run.path).info.metrics
+    assert shipped["test"].flaw == "leaked, 1 of 13 also in train or val"
+    assert shipped["train"].flaw == ""
     assert "also_in_train" not in eyespot.evaluate(run.path, split="val").metrics
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.data.splits import Splits
-    from eyespot.evaluation.bundle import BundleInfo
+    from eyespot.evaluation.bundle import BundleInfo, SplitMetrics
     from eyespot.evaluation.predictor import Predictor
     from eyespot.training.prepare import Prepared
     from eyespot.training.transfer import Trained
@@ -45,7 +45,7 @@ def finish(
     from eyespot.analysis.model_card import model_card
     from eyespot.data.checks import count_leaked
     from eyespot.data.near_cache import load_near_pairs, near_across
-    from eyespot.evaluation.bundle import SplitMetrics, save_bundle
+    from eyespot.evaluation.bundle import save_bundle
     from eyespot.evaluation.evaluate import write_predictions
     from eyespot.evaluation.predictor import Predictor
     from eyespot.measuring import Measuring
@@ -80,11 +80,7 @@ def finish(
         for split, evaluation in measured.items()
     }
     write_predictions(writer.path / "predictions.npz", predictions)
-    shipped = {
-        split: SplitMetrics(**{key: metrics[split][key] for key in SplitMetrics.model_fields if key in metrics[split]})
-        for split in names
-    }
-    info = info.model_copy(update={"metrics": shipped})
+    info = info.model_copy(update={"metrics": {split: _shipped(metrics[split]) for split in names}})
     card = data_card(packed, splits)
     card["notes"] = [*card["notes"], *prepared.notes]
     known = load_near_pairs(packed)
@@ -110,6 +106,17 @@ def finish(
     for split in names:
         watcher.on_message(describe_top1(metrics[split], split))
     return Run(writer.path)
+
+
+def _shipped(measured: dict[str, Any]) -> SplitMetrics:
+    """Return what the bundle says of a split; pictures that train holds, too, are told as its flaw."""
+    from eyespot.evaluation.bundle import SplitMetrics
+
+    figures = SplitMetrics(**{key: measured[key] for key in SplitMetrics.model_fields if key in measured})
+    shared = measured.get("also_in_train", 0)
+    if not shared or figures.flaw:
+        return figures
+    return figures.model_copy(update={"flaw": f"leaked, {shared:,} of {figures.n:,} also in train or val"})
 
 
 def _count_test_read(writer: RunWriter, read: bool) -> int:

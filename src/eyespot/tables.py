@@ -294,10 +294,11 @@ def print_pack(packed: PackedDataset, *, json: bool) -> None:
         facts = {"pictures": pictures, "size_px": packed.size_px, "channels": packed.channels, "streamed": streamed}
         print_json({**facts, "seconds": packed.seconds, "fingerprint": packed.fingerprint})
         return
-    how = "scanned, to be streamed from the files" if streamed else "packed"
+    how = "scanned" if streamed else "packed"
     took = f"{how} in {words.duration(packed.seconds)}" if packed.seconds else f"{how} already"
+    later = ", to be streamed from the files" if streamed else ""
     shape = f"{packed.size_px} x {packed.size_px} x {packed.channels}"
-    print(f"{words.plural(pictures, 'picture')} of {shape}, {took}; fingerprint {packed.fingerprint}")
+    print(f"{words.plural(pictures, 'picture')} of {shape}, {took}{later}; fingerprint {packed.fingerprint}")
 
 
 def show_cache(*, rooms: Sequence[str], clear: bool, json: bool) -> None:
