@@ -22,7 +22,6 @@ from eyespot.evaluation.statistics import (
     MeanInterval,
     holm,
     mean_interval,
-    only_with_spread,
     paired_difference,
     picture_error,
 )
@@ -194,7 +193,7 @@ def _level(arm: Arm, runs: Mapping[int, ComparedRun]) -> Effect:
 
 
 def _top1(runs: Sequence[ComparedRun]) -> MeanInterval:
-    found = only_with_spread(mean_interval([run.top1 for run in runs]))
+    found = mean_interval([run.top1 for run in runs])
     return found if len(runs) > 1 else found._replace(low=runs[0].low, high=runs[0].high)
 
 

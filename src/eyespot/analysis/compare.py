@@ -23,7 +23,6 @@ from eyespot.evaluation.statistics import (
     mcnemar_exact,
     mean_interval,
     mean_p_value,
-    only_with_spread,
     paired_bootstrap,
     welch,
 )
@@ -229,7 +228,7 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
         name = compared[places[0]].name if len(places) == 1 else recipe
         if alone and len(places) > 1:
             name = f"{recipe} ({', '.join(compared[place].letter for place in places)})"
-        found = only_with_spread(mean_interval([compared[place].top1 for place in places]))
+        found = mean_interval([compared[place].top1 for place in places])
         groups.append(SeedGroup(name, places, tuple(seeds), found, _say_group(name, found, compared[places[0]].n)))
     return tuple(groups)
 
@@ -262,7 +261,7 @@ def _group_pairs(runs: Sequence[ComparedRun], groups: Sequence[SeedGroup]) -> tu
             found, p = mean_interval(differences), mean_p_value(differences)
         else:
             found, p = welch(list(of[0].values()), list(of[1].values()))
-        measured.append((i, j, paired, only_with_spread(found), p))
+        measured.append((i, j, paired, found, p))
     corrected = holm([p for *_, p in measured]).tolist()
     return tuple(
         GroupPair(

@@ -120,6 +120,8 @@ def holm(p_values: Sequence[float]) -> Float64Array:
 def mean_interval(values: Sequence[float] | Float64Array, confidence: float = 0.95) -> MeanInterval:
     """Return mean, standard deviation and Student's t interval of a figure over seeds.
 
+    Where all values are equal the interval is nan, as for one: two equal seeds do not make a figure certain.
+
     Raises:
         UsageError: No values.
     """
@@ -132,13 +134,10 @@ def mean_interval(values: Sequence[float] | Float64Array, confidence: float = 0.
     from scipy.stats import t
 
     std = float(array.std(ddof=1))
+    if std < EQUAL:
+        return MeanInterval(n, mean, std, math.nan, math.nan)
     half = float(t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
     return MeanInterval(n, mean, std, mean - half, mean + half)
-
-
-def only_with_spread(found: MeanInterval) -> MeanInterval:
-    """Return a mean without its interval where all values are equal: two equal seeds do not make a figure certain."""
-    return found._replace(low=math.nan, high=math.nan) if found.std < EQUAL else found
 
 
 def mean_p_value(values: Sequence[float] | Float64Array) -> float:
@@ -163,7 +162,7 @@ def mean_p_value(values: Sequence[float] | Float64Array) -> float:
 def welch(first: Sequence[float], second: Sequence[float]) -> tuple[MeanInterval, float]:
     """Return the interval of a difference of two means over unequal seeds, and its two-sided p-value.
 
-    Where each group's values are equal there is no spread to go by: then the exact permutation test, which cannot tell
+    Where each group's values are equal the interval is nan, and the test the exact permutation test, which cannot tell
     anything from a few seeds, and says 1 then.
 
     Source:
@@ -176,7 +175,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[MeanInterval
     count = min(len(first), len(second))
     if math.sqrt(variance) < EQUAL:
         p = 2 / math.comb(len(first) + len(second), len(first))
-        return MeanInterval(count, mean, 0.0, mean, mean), p if abs(mean) > EQUAL and p < 0.05 else 1.0
+        return MeanInterval(count, mean, 0.0, math.nan, math.nan), p if abs(mean) > EQUAL and p < 0.05 else 1.0
     # Not ttest_ind, which warns of equal values.
     spread = sum(part**2 / (len(group) - 1) for part, group in zip(parts, (first, second), strict=True))
     freedom, error = variance**2 / spread, math.sqrt(variance)
@@ -199,7 +198,7 @@ def paired_difference(first: BoolArray, second: BoolArray) -> tuple[MeanInterval
     deltas = second.mean(axis=1) - first.mean(axis=1)  # (S,)
     found = mean_interval(deltas)
     if len(deltas) > 1:
-        return only_with_spread(found), mean_p_value(deltas)
+        return found, mean_p_value(deltas)
     low, high = paired_bootstrap(first[0], second[0])
     return found._replace(low=low, high=high), mcnemar_exact(first[0], second[0]).p_value
 

@@ -22,7 +22,7 @@ from eyespot.analysis.verdict import describe_top1, headline_split, judge
 from eyespot.config import load_config
 from eyespot.errors import ConfigError, EyespotError, RunError, did_you_mean
 from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
-from eyespot.evaluation.statistics import mean_interval, only_with_spread, paired_difference
+from eyespot.evaluation.statistics import mean_interval, paired_difference
 from eyespot.mistakes import MISTAKES
 from eyespot.runs import BUNDLE, Run
 from eyespot.studies.runner import read_points
@@ -78,7 +78,7 @@ class Row:
             return ""
         if len(found) == 1:
             return describe_top1(found[0], split)
-        over = only_with_spread(mean_interval([one["top1"] for one in found]))
+        over = mean_interval([one["top1"] for one in found])
         flaw = f"{found[0]['flaw']}: " if found[0].get("flaw") else ""
         spread = f"sd {100 * over.std:.1f} over {len(found)} seeds"
         top1 = words.mean_percent(over.mean, over.low, over.high)
