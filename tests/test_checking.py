@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -146,6 +147,29 @@ def test_many_pictures_make_a_small_difference_significant_but_not_large() -> No
     assert not found.looks_different
     assert found.n == (5_000, 5_000)  # the half that the area was measured on
     assert measure_drift(first[:19], second, labels[:19], labels, 1) is None
+
+
+def test_the_interval_of_the_area_holds_the_true_one_in_nearly_every_draw() -> None:
+    """Two normal distributions 1.5 deviations apart in brightness: the area of the best model is known."""
+    dice = np.random.default_rng(0)
+    labels = np.zeros(200, np.int64)
+    true, held, draws = NormalDist().cdf(1.5 / 2**0.5), 0, 60
+    for _ in range(draws):
+        first, second = np.zeros((200, 7), np.float32), np.zeros((200, 7), np.float32)
+        first[:, 0], second[:, 0] = dice.normal(size=200), dice.normal(1.5, size=200)
+        found = measure_drift(first, second, labels, labels, 1)
+        assert found is not None
+        held += found.auc_ci95[0] <= true <= found.auc_ci95[1]
+    assert 53 <= held <= 60  # 57 of 60 on average
+
+
+def test_an_area_of_one_has_an_interval() -> None:
+    labels = np.zeros(20, np.int64)
+    first = np.zeros((20, 7), np.float32)
+    found = measure_drift(first, first + 1, labels, labels, 1)
+    assert found is not None
+    assert found.auc == 1
+    assert found.auc_ci95 == (pytest.approx(0.8002, abs=1e-4), 1)  # 10 pictures of each were measured
 
 
 def test_other_class_shares_are_said(data: Path) -> None:

@@ -148,7 +148,7 @@ def test_the_command(run: Path, pictures: Path, capsys: pytest.CaptureFixture[st
     reach = re.search(r"reaches at most ([\d.]+) points from it", lines[-2])
     assert reach is not None
     page = (run / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
-    assert f"the 95 % interval of a cell reaches at most {reach[1]} points from it" in page
+    assert f"the 95 % interval of a cell, and of a row's mean, reaches at most {reach[1]} points from it" in page
     assert lines[-1].startswith("mean corruption error ")
     assert cli._run(["evaluate", str(run), "--limit", "9"]) == 2
     assert "--limit without --robustness in the command line: give both or none" in capsys.readouterr().err

@@ -289,11 +289,12 @@ def _drift_notes(drift: Drift) -> list[str]:
     """Say whether train and test look different, the effect before the p-value."""
     notes = []
     if drift.looks_different:
+        low, high = drift.auc_ci95
         most = max(drift.differences, key=lambda name: abs(drift.differences[name]))
         notes.append(
             f"test looks different from train: by colours and contrast alone a linear model tells them apart with an "
-            f"area under the curve of {drift.auc:.2f} (0.5 is chance, p = {drift.p_value:.1g}, n = {sum(drift.n):,} "
-            f"that it was not fitted to); most in {most} ({drift.differences[most]:+.2f} deviations)"
+            f"area under the curve of {drift.auc:.2f} [{low:.2f}, {high:.2f}] (0.5 is chance, p = {drift.p_value:.1g}, "
+            f"n = {sum(drift.n):,} that it was not fitted to); most in {most} ({drift.differences[most]:+.2f} deviations)"
         )
     if drift.labels_effect >= 0.1 and drift.labels_p_value < 0.01:
         notes.append(
@@ -342,6 +343,7 @@ def _near_facts(look: Look) -> dict[str, Any]:
 def _drift_facts(drift: Drift) -> dict[str, Any]:
     return {
         "auc": drift.auc,
+        "auc_ci95": list(drift.auc_ci95),
         "p_value": drift.p_value,
         "n": list(drift.n),
         "differences": drift.differences,

@@ -34,6 +34,7 @@ class Drift:
     Attributes:
         auc: Area under the curve of a logistic regression that tells one split from the other by the statistics,
             measured on pictures that it was not fitted to; 0.5: it cannot, 1: always.
+        auc_ci95: Its 95 % interval, lower and upper end.
         p_value: Of the Mann-Whitney test of its scores, one-sided: chance alone gives such an area so often.
         n: Pictures of either split that the area was measured on, the half that it was not fitted to.
         differences: Statistic -> difference of the means in pooled deviations (Cohen's d), second minus first.
@@ -42,6 +43,7 @@ class Drift:
     """
 
     auc: float
+    auc_ci95: tuple[float, float]
     p_value: float
     n: tuple[int, int]
     differences: dict[str, float]
@@ -116,4 +118,26 @@ def measure_drift(
         found = chi2_contingency(table, correction=False)  # Yates's is for p alone, and would shrink V of two classes
         labels_p, effect = float(found.pvalue), float(np.sqrt(found.statistic / table.sum()))
     differences = dict(zip(STATISTICS, map(float, sizes), strict=True))
-    return Drift(auc, float(test.pvalue), n, differences, labels_p, effect)
+    return Drift(auc, _auc_interval(auc, n), float(test.pvalue), n, differences, labels_p, effect)
+
+
+def _auc_interval(auc: float, n: tuple[int, int]) -> tuple[float, float]:
+    """Return the 95 % interval of an area under the curve that was measured on n[0] and n[1] pictures.
+
+    Source:
+        Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
+        Statistics in Medicine 25 (2006), method 5: a score interval, which an area of 1 has too.
+    """
+    from scipy.optimize import brentq
+
+    others = (n[0] + n[1]) / 2 - 1
+
+    def beyond(true: float) -> float:
+        """Return how much further than 1.96 deviations the measured area is from a true one, as squares."""
+        spread = true * (1 - true) * (1 + others * ((1 - true) / (2 - true) + true / (1 + true))) / (n[0] * n[1])
+        return (auc - true) ** 2 - 1.959964**2 * spread
+
+    # Just inside: the spread of a true area of 0 or 1 is none, which is a second root.
+    low = brentq(beyond, 0.0, auc - 1e-9) if auc > 0 else 0.0
+    high = brentq(beyond, auc + 1e-9, 1.0) if auc < 1 else 1.0
+    return float(low), float(high)
