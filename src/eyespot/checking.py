@@ -294,7 +294,8 @@ def _drift_notes(drift: Drift) -> list[str]:
         notes.append(
             f"test looks different from train: by colours and contrast alone a linear model tells them apart with an "
             f"area under the curve of {drift.auc:.2f} [{low:.2f}, {high:.2f}] (0.5 is chance, p = {drift.p_value:.1g}, "
-            f"n = {sum(drift.n):,} that it was not fitted to); most in {most} ({drift.differences[most]:+.2f} deviations)"
+            f"n = {sum(drift.n):,} that it was not fitted to); most in {most} "
+            f"({drift.differences[most]:+.2f} deviations)"
         )
     if drift.labels_effect >= 0.1 and drift.labels_p_value < 0.01:
         notes.append(
