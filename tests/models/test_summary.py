@@ -69,11 +69,19 @@ def test_rows_of_a_small_network():
 
 
 @pytest.mark.parametrize("name", ["convnet3", "vgg16-mini", "alexnet-mini", "resnet18-small"])
-def test_macs_equal_half_of_torchs_flops(name):
+def test_macs_of_the_rows_equal_half_of_torchs_flops(name):
     model = build_model(name, num_classes=10, size_px=40)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, 3, 40, 40))
-    assert table_of(model, 40).macs == counter.get_total_flops() // 2
+    table = table_of(model, 40)
+    assert table.macs == sum(row.macs for row in table.rows) == counter.get_total_flops() // 2
+
+
+def test_macs_hold_the_products_of_attention_which_have_no_row():
+    table = table_of(timm.create_model("vit_tiny_patch16_224", num_classes=10), 224)
+    tokens, width, blocks = 14 * 14 + 1, 192, 12
+    attention = 2 * blocks * tokens * tokens * width  # queries with keys, and what they weigh
+    assert table.macs == sum(row.macs for row in table.rows) + attention
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050", "efficientnet_b0"])

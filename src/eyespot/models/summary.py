@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from eyespot.errors import ModelError
@@ -101,7 +102,7 @@ class LayerTable:
         input_shape: Shape (C, H, W) of the image.
         rows: The layers in the order of their calls.
         count: Parameters and statistics of the whole model.
-        macs: Sum of the rows' multiply-accumulates for one image.
+        macs: Multiply-accumulates for one image: those of the rows, and what has no row, such as queries times keys.
         warnings: What to think about before training, in words.
     """
 
@@ -154,7 +155,8 @@ def layer_table(model: nn.Module, *, in_channels: int, size_px: int) -> LayerTab
         ModelError: The model cannot take an image of that shape.
     """
     # timm has many places where nothing stands.
-    calls = [call for call in _record(model, in_channels, size_px) if not isinstance(call.module, nn.Identity)]
+    recorded, macs = _record(model, in_channels, size_px)
+    calls = [call for call in recorded if not isinstance(call.module, nn.Identity)]
     counter = _Counter()
     names = {module: name or "(model)" for name, module in model.named_modules()}
     rows = [_row(names[call.module], call, counter.count(call.module)) for call in calls]
@@ -168,7 +170,7 @@ def layer_table(model: nn.Module, *, in_channels: int, size_px: int) -> LayerTab
         input_shape=(in_channels, size_px, size_px),
         rows=tuple(rows),
         count=count_parameters(model),
-        macs=sum(row.macs for row in rows),
+        macs=macs,
         warnings=warnings,
     )
 
@@ -272,9 +274,9 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _record(model: nn.Module, in_channels: int, size_px: int) -> list[_Call]:
-    """Return the calls of all layers for one black image."""
-    recorder = _Recorder()
+def _record(model: nn.Module, in_channels: int, size_px: int) -> tuple[list[_Call], int]:
+    """Return the calls of all layers for one black image, and the multiply-accumulates of the whole model."""
+    recorder, counter = _Recorder(), FlopCounterMode(display=False)
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     with ExitStack() as stack:
         for module in model.modules():
@@ -288,6 +290,7 @@ def _record(model: nn.Module, in_channels: int, size_px: int) -> list[_Call]:
         # Tensors of inference mode have no version, which the recorder needs.
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(counter)
         try:
             model(torch.zeros(1, in_channels, size_px, size_px, device=reference.device, dtype=reference.dtype))
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -297,7 +300,7 @@ def _record(model: nn.Module, in_channels: int, size_px: int) -> list[_Call]:
                 where=f"model {type(model).__name__}",
                 remedy="use larger images, or the size and channels the model was built for",
             ) from error
-    return recorder.calls
+    return recorder.calls, counter.get_total_flops() // 2
 
 
 def _row(name: str, call: _Call, count: ParameterCount) -> LayerRow:
