@@ -9,6 +9,7 @@ import pytest
 from eyespot.analysis import words
 from eyespot.sweeps.journal import Journal, Trial
 from eyespot.sweeps.report import importances, render_sweep_report, write_sweep_report
+from eyespot.sweeps.screen import describe
 
 from .conftest import finished
 
@@ -84,6 +85,18 @@ def test_trials_that_cannot_be_told_apart_are_named(done: Journal) -> None:
     assert "Not told apart" not in render_sweep_report(done)
     done.write(replace(done.trials[6], top1=0.83))
     assert "1 other finished trial (6) lies" in render_sweep_report(done)
+
+
+def test_the_loss_of_a_stopped_trial_is_not_taken_for_one_after_calibration(done: Journal) -> None:
+    assert "its loss is that before calibration" in render_sweep_report(done)
+    told = describe(done.trials[4], done.val_n).replace("\N{NO-BREAK SPACE}", " ")
+    assert told.startswith("72.0 % [67.9, 75.8] (val, n = 500, after epoch 2), loss 0.800 before calibration")
+    assert "before calibration" not in describe(done.trials[8], done.val_n)
+    done.plan = replace(done.plan, metric="val/loss")
+    page = render_sweep_report(done).replace("\N{NO-BREAK SPACE}", " ")
+    assert "trial 4: " not in page  # no dot beside those of finished trials
+    assert "trial 5: " in page
+    assert "loss on val after calibration (n = 500)" in page
 
 
 def test_a_winner_at_the_end_of_the_range_is_said_where_the_setting_goes_on(done: Journal) -> None:

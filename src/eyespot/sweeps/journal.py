@@ -41,7 +41,7 @@ class Trial:
             ended by an error; `running`; `waiting`: begun, and interrupted with the sweep.
         epochs: Finished epochs.
         top1: Accuracy on val, at the end or at the last finished epoch.
-        loss: Loss on val in nats, likewise.
+        loss: Loss on val in nats, likewise: at the end after calibration, before it until then.
         n: Pictures of val, where it is finished.
         top1_ci95: 95 % interval of `top1`, where it is finished.
         seconds: Training time.
@@ -210,6 +210,11 @@ class Journal:
     def ordered(self) -> list[Trial]:
         """Return the trials by number."""
         return [self.trials[number] for number in sorted(self.trials)]
+
+    @property
+    def val_n(self) -> int | None:
+        """Return how many val pictures all trials share; None before the first one is finished."""
+        return next((trial.n for trial in self.trials.values() if trial.n), None)
 
     def winner(self) -> Trial | None:
         """Return the best finished trial: equal ones are told apart by their loss, then the earlier one wins."""

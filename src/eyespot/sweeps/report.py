@@ -265,10 +265,11 @@ def _write_value(metric: str, value: float) -> str:
 
 
 def _factors(journal: Journal, winner: Trial | None, shares: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a scatter chart for each factor; trials without a figure are not in it."""
+    """Return a scatter chart for each factor; trials without a figure that compares are not in it."""
     plan = journal.plan
-    shown = [trial for trial in journal.ordered() if trial.value(plan.metric) is not None and trial.is_over]
-    shown = [trial for trial in shown if trial.state in ("finished", "stopped")]
+    # A loss before calibration is several times that after it.
+    states = ("finished",) if plan.metric == "val/loss" else ("finished", "stopped")
+    shown = [trial for trial in journal.ordered() if trial.state in states and trial.value(plan.metric) is not None]
     if len(shown) < 2:
         return []
     order = sorted(plan.space.factors, key=lambda factor: -shares.get(factor.key, 0.0))
@@ -305,11 +306,13 @@ def _dot(factor: Factor, trial: Trial, winner: Trial | None, metric: str) -> cha
 
 
 def _factors_note(journal: Journal) -> str:
-    plan = journal.plan
-    n = next((trial.n for trial in journal.ordered() if trial.n), None)
-    what = "accuracy" if plan.metric == "val/top1" else "loss"
-    stopped = " Pale: stopped early, with the figure of its last epoch." if _counts(journal)["stopped"] else ""
-    return f"One dot a trial, its {what} on val{f' (n = {words.whole(n)})' if n else ''}. Ringed: the winner.{stopped}"
+    n, stopped = journal.val_n, ""
+    count = f" (n = {words.whole(n)})" if n else ""
+    if journal.plan.metric == "val/loss":
+        return f"One dot a finished trial, its loss on val after calibration{count}. Ringed: the winner."
+    if _counts(journal)["stopped"]:
+        stopped = " Pale: stopped early, with the figure of its last epoch."
+    return f"One dot a trial, its accuracy on val{count}. Ringed: the winner.{stopped}"
 
 
 def _progress(journal: Journal, winner: Trial | None) -> str:
@@ -349,7 +352,7 @@ def _importance_note(shares: Mapping[str, float], finished: int) -> str:
 def _row(journal: Journal, trial: Trial, winner: Trial | None) -> dict[str, Any]:
     is_winner = winner is not None and trial.number == winner.number
     # All trials have the same val pictures, those that were stopped too.
-    n = trial.n or next((one.n for one in journal.ordered() if one.n), None)
+    n = journal.val_n
     top1 = words.percent(trial.top1)
     if trial.top1 is not None and n:
         top1 = words.share(round(trial.top1 * n), n)
@@ -372,7 +375,10 @@ def _row(journal: Journal, trial: Trial, winner: Trial | None) -> dict[str, Any]
 def _trials_note(journal: Journal) -> str:
     text = "All trials have the same train and val pictures. Intervals tell the chance of the val pictures only."
     if _counts(journal)["stopped"]:
-        text += " Stopped: behind the better third of those that came as far (ASHA); its figures are of its last epoch."
+        text += (
+            " Stopped: behind the better third of those that came as far (ASHA); its figures are of its last epoch, in"
+            " one view, and its loss is that before calibration: the losses of finished trials are those after it."
+        )
     return text
 
 

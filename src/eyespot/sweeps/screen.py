@@ -62,7 +62,8 @@ class SweepTerminal(Terminal):
             if trial.epochs == 0:
                 self.say(f"trial {trial.number:>3}  {_settings(trial)}")
             return
-        self.say(f"trial {trial.number:>3}  {trial.state}  {describe(trial)}")
+        n = self._journal.val_n if self._journal is not None else None
+        self.say(f"trial {trial.number:>3}  {trial.state}  {describe(trial, n)}")
 
     def on_message(self, text: str) -> None:
         """Show a sentence; what comes after the trials takes their table away."""
@@ -106,7 +107,9 @@ def trials_table(journal: Journal, trials: list[Trial]) -> Table:
     keys, best = journal.plan.space.keys, journal.winner()
     short = [key.rpartition(".")[2] for key in keys]
     names = [key if short.count(name) > 1 else name for key, name in zip(keys, short, strict=True)]
-    table = plain_table("trial>", "state", *(f"{name}>" for name in names), "epochs>", "val top-1", "loss>", "time>")
+    table = plain_table(
+        "trial>", "state", *(f"{name}>" for name in names), "epochs>", "val top-1", "calibrated loss>", "time>"
+    )
     for trial in trials:
         is_best = best is not None and trial.number == best.number
         style = "bold green" if is_best else _STYLES[trial.state]
@@ -116,30 +119,29 @@ def trials_table(journal: Journal, trials: list[Trial]) -> Table:
             "best so far" if is_best else trial.state,
             *(words.spell(trial.settings.get(key, "")) for key in keys),
             str(trial.epochs),
-            trial.reason if trial.state == "failed" else _accuracy(trial),
-            words.decimal(trial.loss),
+            trial.reason if trial.state == "failed" else _accuracy(trial, journal.val_n),
+            words.decimal(trial.loss if trial.state == "finished" else None),
             words.duration(trial.seconds),
             style=style,
         )
     return table
 
 
-def _accuracy(trial: Trial) -> str:
-    if trial.top1 is None:
-        return words.MISSING
-    if trial.top1_ci95 is None:
-        return words.percent(trial.top1)
-    return f"{words.percent(trial.top1)} {words.interval(trial.top1_ci95)}"
+def _accuracy(trial: Trial, n: int | None) -> str:
+    """Return accuracy and interval of a trial on n val pictures, as far as they are known."""
+    return words.percent(trial.top1) if trial.top1 is None or not n else words.share(round(trial.top1 * n), n)
 
 
-def describe(trial: Trial) -> str:
-    """Return in words what came of a trial."""
+def describe(trial: Trial, n: int | None) -> str:
+    """Return in words what came of a trial on n val pictures; None where their number is not known."""
     if trial.state == "failed":
         return printable(trial.reason)
     if trial.top1 is None:
         return "before its first epoch was over"
-    n = f" (val, n = {words.whole(trial.n)})" if trial.n else f" (val, after epoch {trial.epochs})"
-    return f"{_accuracy(trial)}{n}, loss {words.decimal(trial.loss)}, {words.duration(trial.seconds)}"
+    ended = trial.state == "finished"
+    where = f"val{f', n = {words.whole(n)}' if n else ''}{'' if ended else f', after epoch {trial.epochs}'}"
+    loss = f"loss {words.decimal(trial.loss)}{'' if ended else ' before calibration'}"
+    return f"{_accuracy(trial, n)} ({where}), {loss}, {words.duration(trial.seconds)}"
 
 
 def _settings(trial: Trial) -> str:
