@@ -10,7 +10,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from eyespot.errors import UsageError
+from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.statistics import (
+    accuracy_error,
     holm,
     mcnemar_exact,
     mean_interval,
@@ -91,6 +93,14 @@ def test_the_picture_error_is_the_spread_of_the_difference_over_draws_of_picture
         differences.append(float(second[:, part].mean() - first[:, part].mean()))
         errors.append(picture_error(first[:, part], second[:, part]))
     assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.1)
+
+
+def test_errors_from_the_pictures_do_not_vanish_where_all_are_right() -> None:
+    for share, n in ((0.5, 30), (0.9, 400), (1.0, 24), (0.0, 7)):
+        low, high = wilson_interval(round(share * n), n)
+        assert accuracy_error(share, n) == pytest.approx((high - low) / 2 / 1.959964, rel=1e-6)
+    agreed = np.ones((3, 24), dtype=bool)
+    assert picture_error(agreed, agreed) == pytest.approx(np.sqrt(2 / 26 / 26))
 
 
 def test_ablations_without_an_effect_find_one_in_five_of_a_hundred() -> None:

@@ -19,6 +19,7 @@ from eyespot.analysis.compared_runs import ComparedRun, match_runs, read_number,
 from eyespot.arrays import Int64Array
 from eyespot.evaluation.statistics import (
     MeanInterval,
+    accuracy_error,
     holm,
     mcnemar_exact,
     mean_interval,
@@ -234,7 +235,7 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
 
 
 def _say_group(name: str, found: MeanInterval, n: int) -> str:
-    noise = 100 * math.sqrt(found.mean * (1 - found.mean) / n)
+    noise = 100 * accuracy_error(found.mean, n)
     drawn = f"which {words.whole(n)} pictures were drawn gives every one of them a standard error of {noise:.2f} points"
     if found.n == 1:
         return f"{name}: one seed, so nothing is known about the spread over seeds."

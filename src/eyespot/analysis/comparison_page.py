@@ -19,6 +19,7 @@ from eyespot.analysis.compare import Comparison
 from eyespot.analysis.compared_runs import ComparedRun
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.arrays import UInt8Array
+from eyespot.evaluation.statistics import accuracy_error
 
 _COLOURS = 6
 _PICTURE_PX = 160
@@ -178,7 +179,7 @@ def _intervals(found: Comparison) -> str:
 
 def _group_row(found: Comparison, place: int) -> dict[str, str]:
     group = found.groups[place]
-    noise = math.sqrt(group.top1.mean * (1 - group.top1.mean) / found.n)
+    noise = accuracy_error(group.top1.mean, found.n)
     one = group.top1.n == 1
     return {
         "name": group.name,
