@@ -150,6 +150,10 @@ def test_the_command(run: Path, pictures: Path, capsys: pytest.CaptureFixture[st
     page = (run / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
     assert f"the 95 % interval of a cell, and of a row's mean, reaches at most {reach[1]} points from it" in page
     assert lines[-1].startswith("mean corruption error ")
+    assert cli._run(["evaluate", str(run), "--robustness", "--split", "train", "--limit", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r"on train \(n = 4 of \d+, ", lines[0])
+    assert re.search(r"on train \(n = 4 of \d+; 15 kinds", lines[-1])
     assert cli._run(["evaluate", str(run), "--limit", "9"]) == 2
     assert "--limit without --robustness in the command line: give both or none" in capsys.readouterr().err
     assert cli._run(["evaluate", str(run), "--robustness", "--limit", "-1"]) == 2

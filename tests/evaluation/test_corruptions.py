@@ -34,13 +34,13 @@ def test_they_are_the_fifteen_of_cifar_10_c() -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize(("side", "channels"), [(8, 3), (32, 1), (48, 3)])
+@pytest.mark.parametrize(("side", "channels"), [(8, 3), (16, 1), (28, 1), (32, 1), (48, 3)])
 def test_any_size_and_no_colours(kind: str, side: int, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, channels), dtype=np.uint8)
     for strength in STRENGTHS:
         made = corrupt(pixels, kind, strength, seed=3)
         assert (made.shape, made.dtype) == (pixels.shape, np.uint8)
-        assert (made != pixels).any() or side < 32, "lengths grow with the picture, and vanish in tiny ones"
+        assert (made != pixels).any(), "an accuracy on pictures as they are would pass for one on worse ones"
         assert (made == corrupt(pixels, kind, strength, seed=3)).all()
 
 

@@ -63,7 +63,7 @@ def evaluate(
 def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: Any) -> None:
     """Measure the grid of corruptions and print it."""
     from eyespot.analysis import words
-    from eyespot.analysis.verdict import describe_top1
+    from eyespot.analysis.verdict import describe_count, describe_top1
     from eyespot.robustness import evaluate_robustness
     from eyespot.terminal import Terminal, print_json
 
@@ -73,7 +73,8 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
     if json:
         return print_json({"run": str(run), "data": data, **found})
     flaw = str(found.get("flaw", ""))
-    print(describe_top1({**found["clean"], "n": found["n"], "views": found["views"], "flaw": flaw}, found["split"]))
+    count = {"n": found["n"], "drawn_from": found["of"] if found["n"] < found["of"] else None}
+    print(describe_top1({**found["clean"], **count, "views": found["views"], "flaw": flaw}, found["split"]))
     for kind, figures in found["corruptions"].items():
         print(f"{kind:15}", *(f"{words.percent(figure['top1']):>7}" for figure in figures))
     print(f"{'shifted':15}", *(f"{words.percent(figure['top1']):>7}" for figure in found["shifted"]))
@@ -82,6 +83,6 @@ def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: An
     print(
         f"{flaw}{': ' * bool(flaw)}mean corruption error {words.corruption_error(found)} "
         f"on {found['split']} "
-        f"(n = {words.whole(found['n'])}; 15 kinds, strengths 1 to 5, drawn by eyespot)"
+        f"(n = {describe_count(count)}; 15 kinds, strengths 1 to 5, drawn by eyespot)"
     )
     return None

@@ -4,9 +4,10 @@ Before this: uint8 squares of a split. After this: `robustness` measures what a 
 
 Source:
     Kinds and numbers: CIFAR-10-C, Hendrycks and Dietterich 2019, arXiv:1903.12261, section 3 and its published table of
-    parameters. Drawn by us: the random numbers are others, and lengths grow with the picture (side / 32). Changed:
-    frost is drawn instead of cut out of six photographs; fog is summed noise of all scales instead of a
-    diamond-square map; in glass blur each pixel takes a neighbour's place instead of changing places with it.
+    parameters. Drawn by us: the random numbers are others, and lengths grow with the picture (side / 32), those of
+    defocus and motion blur not below 32 px. Changed: frost is drawn instead of cut out of six photographs; fog is
+    summed noise of all scales instead of a diamond-square map; in glass blur each pixel takes a neighbour's place
+    instead of changing places with it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class _Draw:
     strength: int
     scale: float
     dice: torch.Generator
+
+    @property
+    def blur_scale(self) -> float:
+        """Return `scale`, at least 1: a kernel that is smaller than a pixel would leave the pictures as they are."""
+        return max(1.0, self.scale)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return float32 in [low, high)."""
@@ -107,7 +113,7 @@ def _impulse_noise(images: Tensor, draw: _Draw) -> Tensor:
 
 def _defocus_blur(images: Tensor, draw: _Draw) -> Tensor:
     radius, soft = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[draw.strength - 1]
-    radius, soft = radius * draw.scale, soft * draw.scale
+    radius, soft = radius * draw.blur_scale, soft * draw.blur_scale
     reach = math.ceil(radius) + max(1, math.ceil(2 * soft))
     places = torch.arange(-reach, reach + 1, dtype=torch.float32)
     disk = (places[:, None] ** 2 + places**2 <= radius**2).float()
@@ -132,7 +138,7 @@ def _glass_blur(images: Tensor, draw: _Draw) -> Tensor:
 
 def _motion_blur(images: Tensor, draw: _Draw) -> Tensor:
     radius, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[draw.strength - 1]
-    return _streak(images, radius, sigma, draw.uniform(len(images), low=-45, high=45), draw.scale)
+    return _streak(images, radius, sigma, draw.uniform(len(images), low=-45, high=45), draw.blur_scale)
 
 
 def _zoom_blur(images: Tensor, draw: _Draw) -> Tensor:
