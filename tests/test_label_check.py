@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
 from eyespot.errors import CheckpointError, DataError, Interrupted, RunError, UsageError
 from eyespot.evaluation.metrics import softmax
-from eyespot.label_check import check_labels, together
+from eyespot.label_check import _suspects, check_labels, together
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 from eyespot.training.prepare import read_pixels
@@ -257,6 +259,18 @@ def test_groups_that_cannot_fill_the_folds_are_said(tmp_path: Path, monkeypatch:
     listener = Listener(quiet=True)
     check_labels(table_of_patients(tmp_path, lambda number, _: f"p{number % 2}"), folds=3, observer=listener)
     assert any(line.startswith("note: 2 groups are too few for 3 folds") for line in listener.heard)
+
+
+def test_the_estimate_is_of_the_labels_that_were_judged() -> None:
+    listener = Listener(quiet=True)
+    names = ("cat", "dog")
+    split = SimpleNamespace(ids=[f"{number}" for number in range(5)])
+    packed = SimpleNamespace(dataset=SimpleNamespace(class_names=names), splits={"train": split})
+    found = LabelErrors(
+        np.array([1]), np.array([1]), np.array([0.9]), np.array([0.0, 0.9, 0.1, 0.0, 0.0]), 3, np.eye(2)
+    )
+    _suspects(cast("Any", packed), found, np.zeros(5, np.int64), listener)
+    assert listener.heard[-1].startswith("about 1 of 3 labels are wrong by this estimate")
 
 
 def test_a_class_of_one_patient_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def _suspects(packed: PackedDataset, found: LabelErrors, labels: Int64Array, wat
         )
     if len(found.places):
         watcher.on_message(
-            f"about {found.expected:,.0f} of {len(labels):,} labels are wrong by this estimate, listed or not"
+            f"about {found.expected:,.0f} of {found.judged:,} labels are wrong by this estimate, listed or not"
         )
     ids = [(id_, name) for name in _names(packed) for id_ in packed.splits[name].ids]
     classes = packed.dataset.class_names

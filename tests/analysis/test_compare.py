@@ -143,6 +143,8 @@ def test_differences_are_written_as_they_can_be() -> None:
     assert words.signed_points(-1e-17) == "+0.0 points"
     assert words.signed_points(-0.0004) == "\N{MINUS SIGN}0.04 points"
     assert words.signed_interval((-1.127, 1.079)) == "[\N{MINUS SIGN}100.0, +100.0]"
+    assert words.signed_interval((0.0002, 0.004)) == "[+0.02, +0.40]"  # not [+0.0, ...]: it does not hold 0
+    assert words.signed_interval((-0.0031, -1e-17)) == "[\N{MINUS SIGN}0.3, +0.0]"
 
 
 def level(right: int) -> np.ndarray[Any, Any]:

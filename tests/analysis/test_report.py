@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -492,3 +493,11 @@ def test_a_train_curve_of_the_hardest_pictures_says_so(input_of: Make) -> None:
     shown = "which shows only the 60.0 % with the largest loss"
     assert shown in render_report(input_of(config={"training": {"hardest_share": 0.6}}))
     assert "with the largest loss" not in render_report(input_of())
+
+
+def test_the_table_and_the_curves_say_which_loss_they_show(report: ReportInput) -> None:
+    said = "Loss, ECE and Brier are those after calibration; the learning curves show the loss before it."
+    fitted = {"temperature": 0.3, "fitted_on": "val", "n": 144, "note": ""}
+    assert said in render_report(replace(report, metrics={**report.metrics, "calibration": fitted}))
+    unfitted = {"temperature": 1.0, "fitted_on": None, "n": 0, "note": "no val"}
+    assert said not in render_report(replace(report, metrics={**report.metrics, "calibration": unfitted}))

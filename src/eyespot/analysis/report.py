@@ -186,6 +186,7 @@ def render_report(inputs: ReportInput) -> str:
         "split": split,
         "of_split": f"{split}, n = {words.whole(metrics[split]['n'])}" if split else "",
         "split_table": _split_table(metrics),
+        "calibrated": bool(inputs.history and (metrics.get("calibration") or {}).get("n")),
         "curves": _curves(inputs),
         "hardest": words.percent(training["hardest_share"]) if training.get("hardest_share", 1.0) < 1 else "",
         "range_test": _range_test(inputs.lr_finder),

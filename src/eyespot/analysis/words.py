@@ -66,8 +66,9 @@ def signed_interval(bounds: Sequence[float]) -> str:
     """
     if math.isnan(bounds[0]):
         return "with every seed"
-    low, high = (100 * min(max(bound, -1.0), 1.0) for bound in bounds)
-    return f"[{low:+.1f}, {high:+.1f}]".replace("-", "\N{MINUS SIGN}")
+    ends = [0.0 if abs(bound) < 1e-12 else 100 * min(max(bound, -1.0), 1.0) for bound in bounds]
+    digits = 2 if any(0 < abs(end) < 0.05 for end in ends) else 1  # which side of 0 decides what can be told
+    return f"[{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]".replace("-", "\N{MINUS SIGN}")
 
 
 def p_value(p: float) -> str:
