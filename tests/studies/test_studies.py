@@ -486,3 +486,11 @@ def test_a_curve_that_is_gone_makes_no_difference_to_nothing(trained: Run, tmp_p
     page = write_study_report(load_study(tmp_path / "one.toml"), tmp_path / "study").read_text()
     assert "on val while training" in page
     assert "between the two" not in page
+
+
+def test_seconds_and_minutes_of_quick_runs_are_not_rounded_to_nothing() -> None:
+    row = Row(1, "quick", "a quick run")
+    row.__dict__["metrics"] = [{"train_seconds": 2.4, "test": {"seconds": 0.036}}]
+    row.__dict__["figure"] = lambda split: ""
+    told = _table_row(row, ())
+    assert (told["minutes"], told["seconds"]) == ("0.04", "0.036")

@@ -550,5 +550,5 @@ def summarise_checks(checks: Sequence[MapCheck | None]) -> str:
         f"Checked on {words.plural(len(known), 'map')}: covering the hottest {words.percent(_HIDDEN_SHARE)} of the"
         f" pixels takes the probability from {mean('prob')} to {mean('hidden')} on average, covering the same shape at"
         f" random places to {mean('hidden_elsewhere')}. {passed} of {len(known)} maps point at more than a random"
-        " place does."
+        " place does. The check computes in float32: its probabilities may differ a little from those of the answers."
     )

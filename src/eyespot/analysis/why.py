@@ -82,7 +82,8 @@ def collect_why(
     Args:
         predictor: The trained model.
         logits: float32 (N, K), calibrated (divided by the predictor's temperature): the probability shown with an
-            answer is then the one that `predict` says, and that the check of its map begins with.
+            answer is then the one that `predict` says, and that the check of its map begins with, but for the check's
+            float32.
         labels: int64 (N,).
         read_pixels: Takes indices int64 (M,) and returns their pixels uint8 (M, S, S, C).
         train_seconds: What the run took, to say what is too much.

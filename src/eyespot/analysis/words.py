@@ -157,7 +157,7 @@ def duration(seconds: float | None) -> str:
 
 
 def minutes(number: float | None) -> str:
-    """Return minutes as `8.6`, and as `0.036` where one digit would leave nothing of them."""
+    """Return minutes, or seconds in a column of them, as `8.6`, and as `0.036` where one digit would leave nothing."""
     return (
         MISSING if number is None or not math.isfinite(number) else f"{number:.1f}" if number >= 1 else f"{number:.2g}"
     )

@@ -277,8 +277,8 @@ def _table_row(row: Row, held: Sequence[str], pixels: str = "") -> dict[str, Any
         "published_minutes": _listed(claim.minutes for claim in row.claims),
         "published_seconds": _listed(claim.seconds for claim in row.claims),
         "ours": [text for split in ("test", "val", "train") if (text := row.figure(split))],
-        "minutes": f"{train_seconds / 60:.1f}" if train_seconds is not None else "",
-        "seconds": f"{seconds:.1f}" if seconds is not None else "",
+        "minutes": words.minutes(train_seconds / 60) if train_seconds is not None else "",
+        "seconds": words.minutes(seconds) if seconds is not None else "",
         "reason": row.reason,
     }
 
