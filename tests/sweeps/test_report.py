@@ -97,6 +97,8 @@ def test_the_loss_of_a_stopped_trial_is_not_taken_for_one_after_calibration(done
     assert "trial 4: " not in page  # no dot beside those of finished trials
     assert "trial 5: " in page
     assert "loss on val after calibration (n = 500)" in page
+    done.write(replace(done.trials[6], top1=0.99))
+    assert "interval on val or above it" in render_sweep_report(done)
 
 
 def test_a_winner_at_the_end_of_the_range_is_said_where_the_setting_goes_on(done: Journal) -> None:

@@ -199,11 +199,12 @@ def _findings(journal: Journal, winner: Trial | None) -> list[Finding]:
         found.append(Finding("test-read-more-than-once", "warning", text))
     if close := _close_ones(journal, winner):
         names = ", ".join(str(trial.number) for trial in close[:8])
+        above = " or above it" if plan.metric == "val/loss" else ""
         text = (
             f"{words.plural(len(close), 'other finished trial')} ({names}{', ...' if len(close) > 8 else ''}) lie"
-            f"{'s' * (len(close) == 1)} inside the winner's interval on val: these n = {words.whole(winner.n or 0)} "
-            "pictures cannot tell them from the winner. Any of them may be as good; repeat the best two or three with "
-            "other seeds before saying that a setting is better."
+            f"{'s' * (len(close) == 1)} inside the winner's interval on val{above}: in accuracy these n = "
+            f"{words.whole(winner.n or 0)} pictures cannot show the winner above them. Any of them may be as "
+            "good; repeat the best two or three with other seeds before saying that a setting is better."
         )
         found.append(Finding("not-told-apart", "warning", text))
     found.append(
@@ -267,7 +268,7 @@ def _write_value(metric: str, value: float) -> str:
 def _factors(journal: Journal, winner: Trial | None, shares: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return a scatter chart for each factor; trials without a figure that compares are not in it."""
     plan = journal.plan
-    # A loss before calibration is several times that after it.
+    # A loss before calibration is none to put beside one after it.
     states = ("finished",) if plan.metric == "val/loss" else ("finished", "stopped")
     shown = [trial for trial in journal.ordered() if trial.state in states and trial.value(plan.metric) is not None]
     if len(shown) < 2:
