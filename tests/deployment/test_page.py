@@ -66,6 +66,26 @@ def test_what_still_waits_is_kept_and_what_was_answered_before_makes_room(browse
         server.close()
 
 
+def test_the_page_works_below_an_address_of_a_proxy(browser: Any, trained: Run) -> None:
+    server = Running(open_engine(trained.path, engine="torch"), Limits())
+    try:
+        page = browser.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        below = f"{server.url}/pictures/"
+        page.route(
+            f"{below}**",
+            lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/pictures/", "/"))),
+        )
+        page.goto(below)
+        page.wait_for_selector("#model:has-text('3 classes: cat, dog, eel')")
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": png()}])
+        page.wait_for_selector(".answer.told-all")
+        assert all(url.startswith((below, "blob:", "data:")) for url in asked)
+    finally:
+        server.close()
+
+
 def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, tmp_path: Path) -> None:
     server = Running(open_engine(trained.path, engine="torch"), Limits())
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"

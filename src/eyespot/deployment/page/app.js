@@ -30,7 +30,7 @@ function headers() {
 async function describe() {
   let response;
   try {
-    response = await fetch("/v1/model", { headers: headers() });
+    response = await fetch("v1/model", { headers: headers() });
   } catch {
     return complain("The server does not answer. Is it still running?");
   }
@@ -135,7 +135,7 @@ function work() {
 }
 
 async function send(file, query, tries = 0) {
-  const response = await fetch(`/v1/predict?${query}`, {
+  const response = await fetch(`v1/predict?${query}`, {
     method: "POST",
     headers: { "Content-Type": "application/octet-stream", ...headers() },
     body: file,
