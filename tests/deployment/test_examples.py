@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from eyespot.deployment.export import SCORE, _output_names, describe
-from eyespot.deployment.guard import _LOCKED
+from eyespot.deployment.guard import LOCKED
 from eyespot.deployment.server import TOKEN_VARIABLE
 from eyespot.evaluation.bundle import load_bundle
 
@@ -125,7 +125,7 @@ def test_prometheus_gets_the_token_that_the_server_asks_for() -> None:
         return yaml.safe_load((PROJECT / "deploy" / name).read_text(encoding="utf-8"))
 
     compose, (job,) = read("compose.yaml"), read("prometheus.yml")["scrape_configs"]
-    assert "/metrics".startswith(_LOCKED)
+    assert "/metrics".startswith(LOCKED)
     assert compose["services"]["eyespot"]["environment"] == {TOKEN_VARIABLE: f"${{{TOKEN_VARIABLE}:-}}"}
     (given,) = compose["services"]["prometheus"]["configs"]
     assert job["authorization"] == {"credentials_file": given["target"]}  # its type is Bearer unless told otherwise

@@ -172,6 +172,8 @@ def test_the_other_addresses(client: httpx.Client, trained: Run) -> None:
     (shown,) = answers["example"]["predictions"]
     described = answers["schema"]["properties"]["predictions"]["items"]
     assert set(described["required"]) <= set(shown) <= set(described["properties"])
+    body = schema["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert body["additionalProperties"] is False, "a form with another field is refused"
     page = client.get("/")
     assert "What is in this picture?" in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -264,6 +266,8 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "endless first line": (b"GET /" + b"a" * 300_000, 431),
     "another host": (b"GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n", 421),
     "no host": (b"GET / HTTP/1.0\r\n\r\n", 421),
+    "no host in HTTP/1.1": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET / HTTP/1.1\r\nhost: evil.example\r\nhost: localhost\r\n\r\n", 400),
     "host that begins well": (b"GET / HTTP/1.1\r\nhost: localhost.evil.example\r\n\r\n", 421),
     "another site's page": (post(b"x", origin="http://evil.example"), 403),
     "null origin": (post(b"x", origin="null"), 403),
@@ -282,6 +286,10 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "null in the path": (GET.format("/%00").encode(), 404),
     "raw bytes in the path": (b"GET /\xff\xfe HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
     "absolute address": (b"GET http://127.0.0.1:1/x HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
+    "absolute address beside another host": (b"GET http://[::1]:1/x HTTP/1.1\r\nhost: evil.example\r\n\r\n", 404),
+    "absolute address elsewhere": (b"GET http://evil.example/ HTTP/1.1\r\nhost: localhost\r\n\r\n", 421),
+    "absolute address with a user": (b"GET http://localhost:1@evil.example/ HTTP/1.1\r\nhost: localhost\r\n\r\n", 421),
+    "no address": (b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n", 404),
     "top_k 0": (post(png(), path="/v1/predict?top_k=0"), 422),
     "top_k text": (post(png(), path="/v1/predict?top_k=many"), 422),
     "top_k huge": (post(png(), path="/v1/predict?top_k=" + "9" * 400), 422),
@@ -376,6 +384,12 @@ def test_a_pipeline_that_breaks_off_is_no_defect(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_the_refusal_of_a_method_says_the_address_and_the_method_that_it_takes(client: httpx.Client) -> None:
+    refused = client.get("/v1/predict").json()
+    assert refused["detail"] == "Method Not Allowed in /v1/predict: use POST"
+    assert client.get("/v2").json()["detail"] == "Not Found in /v2: see /openapi.json"
+
+
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/", 200), ("/v1/predict", 405), ("/no", 404)])
 def test_head_is_get_without_its_body(client: httpx.Client, path: str, status: int) -> None:
     found = client.head(path)
@@ -401,6 +415,14 @@ def test_a_token_is_asked_for(trained: Run) -> None:
                     assert refused.status_code == 401
                     assert refused.headers["www-authenticate"] == "Bearer"
                 assert client.get(path, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+            described = client.get("/openapi.json").json()
+            (scheme,) = described["components"]["securitySchemes"].items()
+            assert scheme[1] == {"type": "http", "scheme": "bearer"}
+            for path, methods in described["paths"].items():
+                (operation,) = methods.values()
+                assert operation.get("security") == ([{scheme[0]: []}] if "401" in operation["responses"] else None), (
+                    path
+                )
             assert client.get("/").status_code == client.get("/healthz").status_code == 200
     finally:
         server.close()
@@ -408,7 +430,14 @@ def test_a_token_is_asked_for(trained: Run) -> None:
 
 @pytest.mark.parametrize(
     ("header", "name"),
-    [("Localhost:80", "localhost"), ("127.0.0.1", "127.0.0.1"), ("[::1]:8000", "::1"), ("", ""), ("a:b:c", "a:b")],
+    [
+        ("Localhost:80", "localhost"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[::1]:8000", "::1"),
+        ("", ""),
+        ("a:", "a"),
+        ("a:1@b", "a:1@b"),
+    ],
 )
 def test_the_name_in_a_host_header(header: str, name: str) -> None:
     assert host_name(header) == name

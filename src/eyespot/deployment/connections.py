@@ -170,6 +170,11 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._state = _BODY
         self._steps += 1
+        if not self.url.startswith(
+            (b"/", b"*")
+        ):  # a whole address says the host in place of the header (RFC 9112, 3.2.2)
+            host = self.url.partition(b"://")[2].partition(b"/")[0].rpartition(b"@")[2]
+            self.headers[:] = [line for line in self.headers if line[0] != b"host"] + [(b"host", host)]
         response = None
         # Else it would come before an earlier answer, or fill the memory beside one that the client does not take.
         if (self.cycle is None or self.cycle.response_complete) and self._cut_timer is None:

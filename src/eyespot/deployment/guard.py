@@ -26,7 +26,7 @@ App = Callable[[Scope, Callable[[], Awaitable[Any]], Send], Awaitable[None]]
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 PREDICT = "/v1/predict"
-_LOCKED = ("/v1/", "/metrics")
+LOCKED = ("/v1/", "/metrics")
 _KNOWN = ("/", "/app.js", "/style.css", "/healthz", "/readyz", "/metrics", "/openapi.json", PREDICT, "/v1/model")
 _HEADERS = {
     "content-security-policy": (
@@ -135,6 +135,9 @@ class Guard:
     def _problem(self, scope: Scope) -> Problem | None:
         """Return why a request is not let in."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):  # RFC 9112, 3.2
+            return Problem(400, f"a request with {hosts or 'no'} Host header{'s' * (hosts > 1)}", remedy="send one")
         if self._door.hosts and host_name(headers.get(b"host", "")) not in self._door.hosts:
             return Problem(
                 421, "an unknown Host", remedy="use the address that the server told, or start it with --allow-host"
@@ -144,7 +147,7 @@ class Guard:
             return Problem(
                 403, "a request from the page of another site", remedy="use this server's own page, or a program"
             )
-        if self._door.token and scope["path"].startswith(_LOCKED) and not self._has_token(headers):
+        if self._door.token and scope["path"].startswith(LOCKED) and not self._has_token(headers):
             return Problem(401, "no valid token", remedy="send the header Authorization: Bearer TOKEN")
         if self._is_full() and scope["path"] == PREDICT and scope["method"] == "POST":
             return busy("the queue is full")
@@ -182,7 +185,8 @@ def host_name(host: str) -> str:
     """Return the name in a Host header, without the port, in lower case."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
-    return host.rpartition(":")[0].lower() if ":" in host else host.lower()
+    name, _, port = host.rpartition(":")
+    return (name if not port or port.isdecimal() else host).lower()
 
 
 def raw_response(problem: Problem) -> bytes:

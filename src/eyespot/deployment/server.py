@@ -30,7 +30,7 @@ from eyespot.deployment.batching import Batcher, stand_back
 from eyespot.deployment.bodies import FORM_TYPE, RAW_TYPES, HeldBytes, Upload, parse_body, read_body
 from eyespot.deployment.engine import Engine, open_engine
 from eyespot.deployment.explanations import Explanations
-from eyespot.deployment.guard import LOOPBACK_NAMES, Door, Guard, write_log
+from eyespot.deployment.guard import LOCKED, LOOPBACK_NAMES, Door, Guard, write_log
 from eyespot.deployment.limits import Limits
 from eyespot.deployment.metrics import Metrics
 from eyespot.deployment.problems import Problem, busy
@@ -258,14 +258,21 @@ def build_app(engine: Engine, *, limits: Limits | None = None, door: Door | None
     _add_predict(app, batcher, explanations, held, limits, metrics)
     _add_others(app, batcher, metrics, described)
     _add_problems(app)
-    _restore_nulls(app)
+    _complete_description(app, with_token=bool(door.token))
     return Guard(app, door, metrics, lambda: batcher.is_full)
 
 
-def _restore_nulls(app: FastAPI) -> None:
-    """Write the example again: FastAPI drops what is null, and with it `error`, which an answer must have."""
-    answers = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
-    answers["example"] = {"predictions": [_ANSWER]}
+def _complete_description(app: FastAPI, *, with_token: bool) -> None:
+    """Put into the interface's description what FastAPI does not: the token, and what is null in the example."""
+    described = app.openapi()
+    answers = described["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+    answers["example"] = {"predictions": [_ANSWER]}  # FastAPI drops its `error`, which an answer must have
+    if with_token:
+        described["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+        for path, methods in described["paths"].items():
+            if path.startswith(LOCKED):
+                for operation in methods.values():
+                    operation["security"] = [{"token": []}]
 
 
 def _told(limits: Limits) -> dict[str, int]:
@@ -432,8 +439,10 @@ def _add_problems(app: FastAPI) -> None:
         return respond(Problem(422, f"{name}: {first['msg']}", where="the query", remedy="see /openapi.json"))
 
     async def http(request: Any, error: Any) -> Response:
-        response = respond(Problem(error.status_code, str(error.detail), remedy="see /openapi.json"))
-        response.headers.update(error.headers or {})
+        headers = error.headers or {}
+        remedy = f"use {headers['Allow']}" if "Allow" in headers else "see /openapi.json"
+        response = respond(Problem(error.status_code, str(error.detail), where=request.url.path[:200], remedy=remedy))
+        response.headers.update(headers)
         return response
 
     async def no_memory(request: Any, error: Any) -> Response:
@@ -546,6 +555,7 @@ _PREDICT_RESPONSES = _with_problems(
 _FORM_SCHEMA = {
     "type": "object",
     "required": ["file"],
+    "additionalProperties": False,
     "properties": {"file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}},
 }
 _BODY = {
