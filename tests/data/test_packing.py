@@ -655,6 +655,20 @@ def test_estimates_say_what_they_compare(tmp_path: Path, monkeypatch: pytest.Mon
     )
 
 
+def test_files_that_were_read_are_no_memory_that_a_container_lacks(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("4000000\n")
+    (tmp_path / "memory.current").write_text("3900000\n")
+    assert pack_spec._container_memory_bytes(tmp_path) == 100_000
+    (tmp_path / "memory.stat").write_text("anon 900000\nfile 3000000\ninactive_file 2500000\nactive_file 500000\n")
+    assert pack_spec._container_memory_bytes(tmp_path) == 2_600_000
+    (tmp_path / "memory.current").write_text("4100000\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 0\n")
+    assert pack_spec._container_memory_bytes(tmp_path) == 0
+    (tmp_path / "memory.max").write_text("max\n")
+    with pytest.raises(ValueError, match="max"):
+        pack_spec._container_memory_bytes(tmp_path)
+
+
 def test_available_memory_is_plausible() -> None:
     available = pack_spec.available_memory_bytes()
     assert available is None or 10**6 < available < 10**14

@@ -206,14 +206,33 @@ def available_memory_bytes() -> int | None:
     with contextlib.suppress(OSError):
         if found := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text()):
             known.append(int(found[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):  # in a container; "max" is no number and no limit
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        known.append(max(0, limit - int((group / "memory.current").read_text())))
+    with contextlib.suppress(OSError, ValueError):
+        known.append(_container_memory_bytes(Path("/sys/fs/cgroup")))
     if not known:
         with contextlib.suppress(OSError, ValueError):
             known.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(known, default=None)
+
+
+def _container_memory_bytes(group: Path) -> int:
+    """Return what the limit of a container leaves.
+
+    The files that were read last count as taken (`memory.current`) and are given up when memory is asked for: without
+    them a container that has read its pictures once would seem full.
+
+    Args:
+        group: Folder of the control group, version 2.
+
+    Raises:
+        OSError: There is no such group.
+        ValueError: It has no limit: `max` is no number.
+    """
+    limit = int((group / "memory.max").read_text())
+    taken = int((group / "memory.current").read_text())
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE):
+            taken -= int(found[1])
+    return max(0, limit - taken)
 
 
 def size_words(size: int) -> str:
