@@ -517,6 +517,14 @@ def test_data_commands(eyespot: Call, pictures: Path, tmp_path: Path, monkeypatc
         assert (tmp_path / "grid.html").read_text().count("<img") == 5
 
 
+def test_what_was_packed_has_the_shape_that_was_estimated(eyespot: Call, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "wide" / name).mkdir(parents=True)
+        Image.effect_noise((80, 40), 60).convert("RGB").save(tmp_path / "wide" / name / "a.png")
+    told = eyespot("data", "pack", tmp_path / "wide", "--set", "input.size_px=16")
+    assert told.out.startswith("2 pictures of 30 x 16 x 3, packed in "), "strips, of which a square is taken"
+
+
 def test_the_cache_is_listed_and_cleared(
     eyespot: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

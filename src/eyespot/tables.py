@@ -297,7 +297,8 @@ def print_pack(packed: PackedDataset, *, json: bool) -> None:
     how = "scanned" if streamed else "packed"
     took = f"{how} in {words.duration(packed.seconds)}" if packed.seconds else f"{how} already"
     later = ", to be streamed from the files" if streamed else ""
-    shape = f"{packed.size_px} x {packed.size_px} x {packed.channels}"
+    height, width, channels = packed.row_format.shape
+    shape = f"{width} x {height} x {channels}"
     print(f"{words.plural(pictures, 'picture')} of {shape}, {took}{later}; fingerprint {packed.fingerprint}")
 
 
