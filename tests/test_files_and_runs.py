@@ -124,6 +124,18 @@ def test_append_line(tmp_path: Path) -> None:
         files.append_line(tmp_path / "missing" / "log", "x")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_a_group_that_shares_a_folder_may_append_to_what_others_began(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        files.append_line(tmp_path / "log.txt", "one")
+        files.write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"log.txt": 0o664, "a.json": 0o664}
+
+
 def test_a_disk_that_fills_up_in_the_middle_leaves_no_half_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +242,24 @@ def test_metrics_that_are_json_and_no_metrics(tmp_path: Path, text: str) -> None
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(RunError, match=r"JSON.* in .*metrics.json: restore the file"):
         _ = Run(tmp_path).metrics
+
+
+@pytest.mark.parametrize(
+    ("resume", "remedy"),
+    [
+        (False, "choose another with --out"),
+        (True, "change its permissions, or copy the folder and resume the copy"),
+    ],
+)
+def test_a_run_of_another_user_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool, remedy: str
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("eyespot.runs.file_lock", refuse)
+    with pytest.raises(RunError, match=rf"cannot write \(Permission denied\) in .*: {remedy}"):
+        RunWriter(tmp_path / "run", CONFIG, resume=resume).__enter__()
 
 
 def test_two_writers_cannot_share_a_folder_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_and_keeps_what_it_was_started_with(
     with pytest.raises(UsageError, match="a resumed run keeps its data"):
         eyespot.train("digits", out=tmp_path / "run", resume=True)
     others = draw_pictures(tmp_path / "others", ("cat", "dog", "eel"), 20, seed=5)
-    with pytest.raises(DataError, match="the run divided data with fingerprint"):
+    with pytest.raises(DataError, match="are not those that the run divided"):
         eyespot.train(others, out=tmp_path / "run", resume=True)
     assert Run.open(tmp_path / "run").provenance["data"] == str(pictures)
     with pytest.raises(RunError, match="the run has no model yet"):

@@ -95,7 +95,7 @@ def append_line(path: Path, line: str) -> None:
         RunError: The disk is full, or the folder is read-only or gone.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             data = (line + "\n").encode("utf-8", "backslashreplace")
             size = os.fstat(descriptor).st_size

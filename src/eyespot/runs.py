@@ -157,6 +157,9 @@ class RunWriter:
         self.path = path
         self.config = config
         self._resume = resume
+        self._elsewhere = "choose another with --out"
+        if resume:  # another folder has nothing to resume
+            self._elsewhere = "change its permissions, or copy the folder and resume the copy"
         self._stack = ExitStack()
 
     def __enter__(self) -> RunWriter:
@@ -170,7 +173,7 @@ class RunWriter:
             (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
-                f"cannot make the run folder ({error.strerror})", where=self.path, remedy="choose another with --out"
+                f"cannot make the run folder ({error.strerror})", where=self.path, remedy=self._elsewhere
             ) from error
         try:
             self._stack.enter_context(file_lock(self.path / ".lock", timeout_seconds=0))
@@ -181,9 +184,7 @@ class RunWriter:
                 remedy="wait for it, or choose another folder with --out",
             ) from error
         except OSError as error:
-            raise RunError(
-                f"cannot write ({error.strerror})", where=self.path, remedy="choose another with --out"
-            ) from error
+            raise RunError(f"cannot write ({error.strerror})", where=self.path, remedy=self._elsewhere) from error
         try:
             self._claim()
         except BaseException:

@@ -195,7 +195,7 @@ def test_bad_pictures_are_refused_with_names_reasons_and_remedy() -> None:
         enforce(report, dataset, on_bad_image="refuse", allow_leak=False)
     text = str(caught.value)
     assert text.startswith("2 of 6 pictures cannot be used (x.jpg is truncated; y.jpg is truncated) in pets: ")
-    assert text.endswith("leave them out: eyespot train --on-bad-image skip")
+    assert text.endswith("leave them out with --on-bad-image skip")
 
 
 def test_only_ten_bad_pictures_are_listed() -> None:

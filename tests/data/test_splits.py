@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -450,11 +451,32 @@ def test_the_file_says_what_it_holds(tmp_path: Path) -> None:
     assert document["notes"] == list(splits.notes)
 
 
-def test_another_data_set_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "train_fraction", "told"),
+    [
+        (20, 1.0, ": as many as then, with other content, labels, order or class names"),
+        (24, 1.0, ": 20 then, 24 now"),
+        (24, 0.5, ""),
+    ],
+)
+def test_another_data_set_is_refused_with_what_changed(
+    tmp_path: Path, count: int, train_fraction: float, told: str
+) -> None:
+    split(simple(10, 10), train_fraction=train_fraction).save(tmp_path / "split.json")
+    other = packed_of({"train": ([0, 1] * (count // 2), list(range(count)))}, fingerprint="bar")
+    message = f"the pictures of 'photos' are not those that the run divided{told} (fingerprint f00, now bar) in "
+    with pytest.raises(DataError, match=re.escape(message)):
+        Splits.load(tmp_path / "split.json", other)
+
+
+def test_another_data_set_and_a_damaged_division_are_refused(tmp_path: Path) -> None:
     split(simple(10, 10)).save(tmp_path / "split.json")
     other = packed_of({"train": ([0, 1] * 10, list(range(20)))}, fingerprint="bar")
-    with pytest.raises(DataError, match=r"fingerprint f00, the data set 'photos' now has bar in .*split.json"):
-        Splits.load(tmp_path / "split.json", other)
+    for tree in ([], {"train": 3}, {"train": {"train": 3}}, {"train": {"train": ["a", 2]}}, {"train": {"train": []}}):
+        document = json.loads((tmp_path / "split.json").read_text()) | {"splits": tree}
+        (tmp_path / "split.json").write_text(json.dumps(document))
+        with pytest.raises(DataError, match="are not those that the run divided"):
+            Splits.load(tmp_path / "split.json", other)
 
 
 def test_a_sample_of_a_split_is_drawn_from_all_of_it_and_leaves_the_others() -> None:

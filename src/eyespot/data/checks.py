@@ -184,7 +184,7 @@ def require_usable(report: ScanReport, dataset: Dataset, *, on_bad_image: Litera
         raise DataError(
             f"{len(report.bad):,} of {total:,} pictures cannot be used ({listed}{more})",
             where=dataset.name,
-            remedy="repair or remove them, or leave them out: eyespot train --on-bad-image skip",
+            remedy="repair or remove them, or leave them out with --on-bad-image skip",
         )
     sentences = [f"{len(report.bad):,} of {total:,} pictures cannot be used and are left out: {listed}{more}."]
     for split, found in class_counts(dataset).items():

@@ -142,8 +142,8 @@ class Splits:
             raise _damaged(path, "it is not a split.json") from error
         if fingerprint != packed.fingerprint:
             raise DataError(
-                f"the run divided data with fingerprint {fingerprint}, the data set {packed.dataset.name!r} now has "
-                f"{packed.fingerprint}",
+                f"the pictures of {packed.dataset.name!r} are not those that the run divided"
+                f"{_what_changed(tree, packed)} (fingerprint {fingerprint}, now {packed.fingerprint})",
                 where=path,
                 remedy="bring back the data as they were, or start a new run",
             )
@@ -586,6 +586,22 @@ def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapp
                 f"{'that class' if len(absent) == 1 else 'those classes'} there."
             )
     return notes
+
+
+def _what_changed(tree: Any, packed: PackedDataset) -> str:
+    """Return how many pictures there were and are; empty where a split.json does not have the indices of all."""
+    try:
+        rows = [(source, row) for parts in tree.values() for source, of_source in parts.items() for row in of_source]
+        last = {source: max(row for of, row in rows if of == source) for source in {source for source, _ in rows}}
+        whole = len(rows) == sum(last.values()) + len(last)  # with data.train_fraction it has gaps
+    except (AttributeError, TypeError):
+        return ""
+    if not whole:
+        return ""
+    now = sum(map(len, packed.splits.values()))
+    if len(rows) != now:
+        return f": {len(rows):,} then, {now:,} now"
+    return ": as many as then, with other content, labels, order or class names"
 
 
 def _parse_indices(tree: Any, packed: PackedDataset, path: Path) -> dict[SplitName, dict[SplitName, Int64Array]]:
