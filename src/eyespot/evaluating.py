@@ -7,6 +7,7 @@ trained or selected on are left out of others' data, and every look at test is c
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -172,6 +173,23 @@ def own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:
         raise RunError("the run does not say its data", where=run.path, remedy="name them with --data")
     packed = pack_data(open_again(run, str(known["data"]), watcher), run.config, watcher)
     return packed, Splits.load(run.path / "split.json", packed)
+
+
+def refuse_changed(runs: Iterable[Run], watcher: Observer) -> None:
+    """Refuse to go on with many trainings whose pictures are others by now: what is there would be compared with them.
+
+    Args:
+        runs: Those on the same data, in order: the first one that has divided its pictures is looked at.
+        watcher: Told about the work.
+
+    Raises:
+        DataError: The pictures have changed, or are gone.
+        RunError: The run's split.json is damaged.
+    """
+    for run in runs:
+        if (run.path / "split.json").exists() and "dataset_fingerprint" in run.provenance:
+            own_data(run, watcher)
+            return
 
 
 def _other_data(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import eyespot
 from eyespot import cli
@@ -104,6 +105,18 @@ def test_an_ablation_whose_pictures_have_moved_says_how_to_go_on(
     with pytest.raises(DataError, match=r"its pictures are not there any more: .*photos in .*ab: .* a link to them"):
         eyespot.ablate(out=out, resume=True, seeds=2)
     photos.symlink_to(tmp_path / "elsewhere")
+    eyespot.ablate(out=out, resume=True, seeds=2)
+    assert len(in_process) == 4
+
+
+def test_an_ablation_does_not_go_on_on_other_pictures(in_process: list[str], pictures: Path, tmp_path: Path) -> None:
+    photos, out = Path(shutil.copytree(pictures, tmp_path / "photos")), tmp_path / "ab"
+    eyespot.ablate("small", photos, without=["flip"], seeds=1, settings=SETTINGS, out=out)
+    Image.new("RGB", (12, 12), (200, 1, 2)).save(photos / "cat" / "more.png")
+    eyespot.ablate(out=out, resume=True)  # nothing is left to train
+    with pytest.raises(DataError, match=r"are not those that the run divided: 60 then, 61 now .*baseline-seed0"):
+        eyespot.ablate(out=out, resume=True, seeds=2)
+    (photos / "cat" / "more.png").unlink()
     eyespot.ablate(out=out, resume=True, seeds=2)
     assert len(in_process) == 4
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import eyespot
 from eyespot.errors import DataError, RunError
+from eyespot.runs import Run
 from eyespot.sweeps.journal import Journal, Trial
 
 from .conftest import finished
@@ -93,6 +96,21 @@ def test_a_full_disk_is_said_with_the_way_on(journal: Journal, monkeypatch: pyte
     monkeypatch.setattr("eyespot.sweeps.journal.append_line", full)
     with pytest.raises(RunError, match=r"disk is full.*eyespot sweep --resume goes on"):
         journal.write(Trial(1, {}))
+
+
+def test_a_sweep_does_not_go_on_on_other_pictures(
+    journal: Journal, pictures: Path, trained: Run, tmp_path: Path
+) -> None:
+    photos = Path(shutil.copytree(pictures, tmp_path / "photos"))
+    journal.plan = replace(journal.plan, data=str(photos))
+    journal.write_plan()
+    journal.write(replace(Trial(1, {"optimizer.lr": 0.1}), state="running"))
+    run = Path(shutil.copytree(trained.path, journal.run_folder(journal.trials[1])))
+    known = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(known | {"data": str(photos)}))
+    Image.new("RGB", (12, 12), (200, 1, 2)).save(photos / "cat" / "more.png")
+    with pytest.raises(DataError, match=r"are not those that the run divided: 60 then, 61 now .*trials.0001"):
+        eyespot.sweep(out=journal.folder, resume=True)
 
 
 def test_a_sweep_whose_pictures_have_moved_says_how_to_go_on(journal: Journal, tmp_path: Path) -> None:

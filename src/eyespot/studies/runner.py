@@ -33,6 +33,7 @@ from eyespot.errors import (
     UsageError,
     did_you_mean,
 )
+from eyespot.evaluating import refuse_changed
 from eyespot.files import append_line, describe_disk_error, write_json
 from eyespot.locks import file_lock
 from eyespot.opening import Observer, lasting_name, load_recipe, open_data
@@ -230,7 +231,7 @@ def run_points(
         ConfigError: A point's settings do not validate: found before the first one is run.
         UsageError: Two points of one name, a name that cannot be a folder's, an unknown one in `only`, an argument that
             a model does not have, or unknown data: all before the first one is run.
-        DataError: Data that cannot be opened.
+        DataError: Data that cannot be opened, or are others than those of the runs that are there.
         RunError: The folder cannot be written, or holds a run with other settings; `RunLockedError` where another
             process runs its points.
         Interrupted: A signal asked for a stop; the training under way has written a checkpoint.
@@ -246,10 +247,13 @@ def run_points(
         outcomes = [_look(folder, point, configs.get(point.id), check=point.id in chosen) for point in points]
         if not (folder / _POINTS).exists() and not any(outcome.run for outcome in outcomes):
             refuse_overwriting(folder, (_JOURNAL, "report.html"), "a study")
-        _note_points(folder, points, limits, chosen)
         todo = [
             outcome for outcome in outcomes if outcome.state in ("pending", "failed") and outcome.point.id in chosen
         ]
+        for data in dict.fromkeys(outcome.point.data for outcome in todo):
+            begun = (outcome.run for outcome in outcomes if outcome.run is not None)
+            refuse_changed((run for run in begun if run.provenance.get("data") == lasting_name(data)), observer)
+        _note_points(folder, points, limits, chosen)
         done = {outcome.point.id: outcome for outcome in outcomes}
         if todo:
             _announce(todo, done, configs, folder, limits, observer)

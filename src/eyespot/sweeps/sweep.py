@@ -18,7 +18,7 @@ from eyespot import opening
 from eyespot.config import Config, parse_config, recipe_text
 from eyespot.device import plan_compute
 from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, did_you_mean
-from eyespot.evaluating import evaluate
+from eyespot.evaluating import evaluate, refuse_changed
 from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
 from eyespot.opening import Settings, check_data, lasting_name, load_recipe, refuse_moved
@@ -127,7 +127,7 @@ def sweep(
     Raises:
         UsageError: An unknown recipe, setting or data; an empty space; a number that is none; what a resumed sweep
             keeps, changed; a cluster that does not answer.
-        DataError: Data that cannot be trained on, or that have no val.
+        DataError: Data that cannot be trained on, or that have no val; of a resumed sweep, others than its trials saw.
         RunError: The folder cannot be used; `RunLockedError` where another process drives this sweep.
         TrainingError: No trial was finished.
         MissingExtraError: Ray or Optuna is not installed.
@@ -147,6 +147,7 @@ def sweep(
             if _has_work(journal):
                 refuse_moved(journal.plan.data, folder)
                 _check(journal.plan, _recipe(folder), watcher)
+                refuse_changed((Run(journal.run_folder(trial)) for trial in journal.ordered()), watcher)
         else:
             plan, config = _plan(recipe, data, space, settings, options)
             _check(plan, config, watcher, data)
