@@ -129,6 +129,8 @@ class Preparation(nn.Module):
             resize_matrix(self.spec.size_px, pixels.shape[axis], *box, self.spec.interpolation)
             for axis, box in zip((2, 3), boxes, strict=True)
         )
+        # Not in the branches: they would have two inputs that share memory, which torch 2.10 refuses.
+        across = across.T
         # Pillow 13 resizes the height first where that is what shrinks; it rounds in between, so the order shows.
         upright = (height - target[0] > 2 * (width - target[1])) & (target[0] < height)
         if torch.compiler.is_exporting():
@@ -146,8 +148,8 @@ def _width_first(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 
 def _across(pixels: Tensor, matrix: Tensor) -> Tensor:
-    """Return (B, C, H, S) of whole numbers (B, C, H, W) and a matrix (2 S, W)."""
-    high, low = (pixels @ matrix.T).chunk(2, dim=3)
+    """Return (B, C, H, S) of whole numbers (B, C, H, W) and a matrix (W, 2 S)."""
+    high, low = (pixels @ matrix).chunk(2, dim=3)
     return _whole(high, low)
 
 
