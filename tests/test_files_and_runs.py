@@ -12,7 +12,7 @@ import pytest
 from eyespot import files
 from eyespot.caches import cache_folder, data_folders
 from eyespot.config import load_config
-from eyespot.errors import Interrupted, MissingExtraError, RunError, RunLockedError, did_you_mean
+from eyespot.errors import Interrupted, MissingExtraError, RunError, RunLockedError, did_you_mean, require_extra
 from eyespot.runs import Run, RunWriter, environment, latest_unfinished_run, new_run_folder, now
 
 CONFIG = load_config("fast")
@@ -357,6 +357,35 @@ def test_cache_and_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("EYESPOT_DATA")
     assert cache_folder("packed").name == "packed"
     assert data_folders() == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "raise AttributeError('no numpy.bool\\nsecond line')",
+            r"package 'odd_extra' cannot be loaded \(AttributeError: no",
+        ),
+        (
+            "raise OSError('libx.so.1: wrong ELF class')",
+            r"cannot be loaded \(OSError: libx.*\): pip install -U odd_extra$",
+        ),
+        ("from errno import a_name_of_a_newer_version", r"cannot be loaded \(ImportError: cannot import name"),
+        ("import odd_extra.engine", r"cannot be loaded \(ModuleNotFoundError: No module named 'odd_extra.engine'"),
+        (
+            "import needed_by_odd_extra",
+            r"package 'needed_by_odd_extra' is not installed: pip install \"eyespot\[serve\]\"$",
+        ),
+    ],
+)
+def test_an_extra_that_is_there_and_cannot_be_loaded_is_not_called_missing(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_extra.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match=said) as caught:
+        require_extra("serve", "odd_extra")
+    assert "\n" not in str(caught.value)
 
 
 def test_errors_are_one_line_whatever_they_name() -> None:

@@ -17,7 +17,7 @@
     │   ├── CheckpointError      a checkpoint or bundle that is damaged or foreign
     │   └── RunLockedError       another process is writing this run
     ├── ServerError              the server cannot start
-    └── MissingExtraError        an optional package is not installed
+    └── MissingExtraError        an optional package is not installed, or cannot be loaded
 
 `Interrupted`, a KeyboardInterrupt, stands beside the tree: a stop that was asked for is no error.
 
@@ -27,6 +27,7 @@ On the command line an error is one line, `error: WHAT in WHERE: REMEDY`, and th
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 
 # Of the characters without a look of their own, those that belong to the spelling: of Persian words, of joined emoji.
@@ -134,10 +135,13 @@ class ServerError(EyespotError):
 
 
 class MissingExtraError(EyespotError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed, or cannot be loaded; `fault` says why."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"package {package!r} is not installed", remedy=f'pip install "eyespot[{extra}]"')
+    def __init__(self, package: str, extra: str, *, fault: str = "") -> None:
+        if fault:
+            super().__init__(f"package {package!r} cannot be loaded ({fault})", remedy=f"pip install -U {package}")
+        else:
+            super().__init__(f"package {package!r} is not installed", remedy=f'pip install "eyespot[{extra}]"')
 
 
 class Interrupted(KeyboardInterrupt):
@@ -152,6 +156,28 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
         self.signal = number
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Load what an extra brings, so that an import of it does not fail.
+
+    Args:
+        extra: Its name.
+        modules: Of its packages, in the order in which they are tried.
+
+    Raises:
+        MissingExtraError: One of them is not installed, or cannot be loaded.
+    """
+    for module in modules:
+        package = module.partition(".")[0]
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a package may raise that is damaged, or does not suit the others
+            missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+            if missing and "." not in missing:
+                raise MissingExtraError(missing, extra) from error
+            reason = (str(error).strip().splitlines() or [""])[0][:160]
+            raise MissingExtraError(package, extra, fault=f"{type(error).__name__}: {reason}") from error
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

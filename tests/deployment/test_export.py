@@ -382,10 +382,10 @@ class TestRefusals:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert os.listdir(tmp_path) == ["bundle"]
 
-    @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+    @pytest.mark.parametrize("package", ["onnx", "onnx_ir", "onnxscript", "onnxruntime"])
     def test_a_missing_extra(self, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bundle = write_bundle(tmp_path / "bundle")
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else name)
+        monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(
             MissingExtraError, match=rf"'{package}' is not installed: pip install \"eyespot\[export\]\""
         ):

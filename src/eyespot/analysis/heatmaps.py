@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from eyespot.arrays import Float32Array
 from eyespot.device import is_memory_error
-from eyespot.errors import EyespotError, MissingExtraError, ModelError, UsageError, did_you_mean
+from eyespot.errors import EyespotError, ModelError, UsageError, did_you_mean, require_extra
 from eyespot.evaluation.predictor import Predictor
 from eyespot.evaluation.views import Views, view_logits
 
@@ -410,10 +410,9 @@ def _square(tokens: Tensor, prefix: int) -> Tensor | None:
 
 
 def _captum() -> Any:
-    try:
-        import captum.attr
-    except ImportError as error:
-        raise MissingExtraError("captum", "explain") from error
+    require_extra("explain", "captum.attr")
+    import captum.attr
+
     return captum.attr
 
 

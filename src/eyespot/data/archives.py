@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from eyespot.data.tar_stream import TarReader
-from eyespot.errors import ArchiveError, DataError, MissingExtraError
+from eyespot.errors import ArchiveError, DataError, require_extra
 from eyespot.files import describe_disk_error, fsync_folder
 from eyespot.locks import file_lock
 
@@ -308,10 +308,8 @@ def _decompressor(file: IO[bytes], kind: str) -> tuple[Iterator[bytes], type[Exc
         except ImportError:
             continue
         return _inflated(file, zstd.ZstdDecompressor), zstd.ZstdError
-    try:
-        zstandard = importlib.import_module("zstandard")
-    except ImportError:
-        raise MissingExtraError("zstandard", "zstd") from None
+    require_extra("zstd", "zstandard")
+    zstandard = importlib.import_module("zstandard")
     reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)
     return iter(lambda: reader.read(_CHUNK), b""), zstandard.ZstdError
 

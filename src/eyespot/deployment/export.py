@@ -29,7 +29,7 @@ from eyespot.analysis import words
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.deployment.graph import ShippedClassifier
 from eyespot.device import ComputePlan
-from eyespot.errors import EyespotError, MissingExtraError, ModelError, RunError, UsageError
+from eyespot.errors import EyespotError, ModelError, RunError, UsageError, require_extra
 from eyespot.evaluation.bundle import BundleInfo, load_bundle, load_unknown, read_card, save_bundle
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor, load_predictor
@@ -161,7 +161,7 @@ def export_onnx(
         ModelError: The network cannot be exported, or the file's answers are not the predictor's.
         RunError: The file exists, or cannot be written.
     """
-    _need("onnx", "onnxscript", "onnxruntime")
+    _need("onnx", "onnx_ir", "onnxscript", "onnxruntime")
     _refuse_existing(path)
     predictor = _float_predictor(folder)
     with _place(path) as beside:
@@ -521,13 +521,9 @@ def _as_rgb(images: UInt8Array) -> UInt8Array:
 
 def _need(*packages: str) -> None:
     """Refuse to begin without an optional package, and keep those that are there from reporting home."""
-    import importlib.util
-
     # ONNX Runtime sends events and keeps an identifier in the home folder, unless it is told before its import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "export")
+    require_extra("export", *packages)
 
 
 def _refuse_existing(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eyespot.errors import MissingExtraError
+from eyespot.errors import require_extra
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -17,10 +17,9 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        try:
-            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-        except ImportError as error:
-            raise MissingExtraError("prometheus-client", "serve") from error
+        require_extra("serve", "prometheus_client")
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "eyespot_requests", "Requests by path, method and status.", ("path", "method", "status"), registry=registry

@@ -20,7 +20,7 @@ import numpy as np
 
 from eyespot.data.transforms import InputSpec
 from eyespot.deployment.export import SCORE, open_session
-from eyespot.errors import DataError, EyespotError, MissingExtraError, ModelError, RunError
+from eyespot.errors import DataError, EyespotError, ModelError, RunError, require_extra
 from eyespot.evaluation.bundle import check_class_names
 
 _MOST_BYTES = 2**31 - 1  # a protobuf
@@ -93,10 +93,9 @@ def open_onnx(path: Path, *, threads: int = 0) -> OnnxFile:
 
 def _parsed(path: Path) -> Any:
     """Return the protobuf of a file; weights beside it are not read."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingExtraError("onnx", "serve") from error
+    require_extra("serve", "onnx")
+    import onnx
+
     try:
         size = path.stat().st_size
         if size > _MOST_BYTES:

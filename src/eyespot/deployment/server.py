@@ -38,10 +38,10 @@ from eyespot.errors import (
     BadImageError,
     CostlyImageError,
     MemoryLimitError,
-    MissingExtraError,
     ServerError,
     UsageError,
     did_you_mean,
+    require_extra,
 )
 from eyespot.evaluation.predictor import Prediction
 
@@ -96,12 +96,11 @@ def serve(
         ModelError: The file is damaged or not one of `eyespot export`.
         MissingExtraError: The extra `serve` is not installed.
     """
-    try:
-        import uvicorn
+    require_extra("serve", "uvicorn", "httptools")
+    import uvicorn
 
-        from eyespot.deployment.connections import BoundedProtocol, Bounds
-    except ImportError as error:
-        raise MissingExtraError(error.name or "uvicorn", "serve") from error
+    from eyespot.deployment.connections import BoundedProtocol, Bounds
+
     token = token.strip()
     _check_token(token)
     if not 0 <= port <= 65535:
@@ -227,11 +226,9 @@ def build_app(engine: Engine, *, limits: Limits | None = None, door: Door | None
     Raises:
         MissingExtraError: The extra `serve` is not installed.
     """
-    try:
-        import python_multipart  # noqa: F401
-        from fastapi import FastAPI
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "serve") from error
+    require_extra("serve", "python_multipart", "fastapi")
+    from fastapi import FastAPI
+
     limits, door = limits or Limits(), door or Door()
     metrics = Metrics()
     batcher, held = Batcher(engine, limits, metrics), HeldBytes(limits.waiting_bytes)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from eyespot.errors import EyespotError, MissingExtraError, TrainingError
+from eyespot.errors import EyespotError, TrainingError, require_extra
 from eyespot.seeds import derive_seed
 from eyespot.sweeps.journal import Journal, Trial
 
@@ -37,10 +37,9 @@ class Chooser:
     """
 
     def __init__(self, journal: Journal, own: Mapping[str, Any], tell: Callable[[Trial], None]) -> None:
-        try:
-            import optuna
-        except ImportError as error:
-            raise MissingExtraError("optuna", "cluster") from error
+        require_extra("cluster", "optuna")
+        import optuna
+
         self._optuna = optuna
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._journal, self._plan, self._tell = journal, journal.plan, tell

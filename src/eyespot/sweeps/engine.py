@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from eyespot.errors import EyespotError, Interrupted, MissingExtraError, UsageError
+from eyespot.errors import EyespotError, Interrupted, MissingExtraError, UsageError, require_extra
 from eyespot.files import write_json
 from eyespot.locks import temporary_folder
 from eyespot.runs import Run
@@ -302,12 +302,8 @@ def _guard() -> dict[str, str]:
 
 
 def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.tune
-    except ImportError as error:
-        raise MissingExtraError("ray", "cluster") from error
-    return ray
+    require_extra("cluster", "ray", "ray.tune")
+    return importlib.import_module("ray")
 
 
 def clear_engine(folder: Path) -> None:
@@ -367,11 +363,12 @@ def check_engine(cluster: str) -> None:
     """Refuse to begin without Ray, or with a cluster that does not answer.
 
     Raises:
-        MissingExtraError: Ray is not installed.
+        MissingExtraError: Ray or psutil is not installed.
         UsageError: The cluster cannot be reached.
     """
     if importlib.util.find_spec("ray") is None:  # not imported here: Ray reads its environment then
         raise MissingExtraError("ray", "cluster")
+    require_extra("cluster", "psutil")
     if cluster:
         with _environment(_QUIET):
             check_cluster(cluster)
