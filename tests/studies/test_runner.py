@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from eyespot import finishing
-from eyespot.config import load_config
+from eyespot.config import TrainingConfig, load_config
 from eyespot.errors import ConfigError, RunError, RunLockedError, UsageError
 from eyespot.locks import file_lock
 from eyespot.runs import LABEL_FIXES, Run, with_label_fixes
@@ -30,6 +30,7 @@ from eyespot.studies.runner import (
     select_points,
     with_seeds,
 )
+from eyespot.terminal import Terminal
 
 from ..conftest import TINY
 
@@ -361,10 +362,20 @@ def test_a_training_does_not_outlive_its_runner() -> None:
     import sys
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "eyespot.studies.child", "train", "digits", "--set", "training.epochs=100000"],
+        [sys.executable, "-c", runner._CHILD, json.dumps(sys.path), "train", "digits", "--set", "training.epochs=9999"],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(timeout=180) in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+def test_a_users_file_does_not_stand_for_one_of_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json.py", "types.py", "torch.py"):
+        (tmp_path / name).write_text("raise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log.txt"
+    code = runner._train(["recipes"], log, tmp_path / "run", TrainingConfig(), "a", Terminal(quiet=True))
+    assert code == 0
+    assert "sprint" in log.read_text(encoding="utf-8")

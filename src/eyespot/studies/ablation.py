@@ -133,7 +133,7 @@ def ablate(
                 "a resumed ablation keeps its data, recipe and changes", where="--resume", remedy="give only --out"
             )
         folder = _known_folder(out)
-        plan = read_plan(folder)
+        plan = before = read_plan(folder)
         if minutes not in (None, plan.minutes):
             kept = f"{plan.minutes:g} minutes" if plan.minutes else "no time limit"
             raise UsageError(f"its runs have {kept}", where=folder, remedy="leave --minutes out, or begin another")
@@ -143,8 +143,6 @@ def ablate(
             if seeds < plan.seeds:
                 raise UsageError(f"it has {plan.seeds} seeds already", where=folder, remedy="give as many or more")
             plan = replace(plan, seeds=seeds)
-            with claimed(folder):  # whoever runs its points reads the plan again for the report
-                _write_plan(folder, plan)
     else:
         plan, config = _plan(recipe, data, without, factors, settings, epochs, test)
         plan = replace(plan, seeds=_SEEDS if seeds is None else seeds, minutes=minutes, device=device)
@@ -156,8 +154,12 @@ def ablate(
     watcher.on_message(f"folder: {folder}")
     config = _recipe(folder)
     points = _points(plan, str(folder / "recipe.toml"), config)
-    if resume and any(outcome.state != "finished" for outcome in read_outcomes(points, folder, plan.limits)):
-        refuse_moved(plan.data, folder)
+    if resume:
+        if any(outcome.state != "finished" for outcome in read_outcomes(points, folder, plan.limits)):
+            refuse_moved(plan.data, folder)
+        if plan != before:
+            with claimed(folder):  # whoever runs its points reads the plan again for the report
+                _write_plan(folder, plan)
     outcomes = run_points(points, folder, limits=plan.limits, observer=watcher)
     found = write_report(folder)
     if not found.baseline.seeds and not any(effect.seeds for effect in found.effects):

@@ -1,4 +1,4 @@
-"""A training that does not outlive the process that started it: `python -m eyespot.studies.child train ...`.
+"""A training that does not outlive the process that started it: `main`, with the words of the command line.
 
 Before this: `runner` starts one of these for each point and keeps the other end of its standard input. After this: the
 command line, as if it had been called by hand. Without it, a runner that is killed with SIGKILL would leave a training
@@ -25,7 +25,3 @@ def main() -> None:
     """Run the command line with the words of this one."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     runpy.run_module("eyespot", run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()

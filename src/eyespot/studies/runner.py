@@ -43,6 +43,11 @@ _POLL_SECONDS = 0.2
 # A process that lost its runner writes a checkpoint and ends; on a slow disk that takes a while.
 _ORPHAN_SECONDS = 120.0
 _STOP_SECONDS = 120.0
+# Without the folder that -c puts first, whose files could stand for the standard library's.
+_CHILD = (
+    "import sys; sys.path.pop(0); import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from eyespot.studies.child import main; main()"
+)
 _JOURNAL = "journal.jsonl"
 _POINTS = "points.json"
 # Durations in epochs that --epochs-scale shortens along with the epochs themselves.
@@ -394,7 +399,7 @@ def _train(words: Sequence[str], log: Path, run: Path, training: TrainingConfig,
     Raises:
         KeyboardInterrupt: This process was asked to stop; the other one has written its checkpoint and ended.
     """
-    command = [sys.executable, "-m", "eyespot.studies.child", *words]
+    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), *words]
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = open(log, "ab")  # noqa: SIM115
