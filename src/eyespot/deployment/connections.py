@@ -170,9 +170,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._state = _BODY
         self._steps += 1
-        if not self.url.startswith(
-            (b"/", b"*")
-        ):  # a whole address says the host in place of the header (RFC 9112, 3.2.2)
+        if not self.url.startswith((b"/", b"*")):
+            # A whole address: its host takes the header's place (RFC 9112, 3.2.2).
             host = self.url.partition(b"://")[2].partition(b"/")[0].rpartition(b"@")[2]
             self.headers[:] = [line for line in self.headers if line[0] != b"host"] + [(b"host", host)]
         response = None
