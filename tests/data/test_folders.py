@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from eyespot.data import folders
-from eyespot.data.dataset import Dataset
-from eyespot.data.folders import PICTURE_EXTENSIONS, PathList, few, make_unique, read_folder, safe_text
+from eyespot.data.dataset import Dataset, PathList
+from eyespot.data.folders import read_folder
+from eyespot.data.names import PICTURE_EXTENSIONS, few, make_unique, safe_text
 from eyespot.errors import DataError
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="the file system of this system has no such names or files")

@@ -21,8 +21,8 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, SplitName
-from eyespot.data.folders import SPLIT_WORDS, PathList, check_classes, few, make_unique, safe_text
+from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
+from eyespot.data.names import SPLIT_WORDS, check_classes, few, make_unique, safe_text
 from eyespot.errors import DataError, did_you_mean
 
 # Ten million rows; the whole table is read into memory.

@@ -6,10 +6,11 @@ Before this: nothing. After this: `sources` makes a `Dataset`, `packing` makes a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, overload
 
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.data.resizing import Channels, RowFormat
@@ -43,6 +44,37 @@ class Items:
     def __len__(self) -> int:
         """Return N."""
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class PathList(Sequence[Path]):
+    """N paths that are made only when asked for: a million `Path` objects would take half a gigabyte.
+
+    Attributes:
+        folder: What the names are relative to.
+        names: N relative paths; an absolute one stays what it is.
+    """
+
+    folder: str
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> PathList: ...
+    def __getitem__(self, index: int | slice) -> Path | PathList:
+        """Return one path, or the list of some."""
+        if isinstance(index, slice):
+            return PathList(self.folder, self.names[index])
+        return Path(os.path.join(self.folder, self.names[index]))
+
+    def __iter__(self) -> Iterator[Path]:
+        """Yield the paths in order."""
+        return (Path(os.path.join(self.folder, name)) for name in self.names)
 
 
 @dataclass(frozen=True)

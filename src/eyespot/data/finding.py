@@ -17,8 +17,8 @@ from typing import Literal
 from eyespot.caches import cache_folder, data_folders
 from eyespot.data.archives import ARCHIVE_SUFFIXES
 from eyespot.data.cifar import CIFAR_LAYOUTS, CifarLayout
-from eyespot.data.folders import split_of
 from eyespot.data.idx import FASHION_FILES, files_in
+from eyespot.data.names import split_of
 from eyespot.data.published import FASHION_MNIST, Published, plain_name
 from eyespot.errors import DataError
 

@@ -2,75 +2,39 @@
 
 Before this: the user's folder, or one that `archives` unpacked. After this: `packing` scans and decodes the files.
 
-What counts as a picture here is decided by name alone: whoever calls a file `x.jpg` believes it to be a picture, so the
-scan that follows has to say so where it is none. What is plainly something else is left out and counted in a note.
+What counts as a picture here is decided by name alone (`names`): whoever calls a file `x.jpg` believes it to be a
+picture, so the scan that follows has to say so where it is none. What is plainly something else is left out and counted
+in a note.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
-from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, SplitName
-from eyespot.errors import DataError, did_you_mean
-
-SPLIT_WORDS: Mapping[str, SplitName] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-
-# How data sets are handed out: `training_set`, `Train_Images`, `images-val`, `seg_test`, `trainset`, `val2017`,
-# `test1`. Nothing else may stand beside the word: `test_tube` and `training_shoes` are things that a class is named
-# after.
-_KIND = "(?:data)?set|data|images?|imgs?|pictures?|photos?"
-_SPLIT_FOLDER = re.compile(
-    f"(?:(?:seg|{_KIND})[-_ ])?({'|'.join(SPLIT_WORDS)})(?:[-_ ]?(?:{_KIND}))?(?:[-_ ]?[0-9]{{1,4}})?"
+from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
+from eyespot.data.names import (
+    SPLIT_WORDS,
+    check_classes,
+    few,
+    is_litter,
+    make_unique,
+    other_kind,
+    safe_text,
+    split_of,
 )
+from eyespot.errors import DataError
+
 # With the same folders inside of each, names with such a word in them are doubtful.
 _SPLIT_LIKE = re.compile(f"{'|'.join(SPLIT_WORDS)}|batch|eval|fold|hold|part|set|split|trn|tst")
 # `alphabet_train` beside `alphabet_test`: the word in a longer name, for names that are the same but for it.
 _SPLIT_PART = re.compile(f"(?<![a-z])({'|'.join(SPLIT_WORDS)})(?![a-z])")
-
-# A constant rather than Pillow's own list: what counts as a picture must not depend on the installed version. Behind
-# the formats that Pillow reads come those that people take for pictures; the scan says that it cannot decode them.
-_PICTURES = (
-    "apng avif avifs blp bmp bw cur dcx dds dib eps fli flc ftc ftu fit fits gbr gif icb icns ico iim im j2c j2k jfif "
-    "jp2 jpc jpe jpeg jpf jpg jpx mpo msp palm pbm pcd pcx pfm pgm png pnm ppm ps psd pxr qoi ras rgb rgba sgi tga tif "
-    "tiff vda vst wal webp wmf emf xbm xpm "
-    "3fr ai arw cr2 cr3 dcm dng erf exr hdr heic heif hif jxl jxr kdc mrw nef nrw orf pdf pef raf raw rw2 srw svg svgz "
-    "x3f xcf"
-)
-PICTURE_EXTENSIONS = frozenset(_PICTURES.split())
-
-_LITTER = frozenset(
-    {
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "icon\r",
-        "__macosx",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "__pycache__",
-    }
-)
 # `scan_mask.png` beside `scan.png`, `masks/1.png` beside `images/1.png`: what belongs to segmentation data.
 _MASK_NAME = re.compile(r"[-_ .]?masks?(?:[-_ ]?[0-9]+)?", re.IGNORECASE)
 _MASK_FOLDER = re.compile("masks?", re.IGNORECASE)
@@ -78,78 +42,10 @@ _PICTURE_FOLDERS = ("images", "image", "Images", "imgs", "img", "originals")
 # What an archive holds beside its pictures: no classes, where there is nothing else.
 _PICTURE_PART = re.compile("(?:jpe?g)?images?|imgs?|pictures?|photos?", re.IGNORECASE)
 _OTHER_PART = re.compile("annotations?|labels?|masks?|trimaps?|segmentation[a-z]*|ground[-_ ]?truth", re.IGNORECASE)
-# What programs write where there is no label; a class may well be called so, too.
-_NO_LABEL = frozenset(["nan", "NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "-1"])
 _ARCHIVES = frozenset({"zip", "tar", "tgz", "gz", "bz2", "tbz2", "xz", "txz", "zst", "rar", "7z"})
-_NUMBER = re.compile(r"[-+]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
-_EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
-_UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BY_NAMES = "or, where names or a table say the class, make a CSV of path,label (eyespot data table --help)"
 # A download folder in a folder in a folder: nobody wraps a data set deeper.
 _MAX_WRAPPERS = 5
-
-
-@dataclass(frozen=True)
-class PathList(Sequence[Path]):
-    """N paths that are made only when asked for: a million `Path` objects would take half a gigabyte.
-
-    Attributes:
-        folder: What the names are relative to.
-        names: N relative paths; an absolute one stays what it is.
-    """
-
-    folder: str
-    names: Sequence[str]
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.names)
-
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> PathList: ...
-    def __getitem__(self, index: int | slice) -> Path | PathList:
-        """Return one path, or the list of some."""
-        if isinstance(index, slice):
-            return PathList(self.folder, self.names[index])
-        return Path(os.path.join(self.folder, self.names[index]))
-
-    def __iter__(self) -> Iterator[Path]:
-        """Yield the paths in order."""
-        return (Path(os.path.join(self.folder, name)) for name in self.names)
-
-
-def safe_text(name: str) -> str:
-    r"""Return a file name as text that JSON, UTF-8 and a terminal can take, and that no other name becomes.
-
-    Accents are composed (NFC), so that a folder copied from a Mac keeps its ids. Line breaks, control characters and
-    bytes that are no UTF-8 become `\x0a` or `\xff`; a backslash is doubled.
-    """
-    if not name.isascii():
-        name = unicodedata.normalize("NFC", name)
-    return _UNSAFE.sub(_escaped, name)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if match.group() == "\\":
-        return "\\\\"
-    # How Python shows a byte of a file name that is no UTF-8.
-    return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"
-
-
-def split_of(name: str) -> SplitName | None:
-    """Return the split that a folder is named after, as `train`, `Test_Images` or `trainset` are; None for a class."""
-    found = _SPLIT_FOLDER.fullmatch(name.casefold())
-    return SPLIT_WORDS[found[1]] if found else None
-
-
-def few(names: Iterable[str], most: int = 3) -> str:
-    """Return `'a', 'b', 'c' and 4 more`."""
-    listed = list(names)
-    text = ", ".join(repr(name) for name in listed[:most])
-    return f"{text} and {len(listed) - most:,} more" if len(listed) > most else text
 
 
 @dataclass
@@ -267,91 +163,6 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
     )
 
 
-def check_classes(
-    counts: Mapping[SplitName, Mapping[str, int]], where: object, *, left_out: str = ""
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the sorted class names, and notes on what is odd about the classes.
-
-    Args:
-        counts: Pictures per split and class; "train" is always there.
-        where: Folder or file, for error messages.
-        left_out: Which files were left out, for classes that have nothing else.
-
-    Raises:
-        DataError: Fewer than two classes, a class without training pictures, or a class that training does not have.
-    """
-    train = counts["train"]
-    class_names = tuple(sorted(train))
-    empty = [name for name in class_names if not train[name]]
-    besides = f"; {left_out}" if left_out else ""
-    if empty and len(empty) < len(class_names):
-        what = f"class {empty[0]!r} has" if len(empty) == 1 else f"{len(empty)} classes ({few(empty)}) have"
-        remedy = "add pictures or remove the folder"
-        raise DataError(f"{what} no training pictures{besides}", where=where, remedy=remedy)
-    if empty or not class_names:
-        remedy = "put each class's pictures in its folder"
-        raise DataError(f"no pictures at all{besides}", where=where, remedy=remedy)
-    if len(class_names) == 1:
-        raise DataError(
-            f"only one class, {class_names[0]!r}",
-            where=where,
-            remedy="a classifier needs two or more: one folder (or label) for each class",
-        )
-    notes = []
-    for split, of_split in counts.items():
-        unknown = sorted(name for name, count in of_split.items() if count and name not in train)
-        if unknown:
-            raise DataError(
-                f"class {unknown[0]!r} is in {split} but not in train.{did_you_mean(unknown[0], class_names)}",
-                where=where,
-                remedy=f"give it training pictures, rename it, or remove it from {split}",
-            )
-        missing = [name for name in class_names if not of_split.get(name)]
-        if missing:
-            notes.append(f"{split} has no pictures of {_classes(missing)}")
-    single = [name for name in class_names if train[name] == 1]
-    if single:
-        notes.append(f"only one training picture of {_classes(single)}")
-    by_case: dict[str, list[str]] = {}
-    for name in class_names:
-        by_case.setdefault("".join(name.casefold().split()), []).append(name)
-    for names in by_case.values():
-        if len(names) > 1:
-            how = "upper and lower case" if len({name.casefold() for name in names}) == 1 else "case or spaces"
-            notes.append(f"classes that differ only in {how}: {few(names)}")
-    by_number: dict[float, list[str]] = {}
-    for name in class_names:
-        if _NUMBER.fullmatch(name):
-            by_number.setdefault(float(name), []).append(name)
-    for names in by_number.values():
-        if len(names) > 1:
-            notes.append(f"classes that are the same number: {few(names)}")
-    unnamed = [name for name in class_names if name in _NO_LABEL]
-    if unnamed:
-        what = "is a class that is" if len(unnamed) == 1 else "are classes that are"
-        notes.append(f"{few(unnamed)} {what} named as if there were no label: where that is so, remove the pictures")
-    return class_names, tuple(notes)
-
-
-def _classes(names: Sequence[str]) -> str:
-    return f"class {names[0]!r}" if len(names) == 1 else f"{len(names):,} classes: {few(names)}"
-
-
-def make_unique(ids: list[str], names: Sequence[str]) -> list[str]:
-    """Return ids without doubles: where names differ only in how accents are composed, later ones are spelled out."""
-    if len(set(ids)) == len(ids):
-        return ids
-    seen: set[str] = set()
-    unique = []
-    for identity, name in zip(ids, names, strict=True):
-        if identity in seen:
-            # No other id holds a single backslash before such a code.
-            identity = name.replace("\\", "\\\\").encode("ascii", "backslashreplace").decode("ascii")
-        seen.add(identity)
-        unique.append(identity)
-    return unique
-
-
 def _items(root: str, class_names: Sequence[str], classes: Mapping[str, list[str]]) -> Items:
     """Return one split's pictures, class by class."""
     names: list[str] = []
@@ -385,7 +196,7 @@ def _list(folder: str, prefix: str, left_out: _LeftOut) -> _Listing:
                     group = left_out.broken_links if broken else left_out.irregular
                     group.append(safe_text(prefix + name))
                     continue
-                other = _other_kind(name)
+                other = other_kind(name)
                 if other:
                     left_out.kinds[other] += 1
                 else:
@@ -400,29 +211,6 @@ def _unreadable(folder: str, error: OSError) -> DataError:
         return DataError("the folder vanished while it was read", where=folder, remedy="start again when it is there")
     reason = error.strerror or type(error).__name__
     return DataError(f"cannot list the folder ({reason})", where=folder, remedy="check its permissions, or its disk")
-
-
-def may_be_picture(name: str) -> bool:
-    """Return whether a file is taken for a picture by its name alone; without an extension its bytes will decide."""
-    return not is_litter(name) and not _other_kind(name)
-
-
-def is_litter(name: str) -> bool:
-    """Return whether a file or folder is hidden, a system's litter, or an editor's leftover."""
-    return name[0] == "." or name[-1] == "~" or (name[0] == "#" and name[-1] == "#") or name.casefold() in _LITTER
-
-
-def _other_kind(name: str) -> str:
-    """Return the extension of a file that is plainly no picture, or nothing where it may be one."""
-    stem, _, extension = name.rpartition(".")
-    return _other_extension(extension) if stem else ""
-
-
-@functools.lru_cache(maxsize=1000)
-def _other_extension(extension: str) -> str:
-    extension = extension.strip().lower()
-    # `scan.2024.05` or `photo.final version` have no extension: the first bytes decide at the scan.
-    return extension if extension not in PICTURE_EXTENSIONS and _EXTENSION.fullmatch(extension) else ""
 
 
 def _count_stray(pictures: list[str], prefix: str, left_out: _LeftOut) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from eyespot.arrays import AnyArray, UInt8Array
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, SplitName
-from eyespot.data.folders import SPLIT_WORDS, check_classes, few, safe_text
+from eyespot.data.names import SPLIT_WORDS, check_classes, few, safe_text
 from eyespot.data.pack_spec import available_memory_bytes
 from eyespot.errors import DataError
 

@@ -30,8 +30,8 @@ from eyespot.data.csvfile import (
     table_rows,
 )
 from eyespot.data.dataset import SPLIT_NAMES
-from eyespot.data.folders import SPLIT_WORDS, few, may_be_picture, safe_text, split_of
 from eyespot.data.group_splits import split_groups
+from eyespot.data.names import SPLIT_WORDS, few, may_be_picture, safe_text, split_of
 from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.errors import DataError, UsageError, did_you_mean
 from eyespot.files import write_atomic

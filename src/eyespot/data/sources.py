@@ -28,8 +28,9 @@ from eyespot.data.csvfile import is_address, read_csv
 from eyespot.data.dataset import Dataset, Items, SplitName
 from eyespot.data.download import download
 from eyespot.data.finding import Found, find_in, find_published
-from eyespot.data.folders import few, read_folder
+from eyespot.data.folders import read_folder
 from eyespot.data.idx import read_idx_folder
+from eyespot.data.names import few
 from eyespot.data.npz import read_npz
 from eyespot.data.published import DIGITS, PUBLISHED, Published, plain_name
 from eyespot.errors import DataError, UsageError, did_you_mean

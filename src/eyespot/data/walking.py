@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import IO, NamedTuple
 
-from eyespot.data.folders import is_litter, may_be_picture
+from eyespot.data.names import is_litter, may_be_picture
 from eyespot.errors import DataError
 
 # Names that are sorted in memory; a folder with more of them is sorted in pieces on the disk and merged.
