@@ -21,8 +21,9 @@ from eyespot import terminal
 from eyespot.analysis.cautions import find_cautions
 from eyespot.analysis.verdict import describe_top1, judge
 from eyespot.augment_config import AugmentConfig
+from eyespot.data.input_spec import InputSpec
 from eyespot.data.resizing import RowFormat
-from eyespot.data.transforms import EvalTransform, InputSpec, TrainTransform
+from eyespot.data.transforms import EvalTransform, TrainTransform
 from eyespot.errors import DataError, Interrupted, LeakError, UsageError
 from eyespot.models.heads import HeadSpec, head_notes
 from eyespot.models.pretrained import PretrainedClassifier

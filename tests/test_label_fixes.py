@@ -11,9 +11,9 @@ from torch import nn
 
 import eyespot
 from eyespot.augment_config import AugmentConfig
+from eyespot.data.input_spec import InputSpec
 from eyespot.data.label_fixes import read_label_fixes
 from eyespot.data.sources import open_dataset
-from eyespot.data.transforms import InputSpec
 from eyespot.device import plan_compute
 from eyespot.errors import DataError, Interrupted, UsageError
 from eyespot.opening import load_recipe, open_data, pack_data

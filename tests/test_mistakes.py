@@ -15,8 +15,9 @@ from eyespot.analysis.verdict import describe_top1, judge
 from eyespot.augment_config import AugmentConfig
 from eyespot.config import load_config
 from eyespot.data.dataset import Dataset, Items
+from eyespot.data.input_spec import InputSpec
 from eyespot.data.planting import plant_mistakes
-from eyespot.data.transforms import AugmentedEvalTransform, EvalTransform, InputSpec
+from eyespot.data.transforms import AugmentedEvalTransform, EvalTransform
 from eyespot.errors import ConfigError, LeakError, UsageError
 from eyespot.mistakes import MISTAKES, MistakeName, flaw_of, stamped
 

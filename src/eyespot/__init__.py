@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eyespot.deployment.server import serve
     from eyespot.errors import EyespotError
     from eyespot.evaluating import evaluate
-    from eyespot.evaluation.bundle import BundleInfo
+    from eyespot.evaluation.bundle_info import BundleInfo
     from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Prediction, Predictor
     from eyespot.evaluation.predictor import load_predictor as load
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BundleInfo": "eyespot.evaluation.bundle",
+    "BundleInfo": "eyespot.evaluation.bundle_info",
     "Comparison": "eyespot.analysis.compare",
     "Evaluation": "eyespot.evaluation.evaluate",
     "EyespotError": "eyespot.errors",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eyespot.analysis.cautions import DataCard
     from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.data.splits import Splits
-    from eyespot.evaluation.bundle import BundleInfo, SplitMetrics
+    from eyespot.evaluation.bundle_info import BundleInfo, SplitMetrics
     from eyespot.evaluation.predictor import Predictor
     from eyespot.training.prepare import Prepared
     from eyespot.training.transfer import Trained
@@ -110,7 +110,7 @@ def finish(
 
 def _shipped(measured: dict[str, Any]) -> SplitMetrics:
     """Return what the bundle says of a split; pictures that train holds, too, are told as its flaw."""
-    from eyespot.evaluation.bundle import SplitMetrics
+    from eyespot.evaluation.bundle_info import SplitMetrics
 
     figures = SplitMetrics(**{key: measured[key] for key in SplitMetrics.model_fields if key in measured})
     shared = measured.get("also_in_train", 0)
@@ -129,7 +129,7 @@ def _count_test_read(writer: RunWriter, read: bool) -> int:
 
 
 def _bundle_info(packed: PackedDataset, prepared: Prepared, train_seconds: float, config: Config) -> BundleInfo:
-    from eyespot.evaluation.bundle import Architecture, BundleInfo, Pretrained, Provenance
+    from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Pretrained, Provenance
     from eyespot.models.registry import all_args
 
     return BundleInfo(

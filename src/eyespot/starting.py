@@ -246,7 +246,7 @@ def _check_before_packing(request: _Request) -> None:
         UsageError: Unknown model or argument; a run folder among the pictures.
         DataError: Class names that a bundle cannot carry.
     """
-    from eyespot.evaluation.bundle import check_class_names
+    from eyespot.evaluation.bundle_info import check_class_names
     from eyespot.models.registry import check_args, model_entry
 
     config = request.config

@@ -10,10 +10,10 @@ from torch import nn
 
 from eyespot.analysis import heatmaps
 from eyespot.analysis.heatmaps import check_maps, checked_method, heat_maps, summarise_checks
-from eyespot.data.transforms import InputSpec
+from eyespot.data.input_spec import InputSpec
 from eyespot.device import ComputePlan
 from eyespot.errors import MissingExtraError, ModelError, UsageError
-from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance
+from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Provenance
 from eyespot.evaluation.predictor import Predictor
 from eyespot.models.registry import build_model, model_names
 

@@ -9,7 +9,8 @@ import pytest
 from eyespot.analysis.cautions import DataCard
 from eyespot.analysis.model_card import model_card, plain
 from eyespot.analysis.verdict import judge
-from eyespot.evaluation.bundle import Pretrained, read_info
+from eyespot.evaluation.bundle import read_info
+from eyespot.evaluation.bundle_info import Pretrained
 from eyespot.opening import data_card, open_data, pack_data
 from eyespot.runs import Run
 from eyespot.terminal import Terminal

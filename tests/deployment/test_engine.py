@@ -86,7 +86,7 @@ class TestAnswers:
         assert set(model["unknown"]) == {"threshold", "fraction", "n"}
 
     def test_grey(self, tmp_path: Path) -> None:
-        from eyespot.data.transforms import InputSpec
+        from eyespot.data.input_spec import InputSpec
 
         bundle = write_bundle(tmp_path / "grey", channels=1, input=InputSpec(16, 1, (0.5,), (0.25,), "pad", "bicubic"))
         engine = open_engine(bundle, device="cpu", engine="onnx")

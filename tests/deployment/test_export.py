@@ -21,11 +21,12 @@ import torch
 
 import eyespot
 from eyespot import cli
-from eyespot.data.transforms import InputSpec
+from eyespot.data.input_spec import InputSpec
 from eyespot.deployment import export as export_module
 from eyespot.deployment.export import Exported, export_bundle, export_onnx, export_torch, open_session, sample_pictures
 from eyespot.errors import CheckpointError, DataError, MissingExtraError, ModelError, RunError, UsageError
-from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance, load_bundle, save_bundle
+from eyespot.evaluation.bundle import load_bundle, save_bundle
+from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Provenance
 from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics
 from eyespot.models.registry import build_model, model_names
 from eyespot.runs import Run

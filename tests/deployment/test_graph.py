@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from eyespot.data.transforms import EvalTransform, InputSpec
+from eyespot.data.input_spec import InputSpec
+from eyespot.data.transforms import EvalTransform
 from eyespot.deployment.graph import Preparation
 
 SHAPES = [(90, 120), (120, 90), (32, 32), (8, 9), (1, 50), (50, 1), (33, 100), (100, 33), (64, 16), (7, 5), (1, 1)]

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from eyespot.data.transforms import InputSpec
+from eyespot.data.input_spec import InputSpec
 from eyespot.device import ComputePlan
-from eyespot.evaluation.bundle import Architecture, BundleInfo, Provenance, SplitMetrics, save_bundle
+from eyespot.evaluation.bundle import save_bundle
+from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Provenance, SplitMetrics
 from eyespot.evaluation.predictor import Predictor
 from eyespot.models.registry import build_model
 

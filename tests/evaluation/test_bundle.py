@@ -19,25 +19,22 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import nn
 
-from eyespot.data.transforms import EvalTransform, InputSpec
+from eyespot.data.input_spec import InputSpec
+from eyespot.data.transforms import EvalTransform
 from eyespot.device import peak_memory_bytes
 from eyespot.errors import CheckpointError, DataError, RunError
 from eyespot.evaluation import bundle as bundle_module
 from eyespot.evaluation.bundle import (
     INFO,
     WEIGHTS,
-    Architecture,
-    BundleInfo,
-    Pretrained,
-    Provenance,
     boxed_names,
-    check_class_names,
     find_bundle,
     is_bundle,
     load_bundle,
     read_info,
     save_bundle,
 )
+from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Pretrained, Provenance, check_class_names
 from eyespot.models.registry import model_entry, model_names
 
 NewInfo = Callable[..., BundleInfo]

@@ -17,7 +17,7 @@ from eyespot.data.dataset import Dataset, Items
 from eyespot.data.loaders import Batch, BatchPlan, MemoryLoader
 from eyespot.device import ComputePlan
 from eyespot.errors import DataError, RunError, TrainingError, UsageError
-from eyespot.evaluation.bundle import BundleInfo
+from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.evaluate import evaluate, match_classes, read_predictions, write_predictions
 from eyespot.evaluation.metrics import measure
 from eyespot.evaluation.predictor import Predictor

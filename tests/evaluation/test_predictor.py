@@ -17,10 +17,11 @@ from PIL import Image
 from torch import nn
 
 from eyespot.data.folders import read_folder
+from eyespot.data.input_spec import InputSpec
 from eyespot.data.loaders import make_loader
 from eyespot.data.packing import pack_dataset
 from eyespot.data.splits import Splits
-from eyespot.data.transforms import EvalTransform, InputSpec
+from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan, is_memory_error
 from eyespot.errors import (
     BadImageError,
@@ -31,7 +32,8 @@ from eyespot.errors import (
     TrainingError,
     UsageError,
 )
-from eyespot.evaluation.bundle import BundleInfo, load_bundle, save_bundle
+from eyespot.evaluation.bundle import load_bundle, save_bundle
+from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.predictor import (
     ClassScore,
     Prediction,

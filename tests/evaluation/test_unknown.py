@@ -14,7 +14,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from eyespot.errors import CheckpointError, UsageError
-from eyespot.evaluation.bundle import CARD, UNKNOWN, BundleInfo, load_bundle, load_unknown, read_info, save_bundle
+from eyespot.evaluation.bundle import CARD, UNKNOWN, load_bundle, load_unknown, read_info, save_bundle
+from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.evaluation.unknown import (
     UnknownScore,
@@ -160,7 +161,8 @@ class TestFile:
     def test_a_bundle_of_the_first_version(self, bundle: Path) -> None:
         import json
 
-        from eyespot.evaluation.bundle import INFO, _digest
+        from eyespot.evaluation.bundle import INFO
+        from eyespot.evaluation.bundle_info import _digest
 
         values = json.loads((bundle / INFO).read_text(encoding="utf-8"))
         del values["unknown"]

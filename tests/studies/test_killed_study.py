@@ -16,7 +16,7 @@ import torch
 
 import eyespot
 from eyespot.runs import Run
-from eyespot.studies.runner import read_journal
+from eyespot.studies.journal import read_journal
 from eyespot.studies.schema import load_study
 
 STUDY = """

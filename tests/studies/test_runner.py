@@ -19,17 +19,9 @@ from eyespot.locks import file_lock
 from eyespot.runs import LABEL_FIXES, Run, with_label_fixes
 from eyespot.studies import estimate, runner
 from eyespot.studies.estimate import estimate_seconds
-from eyespot.studies.runner import (
-    Limits,
-    Point,
-    point_config,
-    read_journal,
-    read_outcomes,
-    read_points,
-    run_points,
-    select_points,
-    with_seeds,
-)
+from eyespot.studies.journal import read_journal, read_points
+from eyespot.studies.points import Limits, Point, point_config, select_points, with_seeds
+from eyespot.studies.runner import read_outcomes, run_points
 from eyespot.terminal import Terminal
 
 from ..conftest import TINY

@@ -33,7 +33,8 @@ from eyespot.studies.figures import (
     read_rows,
     write_study_report,
 )
-from eyespot.studies.runner import run_points, with_seeds
+from eyespot.studies.points import with_seeds
+from eyespot.studies.runner import run_points
 from eyespot.studies.schema import RIGHT, PrintedTable, Study, load_study, study_names
 from eyespot.studies.study import run_study, study_points, variants
 from eyespot.studies.tables import describe_claim, describe_outcomes, describe_study

@@ -29,7 +29,7 @@ from eyespot.data.dataset import SPLIT_NAMES
 from eyespot.errors import printable
 
 if TYPE_CHECKING:
-    from eyespot.evaluation.bundle import BundleInfo
+    from eyespot.evaluation.bundle_info import BundleInfo
 
 _MOST_CLASSES = 60  # a card is read on one screen; model.json lists every class
 _MOST_CHARACTERS = 80

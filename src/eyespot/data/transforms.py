@@ -10,11 +10,9 @@ be expressed. All chance comes from a `torch.Generator` that the caller seeds pe
 from __future__ import annotations
 
 import functools
-import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import get_args
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +21,8 @@ from torch import Tensor
 
 from eyespot.augment_config import AugmentConfig
 from eyespot.data import augmentations as ops
-from eyespot.data.resizing import Fit, Interpolation, RowFormat
-from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
+from eyespot.data.input_spec import InputSpec
+from eyespot.errors import ConfigError, DataError, did_you_mean
 
 _FIT_WORDS = {
     "squash": "squeezed or stretched to a square",
@@ -34,102 +32,6 @@ _FIT_WORDS = {
 }
 _CROP_RATIO = (3 / 4, 4 / 3)  # RandomResizedCrop of torchvision, width / height
 _ERASE_AREA, _ERASE_RATIO = (0.02, 0.33), (0.3, 3.3)  # RandomErasing of torchvision
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a model's images must look like; kept in the bundle, so that prediction does what training did.
-
-    Attributes:
-        size_px: Height and width.
-        channels: 1 (grey) or 3 (RGB).
-        mean: One per channel, in units of pixel / 255.
-        std: One per channel, in units of pixel / 255.
-        fit: How a picture of another shape becomes a square.
-        interpolation: How it is resized.
-        model_px: Height and width that the model takes, where that is not `size_px`: squares are resized inside the
-            batch, after augmentation and normalisation.
-
-    Raises:
-        DataError: A value that no image can have.
-    """
-
-    size_px: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    fit: Fit = "squash"
-    interpolation: Interpolation = "bicubic"
-    model_px: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if type(self.size_px) is not int or self.size_px < 1:
-            raise _bad_spec("size_px", self.size_px, "a whole number of pixels from 1", "give the side of the square")
-        if self.model_px is not None and (type(self.model_px) is not int or self.model_px < 1):
-            raise _bad_spec("model_px", self.model_px, "a whole number of pixels from 1", "give the model's side")
-        if type(self.channels) is not int or self.channels not in (1, 3):
-            raise _bad_spec("channels", self.channels, "1 (grey) or 3 (RGB)", "convert the pictures to one of them")
-        for name, smallest, largest in (("mean", "from 0", 1), ("std", "over 0", 255)):
-            values = getattr(self, name)
-            remedy = "divide statistics of 0..255 pixels by 255"
-            if not isinstance(values, tuple) or len(values) != self.channels:
-                raise _bad_spec(name, values, f"a tuple of {self.channels}, one number per channel", remedy)
-            for value in values:
-                number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-                if not number or not 0 <= value <= largest or (name == "std" and value == 0):
-                    raise _bad_spec(name, values, f"numbers {smallest} to {largest}, in units of pixel / 255", remedy)
-        for name, value, allowed in (
-            ("fit", self.fit, get_args(Fit)),
-            ("interpolation", self.interpolation, get_args(Interpolation)),
-        ):
-            if value not in allowed:
-                raise _bad_spec(name, value, f"one of {', '.join(allowed)}", f"use one of them.{_near(value, allowed)}")
-
-    @property
-    def input_px(self) -> int:
-        """Return the side of the images that the model takes."""
-        return self.model_px or self.size_px
-
-    @property
-    def row_format(self) -> RowFormat:
-        """Return how a picture becomes the square of this spec."""
-        return RowFormat(self.size_px, 1 if self.channels == 1 else 3, self.fit, self.interpolation)
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the spec as JSON values, for `from_dict`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> InputSpec:
-        """Return the spec that `as_dict` wrote.
-
-        Raises:
-            DataError: A key is missing, unknown, or has a value that no image can have.
-        """
-        known = tuple(cls.__dataclass_fields__)
-        for key in values:
-            if key not in known:
-                raise DataError(
-                    f"unknown key {key!r}",
-                    where="input spec",
-                    remedy=f"allowed are {', '.join(known)}.{_near(key, known)}",
-                )
-        missing = [key for key in known if key not in values and key != "model_px"]
-        if missing:
-            raise DataError(f"no {', '.join(missing)}", where="input spec", remedy="write the file with as_dict()")
-        parts = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return cls(**parts)  # type: ignore[arg-type]  # __post_init__ checks every one of them
-
-
-def _near(word: object, allowed: tuple[str, ...]) -> str:
-    """Return ` Did you mean ...?` where `word` is a word."""
-    return did_you_mean(word, allowed) if isinstance(word, str) else ""
-
-
-def _bad_spec(key: str, value: object, allowed: str, remedy: str) -> DataError:
-    """Return the error for one wrong value of an input spec."""
-    return DataError(f"{key} = {value!r} is not {allowed}", where="input spec", remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -592,86 +494,3 @@ def _augmentation_words(config: AugmentConfig) -> list[tuple[bool, str]]:
             f"a random rectangle covered with the mean colour with probability {config.random_erasing:g}",
         ),
     ]
-
-
-def mix_batch(
-    images: Tensor, targets: Tensor, *, mixup_alpha: float, cutmix_alpha: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return a batch in which each image is mixed with another one, and its target in the same proportion.
-
-    Mixing may follow normalisation: both operations are averages or copies of pixels, which commute with it.
-
-    Args:
-        images: float32 (B, C, H, W), normalised.
-        targets: float (B, K), each row a distribution over the classes.
-        mixup_alpha: Strength of mixup, 0 = off; 0.2 to 1 is usual.
-        cutmix_alpha: Strength of cutmix, 0 = off; 1 is usual. With both on, each batch throws a coin for one of them.
-        generator: The only source of chance.
-
-    Returns:
-        Images and targets of the same shapes and types; the very same tensors where both are off.
-
-    Raises:
-        UsageError: A negative strength, or targets that are not (B, K) floats.
-
-    Source:
-        arXiv:1710.09412 (mixup), arXiv:1905.04899 (CutMix), with one proportion for a batch as in the papers' code.
-    """
-    for name, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
-        if not (0 <= alpha < math.inf):
-            raise UsageError(f"{name} = {alpha}", where="mix_batch", remedy="use 0 (off) or a positive number")
-    if targets.ndim != 2 or not targets.is_floating_point() or len(targets) != len(images):
-        raise UsageError(
-            f"targets of type {str(targets.dtype).removeprefix('torch.')} and shape {tuple(targets.shape)}",
-            where="mix_batch",
-            remedy=f"give soft targets (B, K), one row for each of the {len(images)} images, such as one_hot(labels)",
-        )
-    if mixup_alpha == 0 and cutmix_alpha == 0:
-        return images, targets
-    home = generator.device
-    partner = ops.moved({"": torch.randperm(len(images), generator=generator, device=home)}, images.device)[""]
-    cut = mixup_alpha == 0
-    if mixup_alpha > 0 and cutmix_alpha > 0:
-        cut = bool(torch.rand((), generator=generator, device=home) < 0.5)
-    kept = _beta(cutmix_alpha if cut else mixup_alpha, generator)
-    if not cut:
-        mixed = images.lerp(images[partner], 1 - kept)
-    else:
-        height, width = images.shape[2:]
-        box, kept = _cutmix_box((height, width), kept, generator)
-        mixed = images.clone()
-        mixed[:, :, box[0], box[1]] = images[partner][:, :, box[0], box[1]]
-    return mixed, targets.lerp(targets[partner], 1 - kept)
-
-
-def _beta(alpha: float, generator: torch.Generator) -> float:
-    """Return a number 0..1 drawn from Beta(alpha, alpha).
-
-    Source:
-        R. W. Bailey, "Polar generation of random variates with the t-distribution", Math. Comp. 62 (1994): a t variate
-        with 2 alpha degrees of freedom from two uniform numbers, and from it the symmetric beta variate. No rejection,
-        so that each call takes as many numbers from the generator. torch's gamma sampler with a generator is private.
-    """
-    first, second = torch.rand(2, generator=generator, dtype=torch.float64, device=generator.device).tolist()
-    cosine = math.cos(2 * math.pi * second)
-    # t^2 / (2 alpha) = (u^(-1/alpha) - 1) cos^2; computed as a power of a number under 1, which cannot overflow.
-    power = (1 - first) ** (1 / alpha)
-    share = (1 - power) * cosine**2 / (power + (1 - power) * cosine**2)
-    return 0.5 + math.copysign(0.5, cosine) * math.sqrt(share)
-
-
-def _cutmix_box(size: tuple[int, int], kept: float, generator: torch.Generator) -> tuple[tuple[slice, slice], float]:
-    """Return the rows and columns that come from the partner, and the share of the area that does not.
-
-    The box has the picture's shape and the area `1 - kept`, around a random point; what lies outside is cut off.
-    """
-    height, width = size
-    side = math.sqrt(1 - kept)
-    tall, wide = int(height * side), int(width * side)
-    at = torch.rand(2, generator=generator, dtype=torch.float64, device=generator.device).tolist()
-    middle_row, middle_col = int(at[0] * height), int(at[1] * width)
-    top, left = middle_row - tall // 2, middle_col - wide // 2
-    rows = slice(max(top, 0), min(top + tall, height))
-    cols = slice(max(left, 0), min(left + wide, width))
-    area = (rows.stop - rows.start) * (cols.stop - cols.start)
-    return (rows, cols), 1 - area / (height * width)

@@ -36,7 +36,8 @@ from eyespot.errors import (
     UsageError,
     did_you_mean,
 )
-from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle
+from eyespot.evaluation.bundle import find_bundle, load_bundle
+from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import check_finite
 from eyespot.evaluation.predictor import Prediction, Predictor, best_classes, load_predictor, pixels_of
 

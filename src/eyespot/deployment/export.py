@@ -30,7 +30,8 @@ from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.deployment.graph import ShippedClassifier
 from eyespot.device import ComputePlan
 from eyespot.errors import EyespotError, ModelError, RunError, UsageError, require_extra
-from eyespot.evaluation.bundle import BundleInfo, load_bundle, load_unknown, read_card, save_bundle
+from eyespot.evaluation.bundle import load_bundle, load_unknown, read_card, save_bundle
+from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.files import describe_disk_error, fsync_folder

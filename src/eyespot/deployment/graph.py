@@ -24,9 +24,9 @@ from eyespot.evaluation.predictor import logits_and_features
 from eyespot.evaluation.views import view_logits
 
 if TYPE_CHECKING:
+    from eyespot.data.input_spec import InputSpec
     from eyespot.data.resizing import Interpolation
-    from eyespot.data.transforms import InputSpec
-    from eyespot.evaluation.bundle import BundleInfo
+    from eyespot.evaluation.bundle_info import BundleInfo
     from eyespot.evaluation.unknown import UnknownScore
 
 _SUPPORT = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}  # Pillow's, in pixels of the output

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.data.transforms import InputSpec
+from eyespot.data.input_spec import InputSpec
 from eyespot.deployment.export import SCORE, open_session
 from eyespot.errors import DataError, EyespotError, ModelError, RunError, require_extra
-from eyespot.evaluation.bundle import check_class_names
+from eyespot.evaluation.bundle_info import check_class_names
 
 _MOST_BYTES = 2**31 - 1  # a protobuf
 _MOST_BESIDE_BYTES = 8 * 2**30  # weights in files of their own

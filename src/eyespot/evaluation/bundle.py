@@ -16,33 +16,19 @@ import json
 import os
 import shutil
 import stat
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from eyespot import __version__
-from eyespot.data.dataset import SplitName
-from eyespot.data.transforms import EvalTransform, InputSpec
-from eyespot.errors import CheckpointError, DataError, EyespotError, ModelError, RunError, did_you_mean
-from eyespot.evaluation.unknown import UnknownRule, UnknownScore, parse_score
-from eyespot.evaluation.views import Views
+from eyespot.data.transforms import EvalTransform
+from eyespot.errors import CheckpointError, EyespotError, RunError, did_you_mean
+from eyespot.evaluation.bundle_info import FORMAT_VERSION, REMEDY, BundleInfo, parse_info
+from eyespot.evaluation.unknown import UnknownScore, parse_score
 from eyespot.files import fsync_folder
 from eyespot.locks import temporary_folder
 from eyespot.models.registry import build_model
@@ -52,233 +38,12 @@ WEIGHTS = "weights.safetensors"
 INFO = "model.json"
 UNKNOWN = "unknown.safetensors"
 CARD = "README.md"
-FORMAT_VERSION: Literal[2] = 2
 
 _BOX = Path(__file__).parents[1] / "boxed"  # bundles that are part of the package, a folder each
 
-# Limits on what a bundle may declare, each far over what a real one needs.
+# Limits on what is read of a bundle, far over what a real one needs.
 _MAX_INFO_BYTES = 32 * 1024**2
-_MAX_CLASSES = 100_000
-_MAX_NAME_LENGTH = 1000
-_MAX_SIZE_PX = 4096  # as in a recipe
-_MAX_ARG = 2**14  # an argument of an architecture is a width, a depth or a rate; building loops over it
-_MAX_ARG_ITEMS = 64
 _HEADER_BYTES_PER_TENSOR = 1024  # safetensors spends about 100 on a tensor's name, type, shape and place
-
-_REMEDY = "take the bundle again from where it was trained, or train again"
-
-ArgValue: TypeAlias = bool | int | float | str | list[int] | list[float]
-
-
-def _as_unicode(value: object) -> object:
-    """Return text that JSON can hold: names of files on Linux may hold bytes that are no text."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
-_Text: TypeAlias = Annotated[str, BeforeValidator(_as_unicode)]
-
-
-class _Part(BaseModel):
-    """A part of model.json: unknown keys are errors, numbers are finite, values cannot change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Architecture(_Part):
-    """Which network.
-
-    Attributes:
-        name: A name of the registry.
-        args: Its arguments.
-    """
-
-    name: str = Field(max_length=_MAX_NAME_LENGTH)
-    args: dict[str, ArgValue] = Field(default_factory=dict, max_length=_MAX_ARG_ITEMS)
-
-    @field_validator("args")
-    @classmethod
-    def _bounded(cls, args: dict[str, ArgValue]) -> dict[str, ArgValue]:
-        for key, value in args.items():
-            items = value if isinstance(value, list) else [value]
-            if len(items) > _MAX_ARG_ITEMS or (isinstance(value, str) and len(value) > _MAX_NAME_LENGTH):
-                raise ValueError(f"{key} is too long")
-            if any(isinstance(item, (int, float)) and abs(item) > _MAX_ARG for item in items):
-                raise ValueError(f"{key} is out of bounds, at most {_MAX_ARG} is allowed")
-        return args
-
-
-class SplitMetrics(_Part):
-    """What was measured on one split.
-
-    Attributes:
-        n: Images.
-        top1: Accuracy, 0 to 1.
-        top1_ci95: Its 95 % Wilson interval.
-        views: Test-time views it was measured with.
-        flaw: What must be said before the figure, such as `leaked`; empty for an honest one.
-    """
-
-    n: int = Field(ge=1)
-    top1: float = Field(ge=0.0, le=1.0)
-    top1_ci95: tuple[float, float]
-    views: Views = "none"
-    flaw: str = Field("", max_length=200)
-
-
-class Pretrained(_Part):
-    """Where weights came from that were not trained in this run.
-
-    Attributes:
-        source: Name and version of the weights.
-        licence: Licence they are under, as an SPDX name where it has one.
-    """
-
-    source: _Text
-    licence: _Text
-
-
-class Provenance(_Part):
-    """How the weights came to be.
-
-    Attributes:
-        recipe: Name of the recipe.
-        dataset: Name of the data set.
-        dataset_fingerprint: Content digest of the data set, as packing computes it.
-        seed: Seed of the training.
-        created: Time, UTC, ISO 8601.
-        train_seconds: Wall clock of the training.
-    """
-
-    recipe: _Text
-    dataset: _Text
-    dataset_fingerprint: str
-    seed: int = Field(ge=0)
-    created: str
-    train_seconds: float = Field(ge=0.0)
-
-
-def _read_input_spec(value: object) -> InputSpec:
-    """Return the input spec of its JSON values; the spec itself checks them."""
-    if isinstance(value, InputSpec):
-        return value
-    if not isinstance(value, Mapping):
-        raise ValueError("must be an object")
-    try:
-        return InputSpec.from_dict(value)
-    except DataError as error:
-        raise ValueError(error.what) from error
-
-
-class BundleInfo(_Part):
-    """Everything about a model but its weights: the content of model.json.
-
-    Attributes:
-        format: Always `eyespot bundle`.
-        format_version: Version of this layout.
-        eyespot_version: The eyespot that wrote it.
-        architecture: Name and arguments for the registry.
-        num_classes: K.
-        class_names: K names, in the order of the outputs.
-        input: Size, channels and normalisation of the images.
-        eval_transform: The way from a picture to the model's input in words; written from `input` when it is saved.
-        views: Test-time views that predictions are averaged over unless others are asked for.
-        temperature: Logits are divided by it before they become probabilities; 1 changes nothing.
-        unknown: When a picture is called unknown; None where there was no val to decide it on.
-        metrics: What was measured, by split.
-        pretrained: Origin and licence of foreign weights; None where training began at random ones.
-        provenance: Recipe, data, seed, time.
-        precision: `float32` where the run asked for it, and answers keep to it; `auto`: bf16 where it is native.
-        weights_dtype: What matrices and filters are stored in: `float16` halves the file; they are loaded to float32.
-            Biases, norms and statistics are float32 in both.
-        weights_sha256: Digest of weights.safetensors; set when it is saved.
-        info_sha256: Digest of all the other values here; set when it is saved.
-    """
-
-    format: Literal["eyespot bundle"] = "eyespot bundle"
-    format_version: Literal[1, 2] = FORMAT_VERSION
-    eyespot_version: str = Field(default=__version__, max_length=_MAX_NAME_LENGTH)
-    architecture: Architecture
-    num_classes: int = Field(ge=2, le=_MAX_CLASSES)
-    class_names: tuple[str, ...] = Field(max_length=_MAX_CLASSES)
-    input: Annotated[
-        InputSpec, PlainValidator(_read_input_spec), PlainSerializer(InputSpec.as_dict, return_type=dict[str, Any])
-    ]
-    eval_transform: str = ""
-    views: Views = "none"
-    temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
-    unknown: UnknownRule | None = None
-    # The first version kept this key for a later one; it is read and not written.
-    unknown_threshold: None = Field(default=None, exclude=True)
-    metrics: dict[SplitName, SplitMetrics] = Field(default_factory=dict)
-    pretrained: Pretrained | None = None
-    provenance: Provenance
-    precision: Literal["auto", "float32"] = "auto"
-    weights_dtype: Literal["float32", "float16"] = "float32"
-    weights_sha256: str = Field(default="", max_length=64)
-    info_sha256: str = Field(default="", max_length=64)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> BundleInfo:
-        if problem := _class_name_problem(self.class_names):
-            raise ValueError(problem)
-        if len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
-        side = max(self.input.size_px, self.input.input_px)
-        if side > _MAX_SIZE_PX:
-            raise ValueError(f"images of {side} px, at most {_MAX_SIZE_PX} are allowed")
-        return self
-
-    def digest(self) -> str:
-        """Return the SHA-256 of all values but `info_sha256`, independent of the file's line breaks and spacing."""
-        return _digest(self.model_dump(mode="json"))
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the values of a model.json but `info_sha256`.
-
-    Of the values that the file has: one of an earlier eyespot lacks the fields that came later.
-    """
-    sealed = {key: value for key, value in values.items() if key != "info_sha256"}
-    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_class_names(class_names: Sequence[str]) -> None:
-    """Refuse class names that a bundle cannot carry; training asks before its first step, not after its last.
-
-    Class names become words on a terminal and in a page, and programs use them as names of folders: control characters
-    and names that lead out of a folder are refused.
-
-    Args:
-        class_names: K names.
-
-    Raises:
-        DataError: A name is empty, double, very long, has control characters, or is a path that leads elsewhere.
-    """
-    if problem := _class_name_problem(class_names):
-        raise DataError(problem, where="the class names", remedy="rename the class")
-
-
-def _class_name_problem(class_names: Sequence[str]) -> str:
-    """Return what is wrong with the first bad name, or an empty string."""
-    seen = set()
-    for name in class_names:
-        parts = name.replace("\\", "/").split("/")
-        if not name.strip():
-            problem = "is empty"
-        elif len(name) > _MAX_NAME_LENGTH:
-            problem = f"has more than {_MAX_NAME_LENGTH} characters"
-        elif any(unicodedata.category(c) in {"Cc", "Cs"} for c in name):
-            problem = "has control characters"
-        elif parts[0] == "" or parts[0][1:2] == ":" or {".", ".."} & set(parts):
-            problem = "is a path"
-        elif name in seen:
-            problem = "is there twice"
-        else:
-            seen.add(name)
-            continue
-        return f"class name {name[:80]!r} {problem}"
-    return ""
 
 
 # ------------------------------------------------------------------------------------------------------------- saving
@@ -326,7 +91,7 @@ def save_bundle(
     info = info.model_copy(update={"info_sha256": info.digest()})
     document = (json.dumps(info.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     # What is written must be what will be read, whatever numbers the caller put in.
-    info = _parse_info(document, folder / INFO)
+    info = parse_info(document, folder / INFO)
     files = {WEIGHTS: weights, INFO: document}
     if info.unknown is not None and info.unknown.sha256:
         content = unknown.content() if unknown is not None else b""
@@ -436,7 +201,7 @@ def read_info(folder: Path) -> BundleInfo:
         CheckpointError: model.json is missing, damaged, foreign, or of a newer eyespot.
     """
     path = _whole_folder(folder) / INFO
-    return _parse_info(_read(path, _MAX_INFO_BYTES), path)
+    return parse_info(_read(path, _MAX_INFO_BYTES), path)
 
 
 def load_bundle(folder: Path) -> tuple[nn.Module, BundleInfo]:
@@ -460,11 +225,11 @@ def load_bundle(folder: Path) -> tuple[nn.Module, BundleInfo]:
     limit = payload + _HEADER_BYTES_PER_TENSOR * (len(declared) + 1)
     content = _read(path, limit)
     if hashlib.sha256(content).hexdigest() != info.weights_sha256:
-        raise CheckpointError("weights are damaged, or belong to another model.json", where=path, remedy=_REMEDY)
+        raise CheckpointError("weights are damaged, or belong to another model.json", where=path, remedy=REMEDY)
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"not a safetensors file ({_brief(error)})", where=path, remedy=_REMEDY) from error
+        raise CheckpointError(f"not a safetensors file ({_brief(error)})", where=path, remedy=REMEDY) from error
     _check_tensors(tensors, declared, path)
     with torch.random.fork_rng(devices=[]), _as_checkpoint_error(path):
         model = _build(info)
@@ -561,7 +326,7 @@ def _check_tensors(found: Mapping[str, Tensor], declared: Mapping[str, Tensor], 
             if problem:
                 break
     if problem:
-        raise CheckpointError(f"the weights do not fit: {problem}", where=where, remedy=_REMEDY)
+        raise CheckpointError(f"the weights do not fit: {problem}", where=where, remedy=REMEDY)
 
 
 def _kind(tensor: Tensor) -> str:
@@ -573,10 +338,10 @@ def _read(path: Path, limit: int) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise CheckpointError("not a file", where=path, remedy=_REMEDY)
+            raise CheckpointError("not a file", where=path, remedy=REMEDY)
         if status.st_size > limit:
             raise CheckpointError(
-                f"{status.st_size:,} bytes where at most {limit:,} are expected", where=path, remedy=_REMEDY
+                f"{status.st_size:,} bytes where at most {limit:,} are expected", where=path, remedy=REMEDY
             )
         with open(path, "rb") as file:
             return file.read(status.st_size)  # a buffer of `limit` bytes might not fit
@@ -586,46 +351,6 @@ def _read(path: Path, limit: int) -> bytes:
             where=path,
             remedy="a bundle is a folder with weights.safetensors and model.json",
         ) from error
-
-
-class _Header(BaseModel):
-    """The two values that are read first: they say whether the rest can be understood."""
-
-    model_config = ConfigDict(strict=True)
-
-    format: Literal["eyespot bundle"]
-    format_version: int = Field(ge=1)
-
-
-def _parse_info(content: bytes, where: Path) -> BundleInfo:
-    """Return model.json's content after all checks that need no weights."""
-    # pydantic's own JSON parser bounds the nesting, and takes neither NaN nor text for numbers in strict mode.
-    try:
-        header = _Header.model_validate_json(content)
-    except ValidationError as error:
-        raise CheckpointError(
-            f"not the model.json of an eyespot bundle ({_first_problem(error)})", where=where, remedy=_REMEDY
-        ) from error
-    if header.format_version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"format version {header.format_version}, this eyespot ({__version__}) reads up to {FORMAT_VERSION}",
-            where=where,
-            remedy="update it: pip install --upgrade eyespot",
-        )
-    try:
-        info = BundleInfo.model_validate_json(content, strict=True)
-    except (ValidationError, ModelError) as error:
-        reason = _first_problem(error) if isinstance(error, ValidationError) else error.what
-        raise CheckpointError(f"not a valid model.json ({reason})", where=where, remedy=_REMEDY) from error
-    if _digest(json.loads(content)) != info.info_sha256:
-        raise CheckpointError("model.json was changed after it was written", where=where, remedy=_REMEDY)
-    return info
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    key = ".".join(str(part) for part in first["loc"])[:80]
-    return f"{key}: {first['msg'][:160]}" if key else first["msg"][:160]
 
 
 def _brief(error: BaseException) -> str:

@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from eyespot.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from eyespot.data.decoding import decode_image
-from eyespot.data.transforms import EvalTransform, InputSpec
+from eyespot.data.input_spec import InputSpec
+from eyespot.data.transforms import EvalTransform
 from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.device import ComputePlan, is_memory_error, plan_compute
 from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError, did_you_mean
-from eyespot.evaluation.bundle import BundleInfo, find_bundle, load_bundle, load_unknown
+from eyespot.evaluation.bundle import find_bundle, load_bundle, load_unknown
+from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import check_finite, softmax
 from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics, pixel_statistics
 from eyespot.evaluation.views import Views, check_views, view_logits

@@ -26,7 +26,9 @@ from eyespot.models.registry import check_args
 from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe, refuse_moved
 from eyespot.runs import new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.studies.changes import BASELINE, Change, parse_changes
-from eyespot.studies.runner import Limits, Outcome, Point, claimed, read_outcomes, run_points, with_seeds
+from eyespot.studies.journal import claimed
+from eyespot.studies.points import Limits, Outcome, Point, with_seeds
+from eyespot.studies.runner import read_outcomes, run_points
 from eyespot.terminal import Terminal
 
 _FORMAT = 1

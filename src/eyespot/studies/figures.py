@@ -25,7 +25,7 @@ from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
 from eyespot.evaluation.statistics import mean_interval, paired_difference
 from eyespot.mistakes import MISTAKES
 from eyespot.runs import BUNDLE, Run
-from eyespot.studies.runner import read_points
+from eyespot.studies.journal import read_points
 from eyespot.studies.schema import RIGHT, Claim, PrintedTable, Study, StudyPoint, study_names
 from eyespot.studies.tables import cite_claim
 

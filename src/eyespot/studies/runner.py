@@ -10,34 +10,34 @@ one that fails does not end the rest.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from eyespot.config import Config, TrainingConfig
-from eyespot.errors import (
-    ConfigError,
-    EyespotError,
-    Interrupted,
-    RunError,
-    RunLockedError,
-    UsageError,
-    did_you_mean,
-)
+from eyespot.errors import Interrupted, RunError, RunLockedError
 from eyespot.evaluating import refuse_changed
-from eyespot.files import append_line, describe_disk_error, write_json
+from eyespot.files import describe_disk_error
 from eyespot.locks import file_lock
-from eyespot.opening import Observer, lasting_name, load_recipe, open_data
-from eyespot.runs import CHECKPOINTS, Run, now, refuse_overwriting
+from eyespot.opening import Observer, lasting_name, open_data
+from eyespot.runs import CHECKPOINTS, Run, refuse_overwriting
+from eyespot.studies.journal import JOURNAL, POINTS, claimed, last_failure, note_event, note_points, read_journal
+from eyespot.studies.points import (
+    Limits,
+    Outcome,
+    Point,
+    check_models,
+    check_names,
+    point_config,
+    point_settings,
+    select_points,
+)
 
 _POLL_SECONDS = 0.2
 # A process that lost its runner writes a checkpoint and ends; on a slow disk that takes a while.
@@ -48,164 +48,6 @@ _CHILD = (
     "import sys; sys.path.pop(0); import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from eyespot.studies.child import main; main()"
 )
-_JOURNAL = "journal.jsonl"
-_POINTS = "points.json"
-# Durations in epochs that --epochs-scale shortens along with the epochs themselves.
-_WHOLE_EPOCHS = ("training.early_stopping_epochs", "schedule.patience_epochs")
-_PART_EPOCHS = ("training.freeze_epochs", "schedule.warmup_epochs")
-
-State = Literal["finished", "failed", "pending", "not run"]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One training of an experiment.
-
-    Attributes:
-        name: Unique among the points but for the seed; letters, digits, `-`, `_` and `.`: it names the folder.
-        recipe: Name or TOML file.
-        data: DATA, as for `eyespot train`.
-        settings: Changes to the recipe, `{"training.epochs": 5}`.
-        seed: Of weights, order and augmentation.
-        title: What it is, in words; the name where empty.
-        not_run: Why this point is listed and not run, such as weights that cannot be had; empty for one that is run.
-            A run that another call has finished stays.
-    """
-
-    name: str
-    recipe: str
-    data: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    title: str = ""
-    not_run: str = ""
-
-    @property
-    def id(self) -> str:
-        """Return the name of its run folder."""
-        return f"{self.name}-seed{self.seed}"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What all points of an experiment are held to.
-
-    Attributes:
-        minutes: Training time of each point; None for that of its recipe.
-        epochs_scale: Factor on the epochs of each point and on every duration that is counted in epochs.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-    """
-
-    minutes: float | None = None
-    epochs_scale: float = 1.0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no training can keep to."""
-        if not (math.isfinite(self.epochs_scale) and self.epochs_scale > 0):
-            raise UsageError(f"--epochs-scale {self.epochs_scale:g}", remedy="give a factor above 0, such as 0.1")
-        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
-            raise UsageError(f"--minutes {self.minutes:g}", remedy="give a number above 0")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a point.
-
-    Attributes:
-        point: The point.
-        state: `finished`; `failed` with its reason; `pending` where it was not its turn yet or it was left out by
-            `only`; `not run` where it cannot be run, with its reason.
-        run: Its run folder, where there is one.
-        reason: Why it failed or was not run, in one line.
-    """
-
-    point: Point
-    state: State
-    run: Run | None = None
-    reason: str = ""
-
-
-def with_seeds(points: Sequence[Point], seeds: int) -> list[Point]:
-    """Return each point with `seeds` seeds from its own on, seed by seed: an early end leaves whole rounds.
-
-    Raises:
-        UsageError: Less than one seed.
-    """
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}", remedy="give 1 or more; 3 tell a spread")
-    return [
-        Point(p.name, p.recipe, p.data, p.settings, p.seed + seed, p.title, p.not_run)
-        for seed in range(seeds)
-        for p in points
-    ]
-
-
-def point_settings(point: Point, limits: Limits) -> dict[str, Any]:
-    """Return the changes to a point's recipe, its seed and the limits among them."""
-    # A copy, since a table that is set whole becomes part of the recipe, and later settings go into it.
-    settings = {**copy.deepcopy(dict(point.settings)), "training.seed": point.seed}
-    if limits.minutes is not None:
-        settings["training.minutes"] = limits.minutes
-    scale = limits.epochs_scale
-    if scale != 1.0:
-        config = load_recipe(point.recipe, settings)
-        settings["training.epochs"] = max(1, round(config.training.epochs * scale))
-        for key in _WHOLE_EPOCHS:
-            if value := _value(config, key):
-                settings[key] = max(1, math.ceil(value * scale))
-        for key in _PART_EPOCHS:
-            if value := _value(config, key):
-                settings[key] = value * scale
-        if config.schedule.step_epochs:
-            settings["schedule.step_epochs"] = sorted({max(1, round(e * scale)) for e in config.schedule.step_epochs})
-    return settings
-
-
-def _value(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
-
-
-def point_config(point: Point, limits: Limits) -> Config:
-    """Return every setting of a point.
-
-    Raises:
-        ConfigError: An unknown recipe, or settings that do not validate; the point is named.
-    """
-    with naming(point.id):
-        return load_recipe(point.recipe, point_settings(point, limits))
-
-
-@contextmanager
-def naming(point: str) -> Iterator[None]:
-    """Say of wrong settings whose they are."""
-    try:
-        yield
-    except ConfigError as error:
-        what = error.what if error.where is None else f"{error.what} in {error.where}"
-        raise ConfigError(what, where=f"point {point}", remedy=error.remedy) from error
-
-
-def select_points(points: Sequence[Point], only: Sequence[str]) -> list[Point]:
-    """Return the points that are named; all where none is.
-
-    Args:
-        points: All points.
-        only: Names, or ids with their seed.
-
-    Raises:
-        UsageError: A name that no point has; the nearest one is offered.
-    """
-    known = {word for point in points for word in (point.name, point.id)}
-    for word in only:
-        if word not in known:
-            names = list(dict.fromkeys(point.name for point in points))
-            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-            raise UsageError(
-                f"no point {word!r}.{did_you_mean(word, known)}", where="--only", remedy=f"{len(names)} points: {shown}"
-            )
-    return [point for point in points if not only or point.name in only or point.id in only]
 
 
 def run_points(
@@ -242,23 +84,23 @@ def run_points(
         Interrupted: A signal asked for a stop; the training under way has written a checkpoint.
     """
     limits, folder = limits or Limits(), Path(out).expanduser().resolve()
-    _check_names(points)
+    check_names(points)
     chosen = {point.id for point in select_points(points, only)}
     configs = {point.id: point_config(point, limits) for point in points if not point.not_run}
-    _check_models(configs)
+    check_models(configs)
     _check_data(folder, [point for point in points if point.id in chosen and not point.not_run], observer)
     with claimed(folder):
         # Before anything is noted: a folder whose runs are others stays as it is.
         outcomes = [_look(folder, point, configs.get(point.id), check=point.id in chosen) for point in points]
-        if not (folder / _POINTS).exists() and not any(outcome.run for outcome in outcomes):
-            refuse_overwriting(folder, (_JOURNAL, "report.html"), "a study")
+        if not (folder / POINTS).exists() and not any(outcome.run for outcome in outcomes):
+            refuse_overwriting(folder, (JOURNAL, "report.html"), "a study")
         todo = [
             outcome for outcome in outcomes if outcome.state in ("pending", "failed") and outcome.point.id in chosen
         ]
         for data in dict.fromkeys(outcome.point.data for outcome in todo):
             begun = (outcome.run for outcome in outcomes if outcome.run is not None)
             refuse_changed((run for run in begun if run.provenance.get("data") == lasting_name(data)), observer)
-        _note_points(folder, points, limits, chosen)
+        note_points(folder, points, limits, chosen)
         done = {outcome.point.id: outcome for outcome in outcomes}
         if todo:
             _announce(todo, done, configs, folder, limits, observer)
@@ -288,12 +130,12 @@ def _look(folder: Path, point: Point, config: Config | None, *, check: bool = Tr
             return Outcome(point, "finished", run)
         return Outcome(point, "not run", reason=point.not_run)
     if run is None:
-        return Outcome(point, "pending", reason=_last_failure(folder, point.id))
+        return Outcome(point, "pending", reason=last_failure(folder, point.id))
     if check:
         _check_same(run, config, point)
     if run.finished and run.metrics:  # where they are gone, `train --resume` writes them again
         return Outcome(point, "finished", run)
-    reason = _last_failure(folder, point.id)
+    reason = last_failure(folder, point.id)
     return Outcome(point, "failed" if reason else "pending", run, reason)
 
 
@@ -353,9 +195,7 @@ def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label
     # One that was killed before either is begun again.
     resume = "data" in run.provenance or any((path / CHECKPOINTS).glob("*.ckpt"))
     words = ["train", "--resume", "--out", str(path)] if resume else _train_words(point, limits, path)
-    append_line(
-        folder / _JOURNAL, json.dumps({"time": now(), "point": point.id, "event": "resumed" if resume else "started"})
-    )
+    note_event(folder, point, "resumed" if resume else "started")
     log = folder / "logs" / f"{point.id}.log"
     said_before = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
@@ -363,14 +203,12 @@ def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label
     seconds = round(time.monotonic() - started, 1)
     if code != 0 or not run.finished:
         return _failed(folder, point, _describe_end(code, log, said_before), observer)
-    append_line(
-        folder / _JOURNAL, json.dumps({"time": now(), "point": point.id, "event": "finished", "seconds": seconds})
-    )
+    note_event(folder, point, "finished", seconds=seconds)
     return Outcome(point, "finished", run)
 
 
 def _failed(folder: Path, point: Point, reason: str, observer: Observer) -> Outcome:
-    append_line(folder / _JOURNAL, json.dumps({"time": now(), "point": point.id, "event": "failed", "reason": reason}))
+    note_event(folder, point, "failed", reason=reason)
     observer.on_message(f"point {point.id} failed, the others go on: {reason}")
     path = folder / "runs" / point.id
     return Outcome(point, "failed", Run(path) if (path / "config.toml").is_file() else None, reason)
@@ -486,129 +324,11 @@ def _describe_end(code: int, log: Path, start: int = 0) -> str:
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
-def _check_names(points: Sequence[Point]) -> None:
-    seen = set()
-    for point in points:
-        if not point.name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in point.name):
-            raise UsageError(f"a point called {point.name!r}", remedy="use letters, digits, '-', '_' and '.'")
-        if point.name.startswith(".") or len(point.id) > 100:
-            raise UsageError(f"a point called {point.name!r}", remedy="use a shorter name that begins with a letter")
-        if point.id.lower() in seen:
-            raise UsageError(f"two points called {point.id!r}", remedy="give each a name of its own")
-        seen.add(point.id.lower())
-
-
-def _check_models(configs: Mapping[str, Config]) -> None:
-    """Refuse what a model does not take, of all points, before the first one is run."""
-    from eyespot.models.registry import check_args
-
-    for id_, config in configs.items():
-        try:
-            check_args(config.model.name, config.model.args)
-        except UsageError as error:
-            raise UsageError(error.what, where=f"point {id_}", remedy=error.remedy) from error
-
-
 def _check_data(folder: Path, points: Sequence[Point], observer: Observer) -> None:
     """Open what is to be trained on, once: wrong data would be found by every point again."""
     waiting = [point for point in points if not Run(folder / "runs" / point.id).finished]
     for data in dict.fromkeys(point.data for point in waiting):
         open_data(data, observer)
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Hold the experiment's folder against other processes.
-
-    Raises:
-        RunError: It cannot be made or written; `RunLockedError` where another process holds it.
-    """
-    try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason, remedy = describe_disk_error(error)
-        raise RunError(f"cannot make the folder ({reason})", where=folder, remedy=remedy) from error
-    lock = file_lock(folder / ".lock", timeout_seconds=0)
-    try:
-        lock.__enter__()
-    except TimeoutError as error:
-        raise RunLockedError(
-            "another process is running these points",
-            where=folder,
-            remedy="wait for it, or choose another folder with --out",
-        ) from error
-    except OSError as error:
-        reason, remedy = describe_disk_error(error)
-        raise RunError(f"cannot write ({reason})", where=folder, remedy=remedy) from error
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
-
-
-def _note_points(folder: Path, points: Sequence[Point], limits: Limits, chosen: Collection[str]) -> None:
-    """Write points.json: what was asked for, for whoever reads the folder later.
-
-    What an earlier call asked for stays where it has left a run that this one does not touch: other seeds, points that
-    are not chosen now, and runs with the backbone that stood in for one whose weights cannot be had.
-    """
-    held = {"minutes": limits.minutes, "epochs_scale": limits.epochs_scale}
-    noted = {id_: row for id_, row in _noted(folder).items() if (folder / "runs" / id_ / "config.toml").is_file()}
-    for p in points:
-        if p.id in noted and (p.not_run or p.id not in chosen):
-            continue
-        noted[p.id] = {
-            "id": p.id,
-            "title": p.title,
-            "recipe": p.recipe,
-            "data": p.data,
-            "settings": dict(p.settings),
-            "seed": p.seed,
-            "limits": held,
-        } | ({"not_run": p.not_run} if p.not_run else {})
-    write_json(folder / _POINTS, {"limits": held, "points": list(noted.values())})
-
-
-def _noted(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of points.json by their id; none where there is no such file, or it is damaged."""
-    try:
-        return {row["id"]: row for row in read_points(folder)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def read_points(folder: Path) -> list[dict[str, Any]]:
-    """Return what was asked for of each point of an experiment, its `limits` among it.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: There is no points.json, or it is damaged.
-    """
-    document = json.loads((folder / _POINTS).read_text(encoding="utf-8"))
-    shared = document.get("limits") or {}  # of all points, before each had its own
-    return [{"limits": shared, **row} for row in document["points"]]
-
-
-def read_journal(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of an experiment's journal that are whole, in order."""
-    try:
-        lines = (Path(folder) / _JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the disk was full, or the machine lost its power
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def _last_failure(folder: Path, point_id: str) -> str:
-    """Return why a point failed the last time; empty where it did not, or goes on since."""
-    own = [row for row in read_journal(folder) if row.get("point") == point_id]
-    return str(own[-1].get("reason", "")) if own and own[-1].get("event") == "failed" else ""
 
 
 # -------------------------------------------------------------------------------------------------------- time to come
@@ -651,21 +371,3 @@ def _tell_rest(done: Mapping[str, Outcome], rest: Sequence[Outcome], folder: Pat
             f"{words.plural(len(rest), 'point')} left: about {words.duration(mean * len(rest))}, "
             f"at the mean of {words.plural(len(took), 'finished point')}"
         )
-
-
-__all__ = [
-    "EyespotError",
-    "Limits",
-    "Outcome",
-    "Point",
-    "claimed",
-    "naming",
-    "point_config",
-    "point_settings",
-    "read_journal",
-    "read_outcomes",
-    "read_points",
-    "run_points",
-    "select_points",
-    "with_seeds",
-]

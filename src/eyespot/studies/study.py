@@ -16,7 +16,8 @@ from eyespot.device import plan_compute
 from eyespot.errors import UsageError
 from eyespot.files import checked_folder
 from eyespot.opening import Observer, load_recipe
-from eyespot.studies.runner import Limits, Outcome, Point, naming, run_points, with_seeds
+from eyespot.studies.points import Limits, Outcome, Point, naming, with_seeds
+from eyespot.studies.runner import run_points
 from eyespot.studies.schema import RIGHT, Study, StudyPoint, load_study
 from eyespot.terminal import Terminal
 

@@ -12,7 +12,7 @@ from typing import Any
 from eyespot.analysis import words
 from eyespot.analysis.verdict import describe_top1, headline_split
 from eyespot.mistakes import MISTAKES
-from eyespot.studies.runner import Outcome
+from eyespot.studies.points import Outcome
 from eyespot.studies.schema import RIGHT, Claim, Study
 
 _SPLIT_WORDS = {"unknown": "published, unknown split"}

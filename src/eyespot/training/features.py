@@ -31,10 +31,11 @@ from eyespot.arrays import FeatureArray, Int64Array
 from eyespot.augment_config import AugmentConfig
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import PackedDataset, SplitName
+from eyespot.data.input_spec import InputSpec
 from eyespot.data.loaders import Batch, make_loader
 from eyespot.data.pack_spec import size_words
 from eyespot.data.splits import Splits
-from eyespot.data.transforms import EvalTransform, InputSpec, TrainTransform
+from eyespot.data.transforms import EvalTransform, TrainTransform
 from eyespot.device import ComputePlan
 from eyespot.errors import DataError, ModelError
 from eyespot.files import describe_disk_error, write_json

@@ -18,9 +18,10 @@ from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.config import Config
 from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.decoding import decode_image
+from eyespot.data.input_spec import InputSpec
 from eyespot.data.loaders import Loader, make_loader
 from eyespot.data.splits import Splits
-from eyespot.data.transforms import AugmentedEvalTransform, EvalTransform, InputSpec, build_train_transform
+from eyespot.data.transforms import AugmentedEvalTransform, EvalTransform, build_train_transform
 from eyespot.device import ComputePlan
 from eyespot.errors import ConfigError, DataError, RunError
 from eyespot.models.pretrained import PretrainedClassifier, backbone_facts, smallest_size_px

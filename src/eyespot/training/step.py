@@ -15,7 +15,8 @@ from torch import nn
 
 from eyespot.config import Config
 from eyespot.data.loaders import Batch, Loader
-from eyespot.data.transforms import EvalTransform, TrainTransform, mix_batch
+from eyespot.data.mixing import mix_batch
+from eyespot.data.transforms import EvalTransform, TrainTransform
 from eyespot.device import ComputePlan
 from eyespot.seeds import derive_seed
 
