@@ -19,7 +19,8 @@ from torch import nn
 import eyespot
 from eyespot import terminal
 from eyespot.analysis.cautions import find_cautions
-from eyespot.analysis.verdict import describe_top1, judge
+from eyespot.analysis.headline import describe_top1
+from eyespot.analysis.verdict import judge
 from eyespot.augment_config import AugmentConfig
 from eyespot.data.input_spec import InputSpec
 from eyespot.data.resizing import RowFormat

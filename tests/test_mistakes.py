@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import eyespot
-from eyespot.analysis.verdict import describe_top1, judge
+from eyespot.analysis.headline import describe_top1
+from eyespot.analysis.verdict import judge
 from eyespot.augment_config import AugmentConfig
 from eyespot.config import load_config
 from eyespot.data.dataset import Dataset, Items

@@ -17,7 +17,7 @@ from PIL import Image
 
 import eyespot
 from eyespot import data_verbs, evaluating, files, finishing, opening, starting
-from eyespot.analysis.verdict import summary_line
+from eyespot.analysis.headline import summary_line
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import Dataset, Items
 from eyespot.data.sources import open_dataset

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from eyespot.analysis.verdict import describe_top1, headline_split, judge
+from eyespot.analysis.headline import describe_top1, headline_split
+from eyespot.analysis.verdict import judge
 from eyespot.config import Config
 from eyespot.device import ComputePlan, peak_memory_bytes
 from eyespot.mistakes import stamped

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyespot.analysis import words
-from eyespot.analysis.verdict import describe_top1, headline_split
+from eyespot.analysis.headline import describe_top1, headline_split
 from eyespot.caches import cache_folder
 from eyespot.data_verbs import look_at_cache
 from eyespot.errors import EyespotError, RunError, UsageError, did_you_mean, printable

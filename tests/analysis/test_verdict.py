@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyespot.analysis.verdict import (
-    Finding,
-    confused_pairs,
-    describe_top1,
-    describe_views,
-    headline_split,
-    judge,
-    sort_findings,
-)
+from eyespot.analysis.headline import describe_top1, describe_views, headline_split
+from eyespot.analysis.verdict import Finding, confused_pairs, judge, sort_findings
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.views import Views
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from eyespot.analysis import words
-from eyespot.analysis.verdict import Finding, headline_split, sort_findings
+from eyespot.analysis.headline import headline_split
+from eyespot.analysis.verdict import Finding, sort_findings
 
 # From three to one on, accuracy rewards naming the frequent class, and the rare one is learned visibly worse.
 IMBALANCE_RATIO = 3.0

@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.analysis import words
 from eyespot.analysis.cautions import DataCard, find_cautions
-from eyespot.analysis.verdict import (
-    Finding,
-    Verdict,
-    confused_pairs,
-    describe_count,
-    describe_top1,
-    describe_views,
-    headline_split,
-    sort_findings,
-)
+from eyespot.analysis.headline import describe_count, describe_top1, describe_views, headline_split
+from eyespot.analysis.verdict import Finding, Verdict, confused_pairs, sort_findings
 from eyespot.data.dataset import SPLIT_NAMES
 from eyespot.errors import printable
 

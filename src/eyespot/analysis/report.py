@@ -19,17 +19,10 @@ from markupsafe import Markup
 from eyespot.analysis import charts, words
 from eyespot.analysis.cautions import DataCard, count_pictures, find_cautions
 from eyespot.analysis.gallery import jpeg_of
+from eyespot.analysis.headline import describe_count, describe_top1, describe_views, headline_split
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.trust_section import trust_of
-from eyespot.analysis.verdict import (
-    confused_pairs,
-    describe_count,
-    describe_top1,
-    describe_views,
-    headline_split,
-    judge,
-    sort_findings,
-)
+from eyespot.analysis.verdict import confused_pairs, judge, sort_findings
 from eyespot.analysis.why import Why, panel
 from eyespot.arrays import Float32Array, Int64Array, UInt8Array
 from eyespot.data.dataset import SPLIT_NAMES

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.analysis import words
+from eyespot.analysis.headline import describe_top1, describe_views
 from eyespot.analysis.pages import render_page, write_page
-from eyespot.analysis.verdict import describe_top1, describe_views
 from eyespot.errors import RunError
 
 _BEGIN, _END = "<!-- robustness -->", "<!-- end of robustness -->"

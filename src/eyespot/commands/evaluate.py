@@ -38,7 +38,7 @@ def evaluate(
 
     Example: eyespot evaluate runs/photos --data more-photos/ --split test
     """
-    from eyespot.analysis.verdict import describe_top1
+    from eyespot.analysis.headline import describe_top1
     from eyespot.errors import UsageError
     from eyespot.evaluating import evaluate as run_evaluation
     from eyespot.terminal import Terminal, print_json
@@ -63,7 +63,7 @@ def evaluate(
 def _evaluate_robustness(run: Path, data: str | None, *, json: bool, **asked: Any) -> None:
     """Measure the grid of corruptions and print it."""
     from eyespot.analysis import words
-    from eyespot.analysis.verdict import describe_count, describe_top1
+    from eyespot.analysis.headline import describe_count, describe_top1
     from eyespot.robustness import evaluate_robustness
     from eyespot.terminal import Terminal, print_json
 

@@ -56,7 +56,7 @@ def sweep(
 
     Example: eyespot sweep small photos/ --space space.toml --trials 20
     """
-    from eyespot.analysis.verdict import describe_top1
+    from eyespot.analysis.headline import describe_top1
     from eyespot.sweeps.screen import SweepTerminal
     from eyespot.sweeps.sweep import SweepOptions
     from eyespot.sweeps.sweep import sweep as run_sweep

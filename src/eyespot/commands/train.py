@@ -65,7 +65,7 @@ def train(
 
     Example: eyespot train photos/ --out runs/photos
     """
-    from eyespot.analysis.verdict import summary_line
+    from eyespot.analysis.headline import summary_line
     from eyespot.starting import train as run_training
     from eyespot.terminal import Terminal, print_json
 

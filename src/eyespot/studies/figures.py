@@ -17,8 +17,9 @@ import numpy as np
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
+from eyespot.analysis.headline import describe_top1, headline_split
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
-from eyespot.analysis.verdict import describe_top1, headline_split, judge
+from eyespot.analysis.verdict import judge
 from eyespot.config import load_config
 from eyespot.errors import ConfigError, EyespotError, RunError, did_you_mean
 from eyespot.evaluation.evaluate import SplitPredictions, read_predictions

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eyespot.analysis import words
-from eyespot.analysis.verdict import describe_top1, headline_split
+from eyespot.analysis.headline import describe_top1, headline_split
 from eyespot.mistakes import MISTAKES
 from eyespot.studies.points import Outcome
 from eyespot.studies.schema import RIGHT, Claim, Study

@@ -13,8 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
+from eyespot.analysis.headline import describe_top1
 from eyespot.analysis.pages import render_page, write_page
-from eyespot.analysis.verdict import Finding, describe_top1, sort_findings
+from eyespot.analysis.verdict import Finding, sort_findings
 from eyespot.config import parse_config, recipe_text
 from eyespot.errors import ConfigError
 from eyespot.runs import Run
