@@ -273,6 +273,6 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ModelError, match=r"no layer of the network has places.*--method occlusion"):
         heatmaps.cam_layer(Flat(), torch.zeros(1, 3, 8, 8))
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    monkeypatch.setitem(sys.modules, "captum", None)
     with pytest.raises(MissingExtraError, match=r'pip install "eyespot\[explain\]"'):
         heat_maps(predictor_of("spot"), pixels_of_noise(1, 32), torch.tensor([0]), method="occlusion")

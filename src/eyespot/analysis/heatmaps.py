@@ -410,7 +410,7 @@ def _square(tokens: Tensor, prefix: int) -> Tensor | None:
 
 
 def _captum() -> Any:
-    require_extra("explain", "captum.attr")
+    require_extra("explain", "captum", "captum.attr")
     import captum.attr
 
     return captum.attr
