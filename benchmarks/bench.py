@@ -27,9 +27,9 @@ import torch
 from eyespot.augment_config import AugmentConfig
 from eyespot.config import Config, load_config
 from eyespot.data.dataset import Dataset, Items
+from eyespot.data.dividing import make_splits
 from eyespot.data.input_spec import InputSpec
 from eyespot.data.packing import pack_dataset
-from eyespot.data.splits import make_splits
 from eyespot.data.transforms import build_train_transform
 from eyespot.device import cpu_features, plan_compute, prepare_process
 from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Provenance

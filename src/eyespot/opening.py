@@ -348,8 +348,8 @@ def divide(packed: PackedDataset, config: Config, watcher: Observer) -> Splits:
     """Return train, val and test as a recipe says, near copies together where they are searched before training."""
     from functools import partial
 
+    from eyespot.data.dividing import make_splits
     from eyespot.data.near_cache import near_pairs_for_training, say_unsearched
-    from eyespot.data.splits import make_splits
 
     splits = make_splits(
         packed,

@@ -24,9 +24,10 @@ import eyespot
 from eyespot.data import loaders, stream_workers, worker_process
 from eyespot.data.dataset import Dataset, PackedDataset, PackedSplit, ScanReport, SplitName
 from eyespot.data.decoding import decode_image
+from eyespot.data.dividing import make_splits
 from eyespot.data.loaders import Batch, BatchPlan, Loader, MemoryLoader, StreamLoader, make_loader
 from eyespot.data.resizing import Channels, Fit, RowFormat
-from eyespot.data.splits import Splits, make_splits
+from eyespot.data.splits import Splits
 from eyespot.data.stream_workers import StreamWorkers
 from eyespot.errors import BadImageError, DataError, UsageError
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, PackedDataset, PackedSplit, ScanReport, SplitName
+from eyespot.data.dividing import largest_remainders, make_splits
 from eyespot.data.fingerprints import NearPairs
 from eyespot.data.resizing import RowFormat
-from eyespot.data.splits import Splits, largest_remainders, make_splits
+from eyespot.data.splits import Splits
 from eyespot.errors import DataError, RunError, UsageError
 
 

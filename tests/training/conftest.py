@@ -13,8 +13,8 @@ import torch
 
 from eyespot.config import Config, parse_config
 from eyespot.data.dataset import Dataset, Items, PackedDataset, PackedSplit, ScanReport
+from eyespot.data.dividing import make_splits
 from eyespot.data.resizing import Channels, RowFormat
-from eyespot.data.splits import make_splits
 from eyespot.device import ComputePlan
 from eyespot.runs import RunWriter
 from eyespot.training.fit import FitResult, fit

@@ -16,9 +16,9 @@ import torch
 
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import PackedDataset
+from eyespot.data.dividing import make_splits
 from eyespot.data.input_spec import InputSpec
 from eyespot.data.loaders import BatchPlan
-from eyespot.data.splits import make_splits
 from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan
 from eyespot.errors import DataError, Interrupted, ModelError

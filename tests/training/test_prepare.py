@@ -14,7 +14,7 @@ import eyespot
 from eyespot.config import load_config, recipe_names
 from eyespot.data import packing
 from eyespot.data.dataset import PackedDataset
-from eyespot.data.splits import make_splits
+from eyespot.data.dividing import make_splits
 from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan
 from eyespot.errors import ConfigError, Interrupted, RunError

@@ -13,7 +13,8 @@ import torch
 
 from eyespot.config import Config
 from eyespot.data.dataset import PackedDataset
-from eyespot.data.splits import Splits, make_splits
+from eyespot.data.dividing import make_splits
+from eyespot.data.splits import Splits
 from eyespot.device import ComputePlan
 from eyespot.errors import CheckpointError, ConfigError, DataError, Interrupted
 from eyespot.models.pretrained import PretrainedClassifier

@@ -1,7 +1,7 @@
 """The types that the data room hands from file to file: what exists, and what it became.
 
 Before this: nothing. After this: `sources` makes a `Dataset`, `packing` makes a `PackedDataset` of it,
-`splits` divides it and `loaders` makes batches.
+`dividing` draws its `splits` and `loaders` makes batches.
 """
 
 from __future__ import annotations
