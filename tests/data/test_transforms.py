@@ -19,9 +19,9 @@ from torchvision.transforms.v2 import functional as vision
 from eyespot.augment_config import AugmentConfig
 from eyespot.data import augmentations as ops
 from eyespot.data.input_spec import InputSpec
-from eyespot.data.mixing import mix_batch
+from eyespot.data.mixing import _beta, _cutmix_box, mix_batch
 from eyespot.data.resizing import Interpolation
-from eyespot.data.transforms import EvalTransform, TrainTransform, _beta, _cutmix_box, build_train_transform
+from eyespot.data.transforms import EvalTransform, TrainTransform, build_train_transform
 from eyespot.errors import ConfigError, DataError, UsageError
 from eyespot.opening import load_recipe
 

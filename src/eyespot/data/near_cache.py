@@ -1,8 +1,8 @@
 """Near copies of a data set, searched once and kept in the cache, told in every report.
 
 Before this: `packing` made a thumbnail of every picture, whatever size a recipe takes: which pictures are near copies
-does not depend on it. After this: `splits` and `label_check` keep them together, `checking` shows them, and `finishing`
-says how many of them are on both sides of a division.
+does not depend on it. After this: `dividing` and `label_check` keep them together, `checking` shows them, and
+`finishing` says how many of them are on both sides of a division.
 """
 
 from __future__ import annotations
