@@ -358,6 +358,13 @@ def test_a_slow_straight_fall_means_a_low_learning_rate(split_of: Split, history
     assert "learning-rate-too-low" not in kinds_of(history_of(falling(end=1.4, pace=2)), metrics)
 
 
+def test_a_loss_that_stays_up_by_design_is_not_blamed_on_the_rate(split_of: Split, history_of: History) -> None:
+    """As with label smoothing and the hardest pictures alone, which leave a network that knows its pictures."""
+    metrics = {"test": split_of(0.9), "val": split_of(0.91, 5_000), "train": split_of(0.99, 45_000)}
+    history = history_of([1.63 - 0.06 * i for i in range(11)], falling(11), [0.9] * 11)
+    assert "learning-rate-too-low" not in kinds_of(history, metrics)
+
+
 def test_not_converged_while_the_rate_is_still_up(healthy: dict[str, Any], history_of: History) -> None:
     top1 = [0.5 + 0.013 * i for i in range(30)]
     verdict = judge(history_of(falling(), falling(), top1), healthy, num_classes=10, epochs_planned=30)

@@ -235,6 +235,11 @@ class _Run:
         """Return val, or test where a `--final` run has no val."""
         return next(((name, found) for name in ("val", "test") if (found := self.split(name))), None)
 
+    def has_fitted(self) -> bool:
+        """Return whether it was measured to be half of the way from guessing to perfect on its training pictures."""
+        train, chance = self.split("train"), 1 / self.num_classes
+        return train is not None and (train["top1"] - chance) / (1 - chance) >= UNDERFIT_SKILL
+
     def tail(self) -> int:
         """Return how many epochs make the last tenth."""
         return max(1, self.epochs // 10)
@@ -403,14 +408,11 @@ def _val_loss_turned(run: _Run) -> str:
 def _underfit(run: _Run) -> Finding | None:
     """Find a model that is far from right on its own training pictures."""
     train, held = run.split("train"), run.held_out()
-    if not train or not held:
+    if not train or not held or run.has_fitted() or train["top1"] - held[1]["top1"] >= UNDERFIT_GAP:
         return None
-    chance = 1 / run.num_classes
-    skill = (train["top1"] - chance) / (1 - chance)
-    if skill >= UNDERFIT_SKILL or train["top1"] - held[1]["top1"] >= UNDERFIT_GAP:
-        return None
+    chance = words.percent(1 / run.num_classes)
     text = (
-        f"{describe_top1(train, 'train')} is less than half of the way from guessing ({words.percent(chance)}) to"
+        f"{describe_top1(train, 'train')} is less than half of the way from guessing ({chance}) to"
         f" perfect, and {held[0]} is about as good. Train longer, take a larger model or more input pixels, or augment"
         " less."
     )
@@ -465,7 +467,8 @@ def _val_swings(run: _Run) -> str:
 def _learning_rate_too_low(run: _Run) -> Finding | None:
     """Find a train loss that falls little, and on a straight line: the start of a curve, stretched over the run."""
     loss = run.train_loss
-    if run.epochs < 5 or not np.isfinite(loss).all() or loss[0] <= 0:
+    # Label smoothing keeps a loss up, and the hardest pictures alone do too: then the pictures are known all the same.
+    if run.epochs < 5 or not np.isfinite(loss).all() or loss[0] <= 0 or run.has_fitted():
         return None
     fall = float(1 - loss[-1] / loss[0])
     steps = np.arange(run.epochs, dtype=np.float64)
