@@ -247,6 +247,15 @@ def test_chance_on_a_handful_of_pictures_blames_their_number(split_of: Split, hi
     assert "learning rate" not in finding.text
 
 
+def test_four_pictures_are_no_reason_to_doubt_their_labels(split_of: Split, history_of: History) -> None:
+    test = {**split_of(0.5, 4), "n": 4, "top1": 0.75, "top1_ci95": [0.301, 0.954]}
+    (finding, *_) = judge([], {"test": test, "train": split_of(1.0, 28)}, num_classes=2, epochs_planned=0).findings
+    assert finding.kind == "at-chance"
+    assert "n = 4 is too few to tell" in finding.text
+    assert "more than half of the way from guessing to" in finding.text
+    assert "look for labels" not in finding.text
+
+
 def test_a_solved_head_is_not_told_to_augment_or_keep_an_epoch(split_of: Split) -> None:
     metrics = {"test": split_of(0.7, 1000), "train": split_of(1.0, 1000), "head": {"l2": 0.1}}
     (finding, *_) = judge([], metrics, num_classes=10, epochs_planned=20).findings
