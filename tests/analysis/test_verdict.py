@@ -248,8 +248,8 @@ def test_chance_on_a_handful_of_pictures_blames_their_number(split_of: Split, hi
 
 
 def test_four_pictures_are_no_reason_to_doubt_their_labels(split_of: Split, history_of: History) -> None:
-    test = {**split_of(0.5, 4), "n": 4, "top1": 0.75, "top1_ci95": [0.301, 0.954]}
-    (finding, *_) = judge([], {"test": test, "train": split_of(1.0, 28)}, num_classes=2, epochs_planned=0).findings
+    test = {**split_of(0.5, 20), "n": 4, "top1": 0.75, "top1_ci95": [0.301, 0.954]}
+    (finding, *_) = judge([], {"test": test, "train": split_of(1.0, 30)}, num_classes=2, epochs_planned=0).findings
     assert finding.kind == "at-chance"
     assert "n = 4 is too few to tell" in finding.text
     assert "more than half of the way from guessing to" in finding.text
