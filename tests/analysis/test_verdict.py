@@ -383,6 +383,14 @@ def test_not_converged_while_the_rate_is_still_up(healthy: dict[str, Any], histo
     assert "it was still improving when it ended" in verdict.sentence
 
 
+@pytest.mark.parametrize("last", [0.75, 1.0])
+def test_one_picture_more_is_no_progress(last: float, split_of: Split, history_of: History) -> None:
+    val = {**split_of(0.5, 20), "n": 4, "top1": last, "top1_ci95": [0.5 * last, 1.0]}
+    assert "not-converged" not in kinds_of(
+        history_of(falling(4), falling(4), [0.5, 0.5, last - 0.25, last]), {"val": val}
+    )
+
+
 def test_a_steep_end_is_too_short_even_with_an_annealed_rate(healthy: dict[str, Any], history_of: History) -> None:
     history = history_of(falling(5), falling(5), [0.4, 0.55, 0.65, 0.72, 0.79], [4, 3, 2, 1, 0.0])
     assert kinds_of(history, healthy) == ["not-converged"]
