@@ -243,7 +243,7 @@ def test_the_folds_keep_patients_together(tmp_path: Path, monkeypatch: pytest.Mo
     ) -> Iterator[LabelErrors]:
         seen.append(assign_folds(labels, tied, 3))
         nothing = np.zeros(0, np.int64)
-        yield LabelErrors(nothing, nothing, np.zeros(0), np.zeros(len(labels)), len(labels), np.eye(2))
+        yield LabelErrors(nothing, nothing, np.zeros(0), np.zeros(len(labels)), len(labels), 0, np.eye(2))
 
     monkeypatch.setattr("eyespot.label_check._judge", judge)
     listener = Listener(quiet=True)
@@ -267,10 +267,11 @@ def test_the_estimate_is_of_the_labels_that_were_judged() -> None:
     split = SimpleNamespace(ids=[f"{number}" for number in range(5)])
     packed = SimpleNamespace(dataset=SimpleNamespace(class_names=names), splits={"train": split})
     found = LabelErrors(
-        np.array([1]), np.array([1]), np.array([0.9]), np.array([0.0, 0.9, 0.1, 0.0, 0.0]), 3, np.eye(2)
+        np.array([1]), np.array([1]), np.array([0.9]), np.array([0.0, 0.9, 0.1, 0.0, 0.0]), 3, 2, np.eye(2)
     )
     _suspects(cast("Any", packed), found, np.zeros(5, np.int64), listener)
     assert listener.heard[-1].startswith("about 1 of 3 labels are wrong by this estimate")
+    assert listener.heard[-2].endswith("name 66.7 % [20.8, 93.9] as labelled (n = 3, all splits)")
 
 
 def test_a_class_of_one_patient_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +309,7 @@ def test_a_second_list_holds_the_decisions_of_the_first(tmp_path: Path, monkeypa
         ids = list(packed.splits["train"].ids)
         places = np.array([ids.index(f"dog/00{index}.png") for index in (2, 3, 4)])
         score = np.array([0.9, 0.8, 0.7])
-        yield LabelErrors(places, 1 - labels[places], score, np.zeros(len(ids)), len(ids), np.eye(2))
+        yield LabelErrors(places, 1 - labels[places], score, np.zeros(len(ids)), len(ids), 0, np.eye(2))
 
     data = draw_pictures(tmp_path / "data", ("cat", "dog"), 6)
     monkeypatch.setattr("eyespot.label_check._judge", suspect_dogs_2_to_4)
@@ -378,7 +379,7 @@ def test_a_page_without_a_wrong_label_says_so(tmp_path: Path, monkeypatch: pytes
     @contextmanager
     def none(dataset: object, packed: PackedDataset, labels: np.ndarray, *_: object) -> Iterator[LabelErrors]:
         nothing = np.zeros(0, np.int64)
-        yield LabelErrors(nothing, nothing, np.zeros(0), np.full(len(labels), 0.1), len(labels), np.eye(2))
+        yield LabelErrors(nothing, nothing, np.zeros(0), np.full(len(labels), 0.1), len(labels), 0, np.eye(2))
 
     monkeypatch.setattr("eyespot.label_check._judge", none)
     check_labels(draw_pictures(tmp_path / "data", ("cat", "dog"), 6), out=tmp_path / "labels.html")

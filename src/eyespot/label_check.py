@@ -170,6 +170,8 @@ def _suspects(packed: PackedDataset, found: LabelErrors, labels: Int64Array, wat
             f"note: {alone:,} {are} of a class that is in one fold only, so that no model that was fitted to others"
             " knows it: not judged"
         )
+    if found.judged:
+        watcher.on_message(_agreement(found))
     if len(found.places):
         watcher.on_message(
             f"about {found.expected:,.0f} of {found.judged:,} labels are wrong by this estimate, listed or not"
@@ -182,6 +184,16 @@ def _suspects(packed: PackedDataset, found: LabelErrors, labels: Int64Array, wat
             found.places.tolist(), found.suggested.tolist(), found.score.tolist(), strict=True
         )
     ]
+
+
+def _agreement(found: LabelErrors) -> str:
+    """Return how many pictures models name right that did not see them: a figure on all, not on a small test split."""
+    from eyespot.analysis import words
+
+    agreed, n = words.share(found.agreed, found.judged), words.whole(found.judged)
+    return (
+        f"cross-validation: models fitted to the other folds name {agreed} as labelled (n = {n}, all splits)"
+    )
 
 
 def _require_enough(labels: Int64Array, contents: Int64Array, folds: int, name: str) -> None:
@@ -419,6 +431,7 @@ def _write_page(packed: PackedDataset, suspects: list[SuspectLabel], found: Labe
         "listed": len(suspects),
         "total": int(starts[-1]),
         "expected": found.expected,
+        "agreement": _agreement(found) if found.judged else "",
         "pairs": [(given, suggested, count) for (given, suggested), count in pairs],
         "pictures": pictures,
         "small": packed.size_px < 96,

@@ -53,6 +53,7 @@ class LabelErrors:
         score: float64 (M,), the probability that the label is wrong, in [0, 1].
         scores: float64 (N,), the same of every picture; 0 where it was not judged.
         judged: How many pictures were judged; those of a class that is in one fold only cannot be.
+        agreed: Of those, how many the models alone, before any estimate, name as they are labelled.
         transition: float64 (K, K), how labels go wrong, as in `LabelNoise`.
     """
 
@@ -61,6 +62,7 @@ class LabelErrors:
     score: Float64Array
     scores: Float64Array
     judged: int
+    agreed: int
     transition: Float64Array
 
     @property
@@ -191,4 +193,5 @@ def find_label_errors(logits: FloatArray, labels: Int64Array, fold: Int64Array) 
     wrong = wrong[np.argsort(-scores[wrong], kind="stable")]
     transition = np.eye(classes)
     transition[np.ix_(judgeable, judgeable)] = noise.transition
-    return LabelErrors(wrong, best[wrong].astype(np.int64), scores[wrong], scores, len(rows), transition)
+    agreed = int((logits[rows].argmax(axis=1) == labels[rows]).sum())
+    return LabelErrors(wrong, best[wrong].astype(np.int64), scores[wrong], scores, len(rows), agreed, transition)

@@ -61,6 +61,7 @@ DISAGREE_Z = 2.58
 # A network whose outputs have died says the same for nearly every picture.
 SAME_ANSWER_SHARE = 0.9
 # How narrow an interval to count pictures for.
+_FEW = 200  # of a split that is a tenth of the data, cross-validation has ten times as many
 _USEFUL_WIDTH = 0.02
 
 _GUESSING = {"at-chance", "worse-than-chance"}
@@ -532,6 +533,8 @@ def _too_few_pictures(run: _Run) -> Finding | None:
         f"{describe_top1(figures, name)}: the interval is {words.points(width)} wide, so smaller differences are luck."
         f" About {words.whole(enough)} pictures would make it {words.points(_USEFUL_WIDTH)} wide."
     )
+    if figures["n"] < _FEW:
+        text += " Until then eyespot check DATA --labels tells how many of all pictures cross-validation names right."
     return Finding("too-few-pictures", "warning", text)
 
 
