@@ -191,9 +191,7 @@ def _agreement(found: LabelErrors) -> str:
     from eyespot.analysis import words
 
     agreed, n = words.share(found.agreed, found.judged), words.whole(found.judged)
-    return (
-        f"cross-validation: models fitted to the other folds name {agreed} as labelled (n = {n}, all splits)"
-    )
+    return f"cross-validation: models fitted to the other folds name {agreed} as labelled (n = {n}, all splits)"
 
 
 def _require_enough(labels: Int64Array, contents: Int64Array, folds: int, name: str) -> None:
