@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from eyespot.errors import ModelError
@@ -276,6 +275,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 def _record(model: nn.Module, in_channels: int, size_px: int) -> tuple[list[_Call], int]:
     """Return the calls of all layers for one black image, and the multiply-accumulates of the whole model."""
+    from torch.utils.flop_counter import FlopCounterMode  # not for every start: it takes a sixth of a second
+
     recorder, counter = _Recorder(), FlopCounterMode(display=False)
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     with ExitStack() as stack:
