@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from eyespot.device import ComputePlan, plan_compute, prepare_process
+from eyespot import device as device_module
+from eyespot.device import ComputePlan, bf16_speedup, plan_compute, prepare_process
 from eyespot.errors import UsageError
 
 
@@ -35,6 +36,33 @@ def test_a_gpu_that_is_not_there_is_found_before_the_first_tensor() -> None:
         plan_compute("cuda:9")
     with pytest.raises(UsageError, match="device 'cpu:1' is not on this machine: use --device cpu:0"):
         plan_compute("cpu:1")
+
+
+@pytest.mark.parametrize(
+    ("features", "speedup", "precision", "reason"),
+    [
+        (["avx512", "avx512_bf16", "amx_bf16"], 7.0, "bf16", "the processor has AMX-BF16"),
+        (["avx512", "avx512_bf16"], 2.8, "bf16", "the processor has AVX512-BF16"),
+        (["avx512_bf16"], 0.5, "float32", "the processor has AVX512-BF16, but float32 is the faster one on it"),
+        (["avx512"], 9.0, "float32", "the processor has no native bf16"),
+    ],
+)
+def test_auto_takes_bf16_where_it_is_native_and_faster(
+    features: list[str], speedup: float, precision: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "cpu_features", lambda: features)
+    monkeypatch.setattr(device_module, "bf16_speedup", lambda: speedup)
+    assert plan_compute("cpu") == ComputePlan("cpu", precision, reason)
+    assert plan_compute("cpu", "bf16").precision == "bf16"
+
+
+def test_the_speedup_is_measured_once_and_leaves_the_threads_as_they_were() -> None:
+    threads = torch.get_num_threads()
+    bf16_speedup.cache_clear()
+    first = bf16_speedup()
+    assert first > 0
+    assert bf16_speedup() == first
+    assert torch.get_num_threads() == threads
 
 
 def settings() -> dict[str, object]:

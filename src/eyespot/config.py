@@ -265,8 +265,8 @@ class TrainingConfig(_Section):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order, augmentation and dropout.")
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto",
-        description="`auto`: bf16 where the processor has it natively (AMX, AVX512-BF16, CUDA), else float32. "
-        "Losses are always float32.",
+        description="`auto`: bf16 where the processor has it natively (AMX, AVX512-BF16, CUDA) and it is measured to "
+        "be faster, else float32. Losses are always float32.",
     )
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="Share of the target spread evenly over all classes."

@@ -231,10 +231,10 @@ def _compute() -> list[Check]:
         card = torch.cuda.get_device_properties(0)
         device = f"{card.name}, {words.size(card.total_memory)}"
     checks = [Check("machine", "device", "ok", f"{device}, {plan.precision}: {plan.reason}")]
-    native = plan.device != "cpu" or plan.precision == "bf16"
+    fast = plan.device != "cpu" or plan.precision == "bf16"
     shown = ", ".join(name.upper().replace("_", "-") for name in features) or "none that matter"
-    advice = "" if native else "no bf16 in hardware: training in float32, slower; nothing is wrong"
-    checks.append(Check("machine", "CPU features", "ok" if native else "note", shown, advice))
+    advice = "" if fast else "no fast bf16 in hardware: training in float32, slower; nothing is wrong"
+    checks.append(Check("machine", "CPU features", "ok" if fast else "note", shown, advice))
     return checks
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyespot.config import Config, named_settings
-from eyespot.device import ComputePlan, cpu_features, is_memory_error, plan_compute, prepare_process
+from eyespot.device import ComputePlan, cpu_features, find_device, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import CheckpointError, ConfigError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.files import checked_folder
 from eyespot.finishing import finish, split_names
@@ -88,7 +88,7 @@ def train(
         Interrupted: A signal asked for a stop; go on with `resume`.
     """
     watcher = observer or Terminal(quiet=True)
-    plan_compute(device)  # a wrong device is found before a picture is read
+    find_device(device)  # a wrong device is found before a picture is read
     if track is not None:
         check_kind(track)
     if resume:
@@ -229,7 +229,7 @@ def _device_of(run: Run) -> str:
     """
     device = str(run.provenance.get("device", "auto"))
     try:
-        plan_compute(device)
+        find_device(device)
     except UsageError as error:
         raise UsageError(
             f"the run was begun on {device}, which is not there ({error.what})",

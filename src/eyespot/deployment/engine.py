@@ -26,7 +26,7 @@ from eyespot.data.decode_pool import core_count
 from eyespot.deployment.export import export_onnx, sample_pictures
 from eyespot.deployment.onnx_file import OnnxFile, open_onnx, run_file
 from eyespot.deployment.problems import Problem
-from eyespot.device import is_memory_error, plan_compute
+from eyespot.device import find_device, is_memory_error
 from eyespot.errors import (
     CheckpointError,
     EyespotError,
@@ -283,7 +283,7 @@ def open_engine(
     if engine not in names:
         raise UsageError(f"unknown engine {engine!r}.{did_you_mean(engine, names)}", remedy=f"use {', '.join(names)}")
     path = Path(model).expanduser()
-    on_processor = plan_compute(device).device == "cpu" or device == "auto"
+    on_processor = find_device(device) == "cpu" or device == "auto"
     if path.suffix.lower() == ".onnx" or path.is_file():
         if engine == "torch" or not on_processor:
             wrong = "--engine torch" if engine == "torch" else f"--device {device}"
@@ -292,7 +292,7 @@ def open_engine(
     folder = find_bundle(model)
     if engine == "onnx" and not on_processor:
         raise UsageError(f"--engine onnx with --device {device}", remedy="use --device cpu, or --engine torch")
-    if engine == "onnx" or (engine == "auto" and plan_compute(device).device == "cpu"):
+    if engine == "onnx" or (engine == "auto" and find_device(device) == "cpu"):
         try:
             info, file = exported(folder, say=say, opener=opener)
             return OnnxEngine(file, info, Explainer(folder, device, info.info_sha256))

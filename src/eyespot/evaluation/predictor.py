@@ -28,7 +28,7 @@ from eyespot.data.decoding import decode_image
 from eyespot.data.input_spec import InputSpec
 from eyespot.data.transforms import EvalTransform
 from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
-from eyespot.device import ComputePlan, is_memory_error, plan_compute
+from eyespot.device import ComputePlan, find_device, is_memory_error, plan_compute
 from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError, did_you_mean
 from eyespot.evaluation.bundle import find_bundle, load_bundle, load_unknown
 from eyespot.evaluation.bundle_info import BundleInfo
@@ -579,7 +579,7 @@ def load_predictor(
     if fit not in (None, *FITS):
         raise UsageError(f"unknown fit {fit!r}.{did_you_mean(str(fit), FITS)}", remedy=f"use {', '.join(FITS)}")
     folder = find_bundle(path)
-    plan_compute(device)  # a wrong device is found before a byte is read
+    find_device(device)  # a wrong device is found before a byte is read
     model, info = load_bundle(folder)
     plan = plan_compute(device, info.precision)
     if fit is not None:

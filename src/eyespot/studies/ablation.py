@@ -19,7 +19,7 @@ from typing import Any
 
 from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
 from eyespot.config import Config, as_list, parse_config, recipe_text
-from eyespot.device import plan_compute
+from eyespot.device import find_device
 from eyespot.errors import RunError, TrainingError, UsageError
 from eyespot.files import checked_folder, describe_disk_error, write_atomic, write_json
 from eyespot.models.registry import check_args
@@ -150,7 +150,7 @@ def ablate(
         plan = replace(plan, seeds=_SEEDS if seeds is None else seeds, minutes=minutes, device=device)
         _points(plan, str(recipe), config)
         plan.limits  # noqa: B018 - both refuse impossible numbers
-        plan_compute(device)
+        find_device(device)
         check_data("cifar10" if data is None else data, config, watcher, needs=plan.split)
         folder = _new_folder(out, plan, config)
     watcher.on_message(f"folder: {folder}")

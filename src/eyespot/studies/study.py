@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.config import Config, as_list, parse_override
-from eyespot.device import plan_compute
+from eyespot.device import find_device
 from eyespot.errors import UsageError
 from eyespot.files import checked_folder
 from eyespot.opening import Observer, load_recipe
@@ -186,7 +186,7 @@ def run_study(
     folder = checked_folder(out) if out is not None else study_folder(study)
     points = with_seeds(study_points(study, data=data, weights_from=weights_from, changes=as_list(changes)), seeds)
     limits = Limits(minutes=minutes, epochs_scale=epochs_scale, device=device)
-    plan_compute(device)
+    find_device(device)
     outcomes = run_points(points, folder, limits=limits, only=as_list(only), observer=watcher)
     page = write_study_report(study, folder)
     watcher.on_message(f"report: {page}")

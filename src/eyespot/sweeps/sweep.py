@@ -16,7 +16,7 @@ from typing import Any, Protocol, get_args
 
 from eyespot import opening
 from eyespot.config import Config, parse_config, recipe_text
-from eyespot.device import plan_compute
+from eyespot.device import find_device
 from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, did_you_mean
 from eyespot.evaluating import evaluate, refuse_changed
 from eyespot.files import checked_folder, remove_temporaries, write_atomic
@@ -238,7 +238,7 @@ def _check_options(options: SweepOptions) -> None:
         value = getattr(options, name)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise UsageError(f"{name} is {value}", remedy=f"give {least} or more" + ", 0 for no limit" * (not least))
-    plan_compute("auto" if options.device is None else options.device)
+    find_device("auto" if options.device is None else options.device)
 
 
 def _extended(journal: Journal, options: SweepOptions) -> Journal:
