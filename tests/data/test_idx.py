@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from eyespot.data import idx
 from eyespot.data.idx import FASHION_FILES, files_in, read_idx, read_idx_folder
 from eyespot.data.published import FASHION_MNIST
+from eyespot.data.sources import open_dataset
 from eyespot.errors import DataError
 
 from .published_copies import idx_bytes, write_idx
@@ -76,7 +77,74 @@ def test_other_files_of_the_same_names_are_refused(tmp_path: Path) -> None:
         read_idx_folder(tmp_path, NAMES)
     assert caught.value.where == str(tmp_path / "train-images-idx3-ubyte.gz")
     assert "to train on MNIST" in caught.value.remedy
-    assert ".npz" in caught.value.remedy
+
+
+@pytest.mark.parametrize("where", [".", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_mnist_and_its_kin_are_data_of_ones_own(tmp_path: Path, where: str, zipped: bool) -> None:
+    write_idx(tmp_path / where, count=50, zipped=zipped)
+    dataset = open_dataset(tmp_path)
+    assert not dataset.published
+    assert (dataset.layout, dataset.class_names) == ("idx files", tuple("0123456789"))
+    assert list(dataset.splits) == ["train", "test"]
+    np.testing.assert_array_equal(dataset.splits["train"].labels, np.arange(50) % 10)
+    assert dataset.splits["test"].pixels is not None
+    assert dataset.splits["test"].pixels.shape == (50, 28, 28, 1)
+
+
+def test_one_of_several_folders_has_to_be_named(tmp_path: Path) -> None:
+    for name in ("KMNIST/raw", "MNIST/raw"):
+        write_idx(tmp_path / name, count=10, zipped=False)
+    with pytest.raises(DataError, match="idx files of 2 data sets: 'KMNIST/raw', 'MNIST/raw'"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path / "KMNIST").name == "KMNIST"
+
+
+def write_own(folder: Path, arrays: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        (folder / f"{name}-ubyte").write_bytes(idx_bytes(np.asarray(array, np.uint8)))
+    return folder
+
+
+def test_own_idx_files_of_other_names_and_in_colour(tmp_path: Path) -> None:
+    pixels, labels = np.arange(6 * 4 * 5 * 3).reshape(6, 4, 5, 3) % 256, [26, 3, 3, 11, 26, 11]
+    write_own(tmp_path, {"emnist-letters-train-images-idx4": pixels, "emnist-letters-train-labels-idx1": labels})
+    dataset = open_dataset(tmp_path)
+    assert dataset.class_names == ("3", "11", "26")
+    np.testing.assert_array_equal(dataset.splits["train"].labels, [2, 0, 0, 1, 2, 1])
+    assert dataset.splits["train"].pixels is not None
+    np.testing.assert_array_equal(dataset.splits["train"].pixels, pixels)
+
+
+@pytest.mark.parametrize(
+    ("files", "error"),
+    [
+        (("a-train-images-idx3", "b-train-images-idx3"), "idx files of 2 data sets: 'a-', 'b-'"),
+        (("train-images-idx3",), "no file of the train labels"),
+        (("t10k-images-idx3",), "no file of the train images and labels"),
+        (("train-images-idx3", "train-labels-idx1", "t10k-labels-idx1"), "no file of the test images"),
+    ],
+)
+def test_own_idx_files_that_do_not_fit_together_are_named(tmp_path: Path, files: tuple[str, ...], error: str) -> None:
+    write_own(tmp_path, {name: np.arange(4) % 2 if "labels" in name else np.zeros((4, 5, 5)) for name in files})
+    with pytest.raises(DataError, match=error):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels", "error"),
+    [
+        (np.zeros((4, 5, 5)), [0, 1, 0], "4 train pictures, but 3 labels"),
+        (np.zeros((4, 5, 5, 7)), [0, 1, 0, 1], "pictures of 5 x 5 x 7"),
+        (np.zeros((4, 25)), [0, 1, 0, 1], "no idx file: it begins with 00 00 08 02 instead of 00 00 08 03"),
+        (np.zeros((4, 5, 5)), [7, 7, 7, 7], "only one class, '7'"),
+    ],
+)
+def test_own_idx_files_that_cannot_be_used_say_why(tmp_path: Path, pictures: Any, labels: Any, error: str) -> None:
+    write_own(tmp_path, {"train-images-idx3": pictures, "train-labels-idx1": labels})
+    with pytest.raises(DataError, match=error):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

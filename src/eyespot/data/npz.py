@@ -98,11 +98,33 @@ def read_npz(path: Path) -> Dataset:
         found = {split: _split(arrays, *pair, names) for split, pair in pairs.items()}
     if len({pixels.shape[3] for pixels, _ in found.values()}) > 1:
         _fail(path, "splits with different numbers of channels", "save all of them as grey, or all as RGB")
-    counts = {split: dict(Counter(of_split)) for split, (_, of_split) in found.items()}
-    class_names, notes = check_classes(counts, path)
     unused = sorted(set(arrays.members).difference(_NAMES, *pairs.values()))
-    if unused:
-        notes = (*notes, f"{len(unused)} array{' is' if len(unused) == 1 else 's are'} not used: {few(unused)}")
+    notes = (f"{len(unused)} array{' is' if len(unused) == 1 else 's are'} not used: {few(unused)}",) if unused else ()
+    return dataset_of_arrays(found, path, names=names, layout="arrays in a NumPy archive", notes=notes)
+
+
+def dataset_of_arrays(
+    found: Mapping[SplitName, tuple[UInt8Array, Sequence[str]]],
+    path: Path,
+    *,
+    names: Sequence[str] | None = None,
+    layout: str,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """Return the data set of pictures that are arrays; the id of a picture is `SPLIT/INDEX`.
+
+    Args:
+        found: For each split, train among them, pictures uint8 (N, H, W, C) and N class names.
+        path: The file or folder, after which the data set is named.
+        names: The classes in their order; by number, else sorted, when left out.
+        layout: In words.
+        notes: On what was left out.
+
+    Raises:
+        DataError: What `check_classes` finds.
+    """
+    counts = {split: dict(Counter(of_split)) for split, (_, of_split) in found.items()}
+    class_names, odd = check_classes(counts, path)
     class_names = _in_order(class_names, names)
     index = {name: place for place, name in enumerate(class_names)}
     return Dataset(
@@ -118,8 +140,8 @@ def read_npz(path: Path) -> Dataset:
         },
         published=False,
         origin=str(path),
-        layout="arrays in a NumPy archive",
-        notes=notes,
+        layout=layout,
+        notes=(*odd, *notes),
     )
 
 
@@ -227,7 +249,7 @@ def _text(value: str | bytes, name: str, path: Path) -> str:
     return text
 
 
-def _in_order(found: tuple[str, ...], names: tuple[str, ...] | None) -> tuple[str, ...]:
+def _in_order(found: tuple[str, ...], names: Sequence[str] | None) -> tuple[str, ...]:
     """Return the classes as their numbers order them, `2` before `10`; texts stay sorted."""
     if names is not None:
         return tuple(sorted(found, key=names.index)) if set(found) <= set(names) else found

@@ -29,7 +29,7 @@ from eyespot.data.dataset import Dataset, Items, SplitName
 from eyespot.data.download import download
 from eyespot.data.finding import Found, find_in, find_published
 from eyespot.data.folders import read_folder
-from eyespot.data.idx import read_idx_folder
+from eyespot.data.idx import find_own_idx, is_published, read_idx_folder, read_own_idx
 from eyespot.data.names import few
 from eyespot.data.npz import read_npz
 from eyespot.data.published import DIGITS, PUBLISHED, Published, plain_name
@@ -85,7 +85,7 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None, message:
     system's data sets, in every layout in which it is published; otherwise it is downloaded from its publisher. All
     else is a path: a folder of class folders or of train/, val/ and test/ folders of them; an archive of one, which is
     unpacked into the cache once; a CSV of path,label[,split]; pictures and labels as arrays in a .npz; or a folder or
-    archive as CIFAR and Fashion-MNIST are published.
+    archive as CIFAR, Fashion-MNIST, MNIST and its kin are published.
 
     Args:
         data: A name of `dataset_names`, or a path. `./cifar10`, and any `Path`, is a path.
@@ -213,8 +213,10 @@ def _open_folder(folder: Path, name: str, origin: str) -> Dataset:
     """Return the data set in a folder of whatever layout."""
     for published in PUBLISHED.values():
         found = find_in(folder, published, only_pixels=True)
-        if found is not None:
+        if found is not None and (found.kind != "idx" or is_published(found.path)):
             return _read(published, found)
+    if (own := find_own_idx(folder)) is not None:
+        return dataclasses.replace(read_own_idx(own), name=name, origin=origin)
     if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file():
         raise DataError(
             "a run and no pictures",
