@@ -177,7 +177,7 @@ def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monk
 
     def tiny(number: int, minutes: float) -> Config:
         asked.append((number, minutes))
-        return load_recipe("small", {**TINY, "data.val_fraction": 0.0, "training.epochs": 30})
+        return load_recipe("small", {**TINY, "data.val_fraction": 0.0, "training.epochs": 20})
 
     assert recipe_from_scratch(48, 3.0).training.minutes == 3
     assert recipe_from_scratch(20_000, 3.0).name == "fast"
