@@ -18,6 +18,7 @@ from eyespot.evaluation.bundle import CARD, UNKNOWN, load_bundle, load_unknown, 
 from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.evaluation.unknown import (
+    Scaling,
     UnknownScore,
     least_pictures,
     num_pixel_statistics,
@@ -99,6 +100,17 @@ class TestScore:
         assert (scores > rule.threshold).sum() == 4  # 95 of 100, the new one among them, are not above it
         assert rule.sha256 == ""
         assert (rule.n, rule.rows, rule.num_features) == (99, 0, 0)
+
+    @pytest.mark.parametrize("n", [19, 40])
+    def test_of_new_pictures_no_more_are_refused_though_val_is_small_and_has_outliers(self, n: int) -> None:
+        dice = np.random.default_rng(0)
+        refused = []
+        for _ in range(300):
+            val, new = (np.exp(dice.standard_normal((count, 2))).astype(np.float32) for count in (n, 200))
+            parts = {"energy": Scaling(weight=1, centre=0, scale=1), "features": Scaling(weight=1, centre=0, scale=1)}
+            fitted, rule = UnknownScore({"features": torch.zeros(1, 1)}, 1, parts).fitted_to(val, 0.05)  # type: ignore[arg-type]
+            refused.append((fitted.total(torch.from_numpy(new)).numpy() > rule.threshold).mean())
+        assert 0.03 < np.mean(refused) <= 0.05
 
     @pytest.mark.parametrize(("fraction", "least"), [(0.05, 19), (0.1, 9), (0.01, 99)])
     def test_least_pictures(self, fraction: float, least: int) -> None:
