@@ -321,6 +321,15 @@ def test_the_most_frequent_class_is_compared_picture_by_picture(
     assert ("would do better" in verdict.sentence) == (kinds == ["worse-than-one-answer"])
 
 
+def test_classes_that_are_as_frequent_are_not_to_be_balanced(metrics_of: Split, history_of: History) -> None:
+    for confusion, uneven in [([[560, 480], [440, 520]], False), ([[890, 10], [80, 20]], True)]:
+        metrics = {"test": metrics_of(confusion, ["well", "ill"])}
+        (finding,) = judge(history_of(falling()), metrics, num_classes=2, epochs_planned=30).findings
+        assert finding.kind == "no-better-than-one-answer"
+        assert "Read the recall of each class" in finding.text
+        assert ("rare classes" in finding.text) == uneven
+
+
 # ---- the learning rate, and the length of the run ----
 
 
@@ -367,6 +376,17 @@ def test_a_slow_straight_fall_means_a_low_learning_rate(split_of: Split, history
     assert "learning-rate-too-low" not in kinds_of(history_of(falling(end=1.4, pace=2)), metrics)
 
 
+def test_who_overfits_has_learned_and_is_not_told_to_learn_faster_or_to_augment_less(
+    split_of: Split, history_of: History
+) -> None:
+    slow = [1.1 - 0.013 * i for i in range(30)]
+    history = history_of(slow, [1.08 - 0.006 * min(i, 10) + 0.012 * max(0, i - 10) for i in range(30)], [0.45] * 30)
+    wide = {"test": split_of(0.45), "val": split_of(0.45, 5_000), "train": split_of(0.6, 45_000)}
+    assert kinds_of(history, wide, classes=3) == ["overfit"]
+    level = {**wide, "train": split_of(0.47, 45_000)}
+    assert kinds_of(history, level, classes=3) == ["val-loss-turned"]
+
+
 def test_a_loss_that_stays_up_by_design_is_not_blamed_on_the_rate(split_of: Split, history_of: History) -> None:
     """As with label smoothing and the hardest pictures alone, which leave a network that knows its pictures."""
     metrics = {"test": split_of(0.9), "val": split_of(0.91, 5_000), "train": split_of(0.99, 45_000)}
@@ -389,6 +409,13 @@ def test_one_picture_more_is_no_progress(last: float, split_of: Split, history_o
     assert "not-converged" not in kinds_of(
         history_of(falling(4), falling(4), [0.5, 0.5, last - 0.25, last]), {"val": val}
     )
+
+
+def test_a_step_that_few_val_pictures_explain_is_no_progress(split_of: Split, history_of: History) -> None:
+    for n, unfinished in [(40, False), (4_000, True)]:
+        metrics = {"val": split_of(0.8, n)}
+        told = kinds_of(history_of(falling(8), falling(8), [0.78] * 7 + [0.85]), metrics)
+        assert ("not-converged" in told) == unfinished
 
 
 def test_a_steep_end_is_too_short_even_with_an_annealed_rate(healthy: dict[str, Any], history_of: History) -> None:
@@ -441,6 +468,16 @@ def test_val_and_test_that_differ_by_more_than_chance(split_of: Split, history_o
     (finding,) = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
     assert finding.severity == "note"
     assert "different test-time views" in finding.text
+
+
+def test_ten_val_pictures_that_are_all_right_do_not_disagree_with_80_per_cent(
+    split_of: Split, history_of: History
+) -> None:
+    """Chance gives such a pair one time in ten: 0.8 ** 10."""
+    metrics = {"val": split_of(1.0, 10), "test": split_of(0.8, 1_000)}
+    assert "val-and-test-disagree" not in kinds_of(history_of(falling()), metrics)
+    metrics = {"val": split_of(1.0, 40), "test": split_of(0.8, 1_000)}
+    assert "val-and-test-disagree" in kinds_of(history_of(falling()), metrics)
 
 
 def test_only_train_measured_is_serious(split_of: Split, history_of: History) -> None:

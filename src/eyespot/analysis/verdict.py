@@ -56,8 +56,10 @@ SLOW_FALL = 0.4
 STRAIGHT_R2 = 0.95
 # An interval wider than this cannot tell a good change from luck: most changes to a recipe bring less.
 WIDE_INTERVAL = 0.05
-# One pair of val and test in a hundred differs by more through chance alone.
-DISAGREE_Z = 2.58
+# At most one pair of val and test in a hundred differs by more through chance alone.
+DISAGREE_Z, DISAGREE_P = 2.58, 0.01
+# So many times as frequent as the rarest, the most frequent class is worth naming always.
+UNEVEN = 1.5
 # A network whose outputs have died says the same for nearly every picture.
 SAME_ANSWER_SHARE = 0.9
 # How narrow an interval to count pictures for.
@@ -187,6 +189,9 @@ def judge(
     if any(finding.kind in _GUESSING | {"diverged"} for finding in found):
         # Whoever guesses underfits, too; and curves around chance carry no further message.
         found = [f for f in found if f.kind not in {"underfit", "val-and-test-disagree", "learning-rate-too-low"}]
+    if any(finding.kind in {"overfit", "val-loss-turned"} for finding in found):
+        # Whoever knows the training pictures better than new ones has learned: more of it, or faster, does not help.
+        found = [f for f in found if f.kind not in {"underfit", "learning-rate-too-low"}]
     if any(finding.kind in _GUESSING for finding in found):
         # Pictures known by heart and nothing beyond them: more augmentation does not mend labels that are wrong.
         found = [f for f in found if f.kind != "overfit"]
@@ -334,8 +339,11 @@ def _one_answer(run: _Run) -> Finding | None:
         return None
     text = (
         f"{describe_top1(figures, name)}, where always naming the most frequent class gives {words.percent(share)}."
-        " Read the recall of each class; show the rare classes more often, or collect more of them."
+        " Read the recall of each class"
     )
+    # Of classes that are about as frequent none is rare, and there is nothing to balance.
+    uneven = truths.max() >= UNEVEN * truths[truths > 0].min()
+    text += "; show the rare classes more often, or collect more of them." if uneven else "."
     return Finding("worse-than-one-answer" if difference < 0 else "no-better-than-one-answer", "warning", text)
 
 
@@ -498,7 +506,8 @@ def _not_converged(run: _Run) -> Finding | None:
     needed = UNCONVERGED_GAIN_ANNEALED if run.annealed() else UNCONVERGED_GAIN
     val = run.split("val")
     picture = 1.01 / val["n"] if val else 0.0  # one of four is 25 points, and luck
-    if after == 1 or after - before <= max(needed, picture, _standard_error(val)):
+    # Two epochs answer some pictures differently by chance: one standard error is passed in one flat run of five.
+    if after == 1 or after - before <= max(needed, picture, 2 * _standard_error(val)):
         return None
     last = "epoch" if tail == 1 else f"{tail} epochs"
     text = (
@@ -546,6 +555,12 @@ def _disagree(run: _Run) -> Finding | None:
     error = math.hypot(_standard_error(val), _standard_error(test))
     difference = test["top1"] - val["top1"]
     if error == 0 or abs(difference) <= DISAGREE_Z * error:
+        return None
+    from scipy.stats import fisher_exact  # only here: it takes most of a second to load
+
+    # With ten val pictures the standard errors call one pair in ten different that chance has made: exactly, then.
+    hits = [round(figures["top1"] * figures["n"]) for figures in (val, test)]
+    if float(fisher_exact([hits, [val["n"] - hits[0], test["n"] - hits[1]]]).pvalue) >= DISAGREE_P:
         return None
     side = "above" if difference > 0 else "below"
     seen = f"Test is {words.points(difference)} {side} val: {_both(val, 'val', test, 'test')}."
