@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -22,32 +22,47 @@ from eyespot.runs import Run
 from eyespot.sweeps.journal import Journal, Trial
 from eyespot.sweeps.space import Factor, setting_of
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
 # An importance from fewer finished trials is a hint: docs/decisions/013-sweeps.md has the simulation.
 _FEW_TRIALS = 20
 _EDGE = 0.05
 
 
 def importances(journal: Journal) -> dict[str, float]:
-    """Return each factor's share of the variance of val over the finished trials; empty where it cannot be told.
+    """Return each factor's share of the variance of val over the space; empty where it cannot be told.
+
+    The shares of all factors add up to less than 1: the rest is what they do together.
 
     Source:
-        fANOVA: Hutter, Hoos and Leyton-Brown 2014, ICML, as `optuna.importance.FanovaImportanceEvaluator`.
+        fANOVA: Hutter, Hoos and Leyton-Brown 2014, ICML, as `optuna.importance.FanovaImportanceEvaluator`. Changed:
+        over the logarithm where that is searched, of which Optuna's knows nothing.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     plan = journal.plan
-    distributions = {factor.key: factor.distribution() for factor in plan.space.factors}
+    scales = {factor.key: factor.log for factor in plan.space.factors}
+    distributions = {factor.key: _linear(factor) for factor in plan.space.factors}
     study = optuna.create_study(direction="maximize" if plan.mode == "max" else "minimize")
     for trial in journal.ordered():
         value, drawn = trial.value(plan.metric), plan.space.drawn(trial.settings)
         if trial.state == "finished" and value is not None and drawn is not None:
-            study.add_trial(optuna.trial.create_trial(value=value, params=drawn, distributions=distributions))
+            params = {key: math.log(one) if scales[key] else one for key, one in drawn.items()}
+            study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=distributions))
     values = {trial.value for trial in study.trials}
     if len(study.trials) < 4 or len(values) < 2 or len(distributions) < 2:
         return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    # Not `get_param_importances`, which makes them add up to 1, also where settings matter only together.
+    return dict(optuna.importance.FanovaImportanceEvaluator(seed=0).evaluate(study))
+
+
+def _linear(factor: Factor) -> BaseDistribution:
+    """Return a factor's range on the scale that is searched."""
+    from optuna.distributions import FloatDistribution
+
+    return FloatDistribution(math.log(factor.low), math.log(factor.high)) if factor.log else factor.distribution()
 
 
 def write_sweep_report(journal: Journal) -> None:
@@ -341,7 +356,8 @@ def _importance_note(shares: Mapping[str, float], finished: int) -> str:
         return ""
     text = (
         "Importance: each setting's share of the variance of val over the space, alone, as a random forest that was "
-        f"fitted to the {finished} finished trials sees it (fANOVA)."
+        f"fitted to the {finished} finished trials sees it (fANOVA); the rest is what settings do together. Where only "
+        "chance sets trials apart, it is the chance that is shared out."
     )
     if finished < _FEW_TRIALS:
         return f"{text} From {finished} trials that is a hint and no finding: it takes {_FEW_TRIALS} or more."
