@@ -321,8 +321,17 @@ def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
     assert not any("is not used" in said for said in read_csv(table(folder, with_split)).notes)
     assert any("1 value of the column 'patient' is in more than one split" in said and said.endswith("'2'")
                for said in read_csv(table(folder, with_split)).notes)  # fmt: skip
-    kept = "path,label,patient,split\na.png,cat,1,train\nb.png,dog,1,train\nc.png,dog,2,test\nd.png,dog,,test\n"
+    kept = "path,label,patient,split\na.png,cat,1,train\nb.png,dog,4,train\nc.png,dog,2,test\nd.png,dog,,test\n"
     assert not any("patient" in said for said in read_csv(table(folder, kept)).notes)
+    many = kept.replace("2,test", "3,test").replace(",,test", ",3,test")
+    assert any(
+        "2 test pictures have 1 value of the column 'patient': intervals" in said and "too narrow" in said
+        for said in read_csv(table(folder, many)).notes
+    )
+    no_val = "path,label,patient,split\na.png,cat,1,train\nb.png,dog,1,train\nc.png,dog,2,test\nd.png,cat,3,test\n"
+    assert any("no row is val" in said for said in read_csv(table(folder, no_val)).notes)
+    with_val = no_val.replace("3,test", "3,val")
+    assert not any("patient" in said for said in read_csv(table(folder, with_val)).notes)
     spaced = "path,label,Patient ID\na.png,cat,1\nb.png,cat,1\nc.png,dog,2\nd.png,dog,2\n"
     assert any(f'{folder / "list.csv"} --groups "Patient ID" --out' in said
                for said in read_csv(table(folder, spaced)).notes)  # fmt: skip

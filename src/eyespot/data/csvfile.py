@@ -33,6 +33,7 @@ LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 # What pictures may have in common beyond their class: those of one patient are alike in ways that no fingerprint sees.
 _GROUPS = ("patient", "subject", "lesion", "case", "person", "group", "video", "scene", "session", "slide")
+_ALIKE = 2  # pictures for each of them, from which on it is said that they are not so many
 _GROUP_COLUMN = re.compile(f"({'|'.join(_GROUPS)})[ _-]?(id|no|nr|number|name)?")
 _YES_NO_SPLIT = re.compile(r"is[ _-]?(train|training|valid|val|validation|test)")  # fastai's tables have is_valid
 _DELIMITERS = ",;\t"
@@ -139,11 +140,10 @@ def read_csv(path: Path) -> Dataset:
         raise DataError("an empty table", where=path, remedy=_EXPECTED)
     columns = _columns(first, first_line, path)
     found: dict[SplitName, _Rows] = {}
-    groups: set[tuple[str, SplitName]] = set()
     unnamed = SplitsUnnamed(first, (columns.path, columns.label)) if columns.header and columns.split is None else None
     if unnamed is not None:
         rows = unnamed.watch(rows)
-    doubles = _collect(found, groups, columns, [] if columns.header else [(first_line, first)], rows, path)
+    doubles = _collect(found, columns, [] if columns.header else [(first_line, first)], rows, path)
     if unnamed is not None:
         unnamed.check(path)
     if not found:
@@ -166,8 +166,7 @@ def read_csv(path: Path) -> Dataset:
         )
         notes = (*notes, f"{len(doubles):,} {again} once: line {lines}")
     if columns.group is not None:
-        pictures = sum(len(part.names) for part in found.values())
-        notes = (*notes, *_note_groups(groups, first[columns.group].strip(), columns, pictures, path))
+        notes = (*notes, *_note_groups(found, first[columns.group].strip(), columns, path))
     index = {name: number for number, name in enumerate(class_names)}
     splits: dict[SplitName, Items] = {}
     for split in counts:
@@ -187,26 +186,50 @@ def read_csv(path: Path) -> Dataset:
     )
 
 
-def _note_groups(
-    groups: set[tuple[str, SplitName]], name: str, columns: _Columns, pictures: int, path: Path
-) -> tuple[str, ...]:
-    """Return a note where what is alike in a column of patients, videos, ... is in several splits, or will be."""
+def _note_groups(found: dict[SplitName, _Rows], name: str, columns: _Columns, path: Path) -> tuple[str, ...]:
+    """Return what to know where pictures are alike in a column of patients, ...: splits share them, or hold few."""
+    groups = {(group, split) for split, part in found.items() for group in part.groups}
     if columns.split is not None:
         counts = Counter(group for group, _ in groups if group)
         torn = sorted(group for group, splits in counts.items() if splits > 1)
         if not torn:
-            return ()
+            return (*_note_val_of_train(found, name), *_note_few_groups(found, name))
         values, are = ("value", "is") if len(torn) == 1 else ("values", "are")
         return (
             f"{len(torn):,} {values} of the column {shown(name)} {are} in more than one split, so val and test may say "
             f"too much: {few(torn)}",
         )
+    pictures = sum(len(part.names) for part in found.values())
     if len(groups) >= pictures:
         return ()
     return (
         f"the column {shown(name)} has {len(groups):,} values for {pictures:,} pictures and is not used: with what "
         "is alike in it both in train and in test, test says too much. Splits that keep it together: "
         f"eyespot data table {_quoted(str(path))} --groups {_quoted(safe_text(name))} --out NEW.csv",
+    )
+
+
+def _note_val_of_train(found: dict[SplitName, _Rows], name: str) -> tuple[str, ...]:
+    """Return a note where val has to be drawn out of train, picture by picture."""
+    groups = [group for group in found["train"].groups if group]
+    if "val" in found or len(set(groups)) == len(groups):
+        return ()
+    return (
+        f"no row is val: drawn from train, it shares values of the column {shown(name)} with it, so val and what is "
+        "chosen or fitted on it say too much; mark val rows",
+    )
+
+
+def _note_few_groups(found: dict[SplitName, _Rows], name: str) -> tuple[str, ...]:
+    """Return a note where what is measured are many pictures of few patients, which an interval counts one by one."""
+    split: SplitName = "test" if "test" in found else "val"
+    groups = [group for group in (found[split].groups if split in found else ()) if group]
+    if len(groups) < _ALIKE * len(set(groups)) or not groups:
+        return ()
+    values = f"{len(set(groups)):,} value{'s' * (len(set(groups)) > 1)}"
+    return (
+        f"{len(groups):,} {split} pictures have {values} of the column {shown(name)}: intervals take pictures for "
+        "independent, and are too narrow for others than these; of others more than is said may be called unknown, too",
     )
 
 
@@ -344,13 +367,12 @@ def named_column(names: list[str], words: tuple[str, ...], line: int, path: Path
 
 def _collect(
     found: dict[SplitName, _Rows],
-    groups: set[tuple[str, SplitName]],
     columns: _Columns,
     head: list[tuple[int, list[str]]],
     rows: Iterator[tuple[int, list[str]]],
     path: Path,
 ) -> list[int]:
-    """Put every row into its split, its group into `groups`, and return the lines that only repeat an earlier one."""
+    """Put every row into its split, and return the lines that only repeat an earlier one."""
     folder = _folder_of(path)
     seen: dict[str, _Seen] = {}
     doubles: list[int] = []
@@ -371,9 +393,7 @@ def _collect(
                 continue
             of_split = found.setdefault(split, _Rows())
             if columns.group is not None:
-                group = cells[columns.group].strip()
-                groups.add((group, split))
-                of_split.groups.append(group)
+                of_split.groups.append(cells[columns.group].strip())
             of_split.names.append(name)
             of_split.ids.append(safe_text(_relative(key, folder)))
             of_split.labels.append(label)
