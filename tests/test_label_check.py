@@ -24,7 +24,7 @@ from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
 from eyespot.errors import CheckpointError, DataError, Interrupted, RunError, UsageError
 from eyespot.evaluation.metrics import softmax
-from eyespot.label_check import _suspects, check_labels, together
+from eyespot.label_check import _suspects, check_labels, judge_features, together
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 from eyespot.training.prepare import read_pixels
@@ -97,6 +97,17 @@ def test_a_class_with_one_picture_is_neither_judged_nor_suggested() -> None:
     assert not len(found.places)
     assert found.judged == 4
     assert found.scores[4] == 0
+
+
+def test_how_many_are_named_right_is_said_of_the_round_that_has_not_chosen_by_their_labels() -> None:
+    dice = np.random.default_rng(0)
+    labels = dice.integers(0, 2, 200)
+    features = (dice.standard_normal((200, 64)) + 0.15 * labels[:, None]).astype(np.float32)
+    rounds = judge_features([features], labels, dice.permutation(200) % 5, num_classes=2)
+    logits, first = next(rounds)
+    assert first.agreed == (logits.argmax(axis=1) == labels).sum()
+    _, second = next(rounds)
+    assert second.agreed == first.agreed
 
 
 def test_near_copies_are_in_one_fold(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -296,12 +296,16 @@ def judge_features(
     from eyespot.analysis.label_errors import find_label_errors
     from eyespot.cross_validation import heads_out_of_sample
 
-    keep, penalty = None, None
+    keep, penalty, agreed = None, None, None
     while True:
         logits, penalty = heads_out_of_sample(
             features, labels, fold, num_classes=num_classes, keep=keep, penalty=penalty, progress=progress
         )
         found = find_label_errors(logits, labels, fold)
+        # Later rounds have chosen their pictures by all labels, those of the fold that they judge among them: on 200
+        # pictures they name 1 to 2 points more right than fresh ones would be (simulated).
+        agreed = found.agreed if agreed is None else agreed
+        found = replace(found, agreed=agreed)
         yield logits, found
         keep = np.ones(len(labels), np.bool_)
         keep[found.places] = False
