@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import random
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from eyespot.errors import CheckpointError
+from eyespot.errors import CheckpointError, RunError
 from eyespot.training.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -71,6 +73,25 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="all checkpoints are damaged"):
         latest_checkpoint(tmp_path)
     assert latest_checkpoint(tmp_path / "none") == (None, [])
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        write_checkpoint(step_path(tmp_path, step), checkpoint(step))
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(RunError, match=r"cannot read \(.+\) in .*step-000000002.ckpt: check .* --resume") as found:
+            latest_checkpoint(tmp_path)
+    assert not isinstance(found.value, CheckpointError)  # for which earlier ones, or the last weights, would be taken
+    newest, complaints = latest_checkpoint(tmp_path)
+    assert newest is not None
+    assert (newest.state["step"], complaints) == (2, [])
 
 
 def test_modules_take_only_their_own_tensors() -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from eyespot.errors import CheckpointError
+from eyespot.errors import CheckpointError, RunError
 from eyespot.files import write_atomic
 
 _MAGIC = b"EYESPOT1"
@@ -54,12 +54,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Return a checkpoint, after its digest was found right.
 
     Raises:
-        CheckpointError: The file cannot be read, is damaged, or is something else.
+        CheckpointError: The file is gone, damaged, or something else.
+        RunError: It is there and cannot be read now: that is no damage, for which an earlier one would be taken.
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CheckpointError(f"cannot read ({error.strerror})", where=path, remedy="restore the file") from error
+    except OSError as error:
+        remedy = "check its permissions and the disk, then --resume; an earlier one is taken where you delete it"
+        raise RunError(f"cannot read ({error.strerror})", where=path, remedy=remedy) from error
     body, digest, magic = content[:-40], content[-40:-8], content[-8:]
     if len(content) < 48 or magic != _MAGIC or hashlib.sha256(body).digest() != digest:
         raise CheckpointError(
@@ -109,6 +113,7 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
     Raises:
         CheckpointError: There are checkpoints, and all are damaged.
+        RunError: The newest whole one cannot be read now.
     """
     complaints: list[str] = []
     paths = sorted(folder.glob("step-*.ckpt"), reverse=True)
