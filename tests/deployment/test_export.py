@@ -383,6 +383,33 @@ class TestRefusals:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert os.listdir(tmp_path) == ["bundle"]
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of a file")
+    def test_the_disk_is_full_where_a_library_would_cut_its_files_off_and_say_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import resource
+
+        bundle = write_bundle(tmp_path / "bundle")
+        size = export_onnx(bundle, tmp_path / "model.onnx", pictures=few()[:1]).bytes
+        monkeypatch.setattr("onnxruntime.quantization.quantize_static", lambda *args, **words: pytest.fail("too late"))
+        pictures = np.stack([few()[0][:8, :8]] * 2)
+        labelled = export_module.Labelled(pictures, np.zeros(2, np.int64), "val")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, before[1]))
+        try:
+            with pytest.raises(RunError, match=r"the disk is full.*: free some space"):
+                export_onnx(
+                    bundle,
+                    tmp_path / "int8.onnx",
+                    pictures=few()[:1],
+                    int8=True,
+                    calibration=pictures,
+                    labelled=labelled,
+                )
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert sorted(os.listdir(tmp_path)) == ["bundle", "model.onnx"]
+
     @pytest.mark.parametrize("package", ["onnx", "onnx_ir", "onnxscript", "onnxruntime"])
     def test_a_missing_extra(self, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bundle = write_bundle(tmp_path / "bundle")

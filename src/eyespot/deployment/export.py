@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -53,6 +54,7 @@ SCORE = "unknown_score"
 _OPSET = 18
 _ONE_FILE_BYTES = 2**31 - 2**24  # a protobuf ends at 2 GiB; weights beyond that lie beside it
 _BATCH = 64
+_BLOCK_BYTES = 2**24
 _NOTE = (
     "images: uint8 RGB, (batch, height, width, 3), any size, all pictures of a batch of the same. "
     "probs: float32 (batch, classes), rows sum to 1; logits: float32 (batch, classes), before the temperature."
@@ -346,6 +348,7 @@ def _quantise(path: Path, images: UInt8Array) -> None:
     exact = [node.name for node in nodes if _parts_of(node) & {"preparation", "unknown"}]
     whole = path.with_name("whole.onnx")
     os.replace(path, whole)
+    _try_room(path.parent, 2 * whole.stat().st_size)
     with _quiet(), _temporary_files_in(path.parent):
         quantize_static(
             whole,
@@ -359,6 +362,19 @@ def _quantise(path: Path, images: UInt8Array) -> None:
             nodes_to_exclude=exact,  # resizing, and the distances of the unknown score
         )
     whole.unlink()
+
+
+def _try_room(folder: Path, size: int) -> None:
+    """Find out that the disk is full before a library does: onnx cuts its files off there, and says nothing.
+
+    Raises:
+        OSError: The disk does not take so many bytes more.
+    """
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for start in range(0, size, _BLOCK_BYTES):
+            block = bytes(min(_BLOCK_BYTES, size - start))
+            if file.write(block) != len(block):  # a full disk takes a part first
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _parts_of(node: Any) -> set[str]:
