@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +180,28 @@ def test_the_next_sweep_removes_what_a_killed_one_left_in_tmp(tmp_path: Path, mo
 
 
 @needs_ray
+@needs_ray
+def test_what_ray_says_of_dead_workers_does_not_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    ray: Any = importlib.import_module("ray._private.worker")
+
+    def hear(words: str) -> str:
+        heard = [(None, {"job_id": None, "error_message": words})]
+
+        def poll() -> tuple[None, dict[str, Any]]:
+            if not heard:
+                raise ConnectionError
+            return heard.pop()
+
+        subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
+        worker = SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=ray.JobID.nil())
+        ray.listen_error_messages(worker, threading.Event())
+        return capsys.readouterr().out
+
+    with engine._wordless():
+        assert hear("a worker died") == ""
+    assert "another worker died" in hear("another worker died")  # else Ray has another way by now
+
+
 def test_a_dead_cluster_address_is_said_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -241,11 +241,13 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
     with (
         temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700) as temporary,
         _environment(_QUIET if journal.plan.cluster else {**_QUIET, **_guard()}),
+        contextlib.ExitStack() as stack,
     ):
         others: list[Born] | None = None  # as long as Ray has started nothing
         own: list[Born] = []
         try:
             ray = _import_ray()
+            stack.enter_context(_wordless())
             others = children()
             plan = journal.plan
             quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
@@ -304,6 +306,24 @@ def _guard() -> dict[str, str]:
 def _import_ray() -> Any:
     require_extra("cluster", "ray", "ray.tune")
     return importlib.import_module("ray")
+
+
+@contextmanager
+def _wordless() -> Iterator[None]:
+    """Keep Ray from printing that a worker died: the journal says so, and with --json stdout is one document.
+
+    No setting of Ray does that: `log_to_driver` is for what the workers print.
+    """
+    module: Any = importlib.import_module("ray._private.worker")
+    before = getattr(module, "print_to_stdstream", None)
+    if before is None:  # Ray has another way by now
+        yield
+        return
+    module.print_to_stdstream = lambda *args, **words: None
+    try:
+        yield
+    finally:
+        module.print_to_stdstream = before
 
 
 def clear_engine(folder: Path) -> None:
