@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -73,6 +74,36 @@ def test_tensorboard_has_every_epoch_once_after_a_resume(tmp_path: Path) -> None
     assert [event.value for event in reader.Scalars("train/loss")] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
     assert reader.Scalars("result/test/top1")[0].value == 0.5
     assert reader.Scalars("result/test/top1_ci95_low")[0].value == pytest.approx(0.2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
+def test_tensorboard_on_a_full_disk_is_one_note_and_all_of_it_is_there_when_there_is_room_at_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    silent, before = Silent(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunWriter(tmp_path / "run", load_config("digits")) as writer:
+        watcher = Tracked(silent, "tensorboard", writer)
+        for epoch in (1, 2, 3):
+            writer.add_epoch(row(epoch))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
+        try:
+            watcher.on_epoch(row(3))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert len(threading.enumerate()) == 1  # none that would say it in its own way, now or at the end
+        writer.write_metrics(METRICS)
+        watcher.finish()
+    assert silent.said[0] == "epoch 3"
+    assert "note: tensorboard could not be written ([Errno 27] File too large)" in silent.said[1]
+    assert capfd.readouterr().err == ""
+    reader = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    reader.Reload()
+    assert [event.step for event in reader.Scalars("train/loss")] == [1, 2, 3]
+    assert reader.Scalars("result/test/top1")[0].step == 3
 
 
 @pytest.fixture(scope="module")

@@ -100,29 +100,40 @@ class Tracked:
 
 
 class TensorBoardTracker:
-    """Event files in `tensorboard/` of the run folder; after a resume all rows are written anew, for the old files."""
+    """An event file in `tensorboard/` of the run folder; after a resume all rows are written anew, for the old files.
+
+    Not by `SummaryWriter`: its thread, and its way out, print tracebacks where the disk is full.
+    """
 
     def __init__(self, run: Run) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         folder = run.path / _TENSORBOARD
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer, self._written = SummaryWriter(str(folder)), 0
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{time.time_ns()}.eyespot"
+        self._written = 0
+        self._write(file_version="brain.Event:2")
 
     def write_epochs(self, history: Sequence[Row]) -> None:
         """Write the rows that are not there yet."""
         for row in history[self._written :]:
-            for name, value in _figures(row).items():
-                self._writer.add_scalar(name, value, row["epoch"])
+            self._write_figures(_figures(row), row["epoch"])
             self._written += 1
-        self._writer.flush()
 
     def write_result(self, metrics: Mapping[str, Any]) -> None:
         """Write the figures of each split at the last epoch."""
-        for name, value in _results(metrics).items():
-            self._writer.add_scalar(name, value, self._written)
-        self._writer.close()
+        self._write_figures(_results(metrics), self._written)
+
+    def _write_figures(self, figures: Mapping[str, float], step: int) -> None:
+        values = [{"tag": name, "simple_value": value} for name, value in figures.items()]
+        self._write(step=step, summary={"value": values})
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with open(self._path, "ab") as file:
+            RecordWriter(file).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 class MlflowTracker:
