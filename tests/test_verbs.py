@@ -20,6 +20,8 @@ from eyespot import data_verbs, evaluating, files, finishing, opening, starting
 from eyespot.analysis.headline import summary_line
 from eyespot.caches import cache_folder
 from eyespot.data.dataset import Dataset, Items
+from eyespot.data.fingerprints import find_near_pairs
+from eyespot.data.near_cache import save_near_pairs
 from eyespot.data.sources import open_dataset
 from eyespot.errors import (
     CheckpointError,
@@ -599,7 +601,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_clearing_the_cache_deletes_what_eyespot_made_and_nothing_else(
     cache: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    data_verbs.pack(pictures)
+    packed_pictures = data_verbs.pack(pictures)
+    no_pairs = find_near_pairs(np.zeros((0, 32, 32), np.uint8), np.zeros(0, np.int64))
+    save_near_pairs(packed_pictures, no_pairs)
+    (near,) = (cache / "checks").iterdir()
+    near.with_name(f".{near.name}.1-0123abcd.tmp").touch()  # of a process that was killed
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", pictures)
     open_dataset(archive)
     mine = [
@@ -623,13 +629,16 @@ def test_clearing_the_cache_deletes_what_eyespot_made_and_nothing_else(
     assert set(before) == {"downloads", "unpacked", "packed", "features", "checks", "exports"}
     assert (before["downloads"].files, before["downloads"].bytes) == (1, 1000)
     assert before["packed"].files >= 3
+    assert before["checks"].files == 2
     assert before["unpacked"].files >= 60
     assert downloaded.exists()
 
     (packed,) = data_verbs.look_at_cache(["packed"], clear=True)
     assert "my notes.txt" in packed.kept
     assert downloaded.exists()
-    data_verbs.look_at_cache(clear=True)
+    kept = {room.name: room.kept for room in data_verbs.look_at_cache(clear=True)}
+    assert kept["checks"] == ()
+    assert not list((cache / "checks").iterdir())
     assert all(room.files == 0 for room in data_verbs.look_at_cache())
     assert all(path.read_text() == "mine" for path in mine)
     assert (outside / "kept").exists()

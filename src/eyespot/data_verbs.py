@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 ROOMS = ("downloads", "unpacked", "packed", "features", "checks", "exports")
 """Kinds of derived data, each a folder in the cache."""
 
-_DERIVED = re.compile(r"\.?(?P<base>.+-[0-9a-f]{16,64})(\.lock|\.tmp|\.report\.json|\.tmp-\d+-[0-9a-f]{8})?")
+_DERIVED = re.compile(
+    r"\.?(?P<base>.+-[0-9a-f]{16,64})"
+    r"(\.lock|\.tmp|\.report\.json|\.tmp-\d+-[0-9a-f]{8}|-[\d.]+-v\d+\.npz(\.\d+-[0-9a-f]{8}\.tmp)?)?"
+)
 
 
 def pack(data: str | Path, *, settings: Settings = (), observer: Observer | None = None) -> PackedDataset:
