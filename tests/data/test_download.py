@@ -811,7 +811,8 @@ def test_too_little_room_is_said_before_the_first_byte(
 ) -> None:
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: real._replace(free=299_999))
-    fails(site.remote(size=300_000), tmp_path, "the disk is full: 300,000 bytes are needed, 299,999 are free")
+    said = r"the disk is full: data\.bin needs 300,000 bytes more, 299,999 are free in .*: free some space"
+    fails(site.remote(size=300_000), tmp_path, said)
     assert site.requests == []
 
 

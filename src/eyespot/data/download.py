@@ -229,8 +229,12 @@ class _Job:
             raise self._error(f"it has {size:,} bytes, more than the {self.max_bytes:,} allowed")
         with _disk(self.folder):
             free = shutil.disk_usage(self.folder).free
-        if free < size - self.part.size():
-            raise self._error(f"the disk is full: {size:,} bytes are needed, {free:,} are free")
+        if free < (missing := size - self.part.size()):
+            raise DownloadError(
+                f"the disk is full: {self.remote.name} needs {missing:,} bytes more, {free:,} are free",
+                where=self.folder,
+                remedy="free some space, or name a folder on a larger disk",
+            )
 
     def _reason(self, url: str) -> str:
         host = f"{urlsplit(url).hostname}: " if len(self.failures) > 1 else ""
