@@ -262,6 +262,19 @@ def test_a_run_of_another_user_cannot_be_written(
         RunWriter(tmp_path / "run", CONFIG, resume=resume).__enter__()
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_disk_with_no_room_for_another_run_is_not_taken_for_a_lack_of_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    said = r"cannot make the run folder \(the disk is full\) in .*run: free some space"
+    with pytest.raises(RunError, match=said):
+        RunWriter(tmp_path / "run", CONFIG, resume=resume).__enter__()
+
+
 def test_two_writers_cannot_share_a_folder_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (

@@ -13,6 +13,7 @@ from eyespot.errors import RunError, UsageError
 from eyespot.locks import temporary_file
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}  # Windows has no EDQUOT
+DISK_FULL = "the disk is full"
 PAGE_ENDINGS = (".html", ".htm")
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -160,7 +161,7 @@ def describe_disk_error(error: OSError) -> tuple[str, str]:
         error: What opening, writing or renaming raised.
     """
     if error.errno in _FULL:
-        return "the disk is full", "free some space, or name a folder on a larger disk"
+        return DISK_FULL, "free some space, or name a folder on a larger disk"
     if error.errno in _FORBIDDEN:
         return f"no right to write ({error.strerror})", "change its permissions, or name another folder"
     return error.strerror or str(error), "check the path and the disk"

@@ -24,7 +24,7 @@ from typing import Any
 
 from eyespot.config import Config, parse_config
 from eyespot.errors import EyespotError, RunError, RunLockedError
-from eyespot.files import append_line, remove_temporaries, write_atomic, write_json
+from eyespot.files import DISK_FULL, append_line, describe_disk_error, remove_temporaries, write_atomic, write_json
 from eyespot.locks import file_lock
 
 CHECKPOINTS = "checkpoints"
@@ -172,9 +172,7 @@ class RunWriter:
         try:
             (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(
-                f"cannot make the run folder ({error.strerror})", where=self.path, remedy=self._elsewhere
-            ) from error
+            raise self._unusable("cannot make the run folder", error) from error
         try:
             self._stack.enter_context(file_lock(self.path / ".lock", timeout_seconds=0))
         except TimeoutError as error:
@@ -184,7 +182,7 @@ class RunWriter:
                 remedy="wait for it, or choose another folder with --out",
             ) from error
         except OSError as error:
-            raise RunError(f"cannot write ({error.strerror})", where=self.path, remedy=self._elsewhere) from error
+            raise self._unusable("cannot write", error) from error
         try:
             self._claim()
         except BaseException:
@@ -197,6 +195,12 @@ class RunWriter:
     ) -> None:
         """Unlock the folder."""
         self._stack.close()
+
+    def _unusable(self, what: str, error: OSError) -> RunError:
+        reason, remedy = describe_disk_error(error)
+        if reason != DISK_FULL:
+            reason, remedy = error.strerror or str(error), self._elsewhere
+        return RunError(f"{what} ({reason})", where=self.path, remedy=remedy)
 
     def _claim(self) -> None:
         settings = self.path / "config.toml"
