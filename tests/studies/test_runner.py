@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from eyespot import finishing
+from eyespot import files, finishing
 from eyespot.config import TrainingConfig, load_config
 from eyespot.errors import ConfigError, RunError, RunLockedError, UsageError
 from eyespot.locks import file_lock
@@ -266,6 +267,19 @@ def test_why_a_training_ended_is_what_it_said_this_time(
     monkeypatch.setattr(runner, "_train", crash)
     (outcome,) = run_points([point], tmp_path, observer=Listener())
     assert outcome.reason.startswith("the training was ended with exit code 1; ")
+
+
+def test_why_a_training_ended_names_no_option_that_a_study_does_not_have(tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.toml").touch()
+    (run / "provenance.json").write_text('{"data": "digits"}')
+    error = files._run_error(OSError(errno.ENOSPC, "No space left on device"), run / "checkpoints" / "step.ckpt")
+    assert "--resume" in str(error)
+    log.write_text(f"error: {error}\n")
+    said = runner._describe_end(1, log)
+    assert said.startswith("cannot write (the disk is full) in ")
+    assert "--resume" not in said
 
 
 def test_the_estimate_measures_as_many_training_pictures_as_a_run_does(

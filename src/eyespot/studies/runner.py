@@ -315,7 +315,8 @@ def _describe_end(code: int, log: Path, start: int = 0) -> str:
         lines = []
     errors = [line for line in lines if line.startswith("error: ")]
     if code > 0 and errors:
-        return errors[-1].removeprefix("error: ")
+        # What goes on is the study or the ablation, each in its own way.
+        return errors[-1].removeprefix("error: ").removesuffix("; a training goes on with --resume")
     killed = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     hint = ", perhaps for want of memory" if code == -9 else ""
     return f"the training was {killed}{hint}; {log} has its words"
