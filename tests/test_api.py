@@ -189,8 +189,12 @@ def test_a_list_of_runs_and_a_path_named_like_data_get_the_next_step() -> None:
 
 
 def test_what_is_no_trained_model_is_not_called_a_bundle() -> None:
-    with pytest.raises(UsageError, match=r"None is no trained model: give a run folder, or what eyespot.load returned"):
-        eyespot.evaluate(None)  # type: ignore[arg-type]
+    for call in (eyespot.evaluate, lambda run: eyespot.explain(run, [b""])):
+        with pytest.raises(UsageError, match=r"None is no trained model: give a run folder, or what eyespot.load"):
+            call(None)
+    for call in (eyespot.load, eyespot.export, eyespot.Run.open):
+        with pytest.raises(UsageError, match=r"a NoneType where a path is needed: give text or a pathlib.Path"):
+            call(None)
 
 
 def test_a_run_stands_for_its_folder(trained: eyespot.Run) -> None:

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from eyespot import files
-from eyespot.caches import cache_folder, data_folders
+from eyespot.caches import cache_folder, data_folders, user_path
 from eyespot.config import load_config
-from eyespot.errors import Interrupted, MissingExtraError, RunError, RunLockedError, did_you_mean, require_extra
+from eyespot.errors import (
+    Interrupted,
+    MissingExtraError,
+    RunError,
+    RunLockedError,
+    UsageError,
+    did_you_mean,
+    require_extra,
+)
 from eyespot.runs import Run, RunWriter, environment, latest_unfinished_run, new_run_folder, now
 
 CONFIG = load_config("fast")
@@ -359,6 +367,19 @@ def test_environment_names_what_the_result_depends_on() -> None:
     assert found["versions"]["torch"] != "not installed"
     assert found["cores"] >= 1
     assert found["processor"]
+
+
+def test_a_home_that_nobody_has_is_a_name_like_others_and_what_is_no_path_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", "~nobody-of-this-name/c")
+    monkeypatch.setenv("EYESPOT_DATA", "~nobody-of-this-name")
+    assert cache_folder("packed") == Path("~nobody-of-this-name/c/packed")
+    assert data_folders() == (Path("~nobody-of-this-name"),)
+    assert user_path("~nobody-of-this-name/runs/a") == Path("~nobody-of-this-name/runs/a")
+    for value, kind in ((None, "NoneType"), (3, "int"), (b"runs/a", "bytes"), (["runs/a"], "list")):
+        with pytest.raises(UsageError, match=f"a {kind} where a path is needed: give text or a pathlib.Path"):
+            user_path(value)  # type: ignore[arg-type]
 
 
 def test_cache_and_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Where eyespot looks for data and where it keeps what it derives.
+"""What a path of the user means, where eyespot looks for data, and where it keeps what it derives.
 
 `EYESPOT_DATA`: folders that are only ever read. `EYESPOT_CACHE`: everything that eyespot writes outside of run folders.
 """
@@ -10,10 +10,25 @@ from pathlib import Path
 
 import platformdirs
 
+from eyespot.errors import UsageError
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as the user meant it: `~` is the home folder; where nobody has one, a name like others.
+
+    Raises:
+        UsageError: It is no path.
+    """
+    try:
+        return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no such user
+    except TypeError as error:
+        what = f"a {type(path).__name__} where a path is needed"
+        raise UsageError(what, remedy="give text or a pathlib.Path") from error
+
 
 def data_folders() -> tuple[Path, ...]:
     """Return the folders named by EYESPOT_DATA (separated like PATH), in order, existing or not."""
-    return tuple(Path(part).expanduser() for part in os.environ.get("EYESPOT_DATA", "").split(os.pathsep) if part)
+    return tuple(user_path(part) for part in os.environ.get("EYESPOT_DATA", "").split(os.pathsep) if part)
 
 
 def cache_folder(room: str) -> Path:
@@ -24,5 +39,5 @@ def cache_folder(room: str) -> Path:
     """
     root = os.environ.get("EYESPOT_CACHE")
     # HOME may be missing in containers: platformdirs then falls back to a path under the current user's entry.
-    base = Path(root).expanduser() if root else Path(platformdirs.user_cache_dir("eyespot", appauthor=False))
+    base = user_path(root) if root else Path(platformdirs.user_cache_dir("eyespot", appauthor=False))
     return base / room

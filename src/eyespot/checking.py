@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eyespot.caches import user_path
 from eyespot.errors import DataError
 from eyespot.files import checked_page
 from eyespot.opening import Observer, choose_recipe, data_card, divide, load_recipe, open_data, pack_data
@@ -146,7 +147,7 @@ def check(
 
 def fix_settings(fix: str | Path | None) -> dict[str, str]:
     """Return the setting that stands for corrections of labels, if there are any."""
-    return {} if fix is None else {"data.label_fixes": str(Path(fix).expanduser().resolve())}
+    return {} if fix is None else {"data.label_fixes": str(user_path(fix).resolve())}
 
 
 def _policies(packed: PackedDataset) -> list[tuple[str, bool]]:

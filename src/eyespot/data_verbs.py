@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from eyespot.caches import cache_folder
+from eyespot.caches import cache_folder, user_path
 from eyespot.errors import DataError, UsageError, did_you_mean
 from eyespot.locks import file_lock
 from eyespot.opening import (
@@ -88,7 +88,7 @@ def show(
 
     watcher = observer or Terminal(quiet=True)
     name = checked_split(split)
-    path = None if out is None else Path(out).expanduser()
+    path = None if out is None else user_path(out)
     if path is not None and path.suffix.lower() not in (".png", ".html", ".htm"):
         raise UsageError(
             f"cannot write pictures as {path.suffix or path.name!r}", where=path, remedy="use .png or .html"
@@ -147,7 +147,7 @@ def tabulate(
     """
     from eyespot.data.picture_table import keep_groups_together, label_by_names, label_by_table, write_table
 
-    source, out = Path(source).expanduser(), Path(out).expanduser()
+    source, out = user_path(source), user_path(out)
     if source.is_dir():
         if pictures is not None or columns is not None:
             raise UsageError("--pictures and --columns are for tables", where=source, remedy="leave them out")
@@ -158,7 +158,7 @@ def tabulate(
         named = tuple(columns.split(",")) if columns is not None else None
         if named is not None and len(named) != 2:
             raise UsageError(f"--columns {columns}", where=source, remedy="give two names, such as id,breed")
-        folder = source.parent if pictures is None else Path(pictures).expanduser()
+        folder = source.parent if pictures is None else user_path(pictures)
         if not folder.is_dir():
             raise UsageError("--pictures is no folder", where=folder, remedy="name the folder of the table's pictures")
         found = label_by_table(source, folder, named, groups)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from eyespot.caches import user_path
 from eyespot.device import prepare_process
 from eyespot.errors import DataError, RunError, UsageError
 from eyespot.finishing import split_names
@@ -134,9 +135,7 @@ def open_to_measure(
         raise UsageError(f"unknown policy {on_bad_image!r} for bad pictures", remedy="use refuse or skip")
     if views is not None:
         check_views(views)
-    folder = None if _is_predictor(run) else Path(cast("str | Path", run)).expanduser()
-    if folder is None and not hasattr(run, "predict_probs"):
-        raise UsageError(f"{run!r} is no trained model", remedy="give a run folder, or what eyespot.load returned")
+    folder = folder_of(run)
     if data is None and (folder is None or not (folder / "split.json").exists()):
         if folder is not None:
             load_predictor(folder, device=device)  # a folder that is neither run nor bundle gets its own error
@@ -160,8 +159,17 @@ def open_to_measure(
     return ToMeasure(predictor, home, packed, splits, name, label_map, own=data is None)
 
 
-def _is_predictor(run: object) -> bool:
-    return not isinstance(run, (str, os.PathLike))
+def folder_of(run: object) -> Path | None:
+    """Return the folder of a run or bundle; None where a `Predictor` was given.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(run, (str, os.PathLike)):
+        return user_path(run)
+    if not hasattr(run, "predict_probs"):
+        raise UsageError(f"{run!r} is no trained model", remedy="give a run folder, or what eyespot.load returned")
+    return None
 
 
 def own_data(run: Run, watcher: Observer) -> tuple[PackedDataset, Splits]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from eyespot.config import as_list
 from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
-from eyespot.evaluating import own_data
+from eyespot.evaluating import folder_of, own_data
 from eyespot.files import checked_page
 from eyespot.opening import Observer
 from eyespot.runs import Run
@@ -71,7 +71,7 @@ def explain(
         raise UsageError(f"{neighbours} neighbours", remedy="use 0 for none")
     where = None if out is None else checked_page(out)
     named = _named(pictures)
-    folder = Path(run).expanduser() if isinstance(run, (str, os.PathLike)) else None
+    folder = folder_of(run)
     predictor = cast("Predictor", run) if folder is None else load_predictor(folder, device=device)
     place = _class_place(predictor, target)
     notes = []

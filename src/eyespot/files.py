@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from eyespot.caches import user_path
 from eyespot.errors import RunError, UsageError
 from eyespot.locks import temporary_file
 
@@ -26,7 +27,7 @@ def checked_folder(path: str | os.PathLike[str]) -> Path:
     """
     if path == "":
         raise UsageError("out is empty", remedy="name a folder, or leave it out")
-    return Path(path).expanduser()
+    return user_path(path)
 
 
 def checked_page(path: str | os.PathLike[str]) -> Path:
@@ -37,7 +38,7 @@ def checked_page(path: str | os.PathLike[str]) -> Path:
             else that is no file is there, or its folder is not.
         RunError: Its folder is read-only.
     """
-    page = Path(path).expanduser().resolve()
+    page = user_path(path).resolve()
     if page.is_dir():
         raise UsageError(f"{str(path)!r} is a folder, not a page", remedy="name a file in it that ends in .html")
     if page.suffix.lower() not in PAGE_ENDINGS:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eyespot.caches import user_path
 from eyespot.checking import fix_settings
 from eyespot.errors import CheckpointError, DataError, UsageError
 from eyespot.files import checked_page, refuse_read_only
@@ -118,7 +119,7 @@ def check_labels(
     with _judge(dataset, packed, labels, tied, folds, config, minutes, watcher, scratch) as found:
         suspects = _suspects(packed, found, labels, watcher)
         if target is not None:
-            decided = _decided_rows(packed.dataset, Path(fix).expanduser(), suspects) if fix is not None else {}
+            decided = _decided_rows(packed.dataset, user_path(fix), suspects) if fix is not None else {}
             new = {it.id: (it.id, it.split, it.given, it.suggested, f"{it.score:.4f}", "") for it in suspects}
             _write_csv([*decided.values(), *(new[id_] for id_ in new if id_ not in decided)], target)
             if decided:
@@ -139,16 +140,12 @@ def _checked_list(path: str | Path, fix: str | Path | None) -> Path:
     from eyespot.answer_file import check_target
     from eyespot.data.label_fixes import is_decided
 
-    target = Path(path).expanduser().resolve()
+    target = user_path(path).resolve()
     check_target(target)
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder for the list {str(path)!r}", remedy="make it, or name another")
     refuse_read_only(target)
-    if (
-        not target.exists()
-        or not target.stat().st_size
-        or (fix is not None and target == Path(fix).expanduser().resolve())
-    ):
+    if not target.exists() or not target.stat().st_size or (fix is not None and target == user_path(fix).resolve()):
         return target
     try:
         decided = is_decided(target)

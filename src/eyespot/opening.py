@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eyespot.caches import user_path
 from eyespot.config import Config, as_list, named_settings, parse_config, recipe_text
 from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
 from eyespot.runs import Run, RunWriter
@@ -305,7 +306,7 @@ def read_fixes(dataset: Dataset, config: Config) -> LabelFixes | None:
         return None
     from eyespot.data.label_fixes import read_label_fixes
 
-    return read_label_fixes(Path(config.data.label_fixes).expanduser(), dataset)
+    return read_label_fixes(user_path(config.data.label_fixes), dataset)
 
 
 def _relabelled(packed: PackedDataset, fixes: LabelFixes, watcher: Observer) -> PackedDataset:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from eyespot.caches import user_path
 from eyespot.config import Config, parse_config
 from eyespot.errors import EyespotError, RunError, RunLockedError
 from eyespot.files import DISK_FULL, append_line, describe_disk_error, remove_temporaries, write_atomic, write_json
@@ -59,7 +60,7 @@ class Run:
         Raises:
             RunError: The folder does not exist or does not hold a run.
         """
-        folder = Path(path).expanduser().resolve()
+        folder = user_path(path).resolve()
         if not folder.is_dir():
             raise RunError("no such folder", where=path, remedy="give a run folder; eyespot runs lists them")
         if not (folder / "config.toml").is_file():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eyespot.caches import user_path
 from eyespot.config import Config, named_settings
 from eyespot.device import ComputePlan, cpu_features, find_device, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import CheckpointError, ConfigError, EyespotError, MemoryLimitError, RunError, UsageError
@@ -180,7 +181,7 @@ def _new_request(
     folder = named.resolve() if named is not None else new_run_folder(config.name, str(source))
     fixes = None
     if corrected:
-        fixes = Path(config.data.label_fixes).expanduser().resolve()
+        fixes = user_path(config.data.label_fixes).resolve()
         config = with_label_fixes(config, folder / LABEL_FIXES)
     return _Request(lasting_name(source), dataset, config, folder, fixes, frozenset(named_settings(settings)))
 

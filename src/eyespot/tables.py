@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.analysis import words
 from eyespot.analysis.headline import describe_top1, headline_split
-from eyespot.caches import cache_folder
+from eyespot.caches import cache_folder, user_path
 from eyespot.data_verbs import look_at_cache
 from eyespot.errors import EyespotError, RunError, UsageError, did_you_mean, printable
 from eyespot.notes import read_annotations
@@ -190,7 +190,7 @@ def show_runs(folder: Path, *, json: bool, sort: str = "created", tag: str | Non
         raise UsageError(
             f"unknown order {sort!r}.{did_you_mean(sort, RUN_ORDERS)}", where="--sort", remedy=", ".join(RUN_ORDERS)
         )
-    folder = folder.expanduser()
+    folder = user_path(folder)
     if not folder.is_dir():
         raise RunError("no such folder", where=folder, remedy="name the folder that holds the run folders")
     found = (path.parent for where in _RUN_PLACES for path in folder.glob(f"{where}/config.toml"))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eyespot.caches import user_path
 from eyespot.commands.options import DataArgument, FixOption, JsonOption
 from eyespot.errors import UsageError
 
@@ -56,7 +57,7 @@ def check(
 
         print_data_card(card, decisions)
         if out is not None:
-            print(f"page: {out.expanduser().resolve()}")
+            print(f"page: {user_path(out).resolve()}")
         elif card["near"]["pairs"]:
             print("to look at the pictures: --out FILE.html")
     if decisions:
@@ -85,6 +86,6 @@ def _show_labels(
     print(f"{len(found):,} labels look wrong{more}: look at the pictures before you change any")
     for path in (csv, out):
         if path is not None:
-            print(f"written: {path.expanduser().resolve()}")
+            print(f"written: {user_path(path).resolve()}")
     if found and csv is not None:
         print("to correct labels: write accept or reject into the column decision, then train with --fix FILE.csv")

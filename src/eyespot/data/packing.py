@@ -90,7 +90,9 @@ def pack_dataset(
         except OSError as error:
             what, step = describe_disk_error(error)
             raise DataError(
-                f"cannot keep packed pixels ({what})", where=entry.folder.parent, remedy=f"{step} with EYESPOT_CACHE"
+                f"cannot keep packed pixels ({what})",
+                where=entry.folder.parent,
+                remedy=f"{step}; EYESPOT_CACHE names it",
             ) from error
     else:
         progress(number, number)

@@ -21,7 +21,7 @@ from typing import TypeAlias, TypedDict
 import numpy as np
 
 from eyespot.arrays import Int64Array
-from eyespot.caches import cache_folder, data_folders
+from eyespot.caches import cache_folder, data_folders, user_path
 from eyespot.data.archives import ARCHIVE_SUFFIXES, extract_archive
 from eyespot.data.cifar import read_cifar
 from eyespot.data.csvfile import is_address, read_csv
@@ -110,7 +110,7 @@ def open_dataset(data: str | Path, *, progress: Progress | None = None, message:
             where="DATA",
             remedy="download it yourself and give the file; eyespot never fetches it",
         )
-    path = Path(os.path.expanduser(data))
+    path = user_path(data)
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:

@@ -21,7 +21,7 @@ import numpy as np
 
 from eyespot import __version__
 from eyespot.arrays import UInt8Array
-from eyespot.caches import cache_folder
+from eyespot.caches import cache_folder, user_path
 from eyespot.data.decode_pool import core_count
 from eyespot.deployment.export import export_onnx, sample_pictures
 from eyespot.deployment.onnx_file import OnnxFile, open_onnx, run_file
@@ -282,7 +282,7 @@ def open_engine(
     names = get_args(EngineName)
     if engine not in names:
         raise UsageError(f"unknown engine {engine!r}.{did_you_mean(engine, names)}", remedy=f"use {', '.join(names)}")
-    path = Path(model).expanduser()
+    path = user_path(model)
     on_processor = find_device(device) == "cpu" or device == "auto"
     if path.suffix.lower() == ".onnx" or path.is_file():
         if engine == "torch" or not on_processor:

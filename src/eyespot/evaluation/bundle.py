@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from eyespot.caches import user_path
 from eyespot.data.transforms import EvalTransform
 from eyespot.errors import CheckpointError, EyespotError, RunError, did_you_mean
 from eyespot.evaluation.bundle_info import FORMAT_VERSION, REMEDY, BundleInfo, parse_info
@@ -174,7 +175,7 @@ def find_bundle(path: str | os.PathLike[str]) -> Path:
     Raises:
         RunError: There is nothing of that name, or a run that has no model yet.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     for candidate in (folder / BUNDLE, folder):
         if is_bundle(candidate):
             return candidate

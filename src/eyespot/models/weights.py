@@ -13,12 +13,12 @@ import base64
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from eyespot.caches import user_path
 from eyespot.errors import CheckpointError, DownloadError, MissingExtraError, UsageError
 from eyespot.models import hub
 from eyespot.models.pickle_process import unpickled
@@ -209,7 +209,7 @@ def _locate(where: str, *, name: str, hub_id: str | None, hub_file: str, licence
 
 
 def _from_file(where: str) -> _Found:
-    path = Path(os.path.expanduser(where)).absolute()  # Path.expanduser raises where there is no such user
+    path = user_path(where).absolute()
     return _Found(path, f"file {path}", "unknown", "give another file, or --set model.weights=auto")
 
 

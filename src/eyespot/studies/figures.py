@@ -20,6 +20,7 @@ from eyespot.analysis import charts, words
 from eyespot.analysis.headline import describe_top1, headline_split
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.verdict import judge
+from eyespot.caches import user_path
 from eyespot.config import load_config
 from eyespot.errors import ConfigError, EyespotError, RunError, did_you_mean
 from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
@@ -138,7 +139,7 @@ def write_study_report(study: Study, folder: str | Path, *, pictures: Path | Non
     Raises:
         RunError: The folder is none of a study, or the page cannot be written.
     """
-    home = Path(folder).expanduser().resolve()
+    home = user_path(folder).resolve()
     rows = read_rows(study, home)
     page = home / "report.html"
     write_page(render_page("study.html.j2", _context(study, home, rows, pictures)), page)

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eyespot.caches import user_path
 from eyespot.config import Config, TrainingConfig
 from eyespot.errors import Interrupted, RunError, RunLockedError
 from eyespot.evaluating import refuse_changed
@@ -83,7 +84,7 @@ def run_points(
             process runs its points.
         Interrupted: A signal asked for a stop; the training under way has written a checkpoint.
     """
-    limits, folder = limits or Limits(), Path(out).expanduser().resolve()
+    limits, folder = limits or Limits(), user_path(out).resolve()
     check_names(points)
     chosen = {point.id for point in select_points(points, only)}
     configs = {point.id: point_config(point, limits) for point in points if not point.not_run}
@@ -114,7 +115,7 @@ def run_points(
 
 def read_outcomes(points: Sequence[Point], out: str | Path, limits: Limits | None = None) -> list[Outcome]:
     """Return what has become of points so far, without running any."""
-    limits, folder = limits or Limits(), Path(out).expanduser().resolve()
+    limits, folder = limits or Limits(), user_path(out).resolve()
     return [_look(folder, point, None if point.not_run else point_config(point, limits)) for point in points]
 
 
@@ -173,7 +174,7 @@ def _differing_fixes(run: Run, own: str, asked: str) -> list[str]:
     file, sha256 = (kept.get("file"), kept.get("sha256")) if isinstance(kept, dict) else (None, None)
     if not own or not asked:
         return [f"data.label_fixes is {(file or own) if own else 'not set'} there and {asked or 'not set'} here"]
-    path = Path(asked).expanduser()
+    path = user_path(asked)
     try:
         same = sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:

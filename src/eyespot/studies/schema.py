@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from eyespot.caches import user_path
 from eyespot.config import load_config, recipe_names
 from eyespot.errors import ConfigError, did_you_mean
 from eyespot.mistakes import MistakeName
@@ -230,7 +231,7 @@ def load_study(name: str | Path) -> Study:
         text = (resources.files("eyespot") / "studies" / f"{where}.toml").read_text(encoding="utf-8")
     elif where.endswith(".toml"):
         try:
-            text = Path(name).expanduser().read_text(encoding="utf-8")
+            text = user_path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"cannot read the study ({reason})", where=where, remedy="give a TOML file") from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyespot.analysis import words
+from eyespot.caches import user_path
 from eyespot.config import Config, config_keys, parse_config
 from eyespot.errors import ConfigError, ModelError, UsageError, did_you_mean
 
@@ -181,7 +182,7 @@ def load_space(path: str | Path, recipe: str, where: str) -> Space:
         ConfigError: The file cannot be read, is no TOML, is empty, or has unknown settings or impossible ranges; all
             of them at once.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

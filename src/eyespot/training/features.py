@@ -266,7 +266,9 @@ class Encoder:
         except OSError as error:
             what, step = describe_disk_error(error)
             raise DataError(
-                f"cannot keep features ({what})", where=cache_folder("features"), remedy=f"{step} with EYESPOT_CACHE"
+                f"cannot keep features ({what})",
+                where=cache_folder("features"),
+                remedy=f"{step}; EYESPOT_CACHE names it",
             ) from error
         return FeatureStore(arrays, seconds, encoded, time.monotonic() - started if encoded else 0.0)
 
