@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -420,6 +422,25 @@ def test_an_extra_that_is_there_and_cannot_be_loaded_is_not_called_missing(
     with pytest.raises(MissingExtraError, match=said) as caught:
         require_extra("serve", "odd_extra")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunError("damaged", where="runs/a", remedy="restore it"),
+        UsageError("wrong"),
+        MissingExtraError("onnx", "export"),
+        MissingExtraError("onnx", "export", fault="ImportError: old"),
+        Interrupted(15),
+    ],
+    ids=repr,
+)
+def test_errors_cross_to_other_processes_whole(error: BaseException) -> None:
+    # multiprocessing.Pool waits for ever for an error that it cannot load.
+    for other in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+        assert vars(other) == vars(error)
 
 
 def test_errors_are_one_line_whatever_they_name() -> None:

@@ -26,9 +26,11 @@ On the command line an error is one line, `error: WHAT in WHERE: REMEDY`, and th
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 import importlib
 from collections.abc import Iterable
+from typing import Any
 
 # Of the characters without a look of their own, those that belong to the spelling: of Persian words, of joined emoji.
 _JOINERS = "\u200c\u200d"
@@ -57,6 +59,10 @@ class EyespotError(Exception):
         self.where = None if where is None else str(where)
         self.remedy = remedy
         super().__init__(self.what, self.where, remedy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error cross to another process: a pool that cannot load what a worker raised waits for ever."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         """Return `WHAT in WHERE: REMEDY` on one line, whatever was in its parts."""
@@ -154,8 +160,11 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}")
+        super().__init__(number)
         self.signal = number
+
+    def __str__(self) -> str:
+        return f"stopped by signal {self.signal}"
 
 
 def require_extra(extra: str, *modules: str) -> None:
