@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -67,8 +68,8 @@ def explain(
     methods = [checked_method(name) for name in as_list(method)]
     if not methods:
         raise UsageError("no method", remedy="leave it out for gradcam")
-    if neighbours < 0:
-        raise UsageError(f"{neighbours} neighbours", remedy="use 0 for none")
+    if not isinstance(neighbours, Integral) or neighbours < 0:
+        raise UsageError(f"{neighbours!r} neighbours", remedy="use a whole number, 0 for none")
     where = None if out is None else checked_page(out)
     named = _named(pictures)
     folder = folder_of(run)

@@ -81,7 +81,7 @@ def evaluate_robustness(
         "split": found.split,
         "n": len(places),
         "of": len(labels),
-        "seed": seed,
+        "seed": int(seed),
         "views": checked,
     }
     folder = found.home.path if found.home is not None and found.own else None

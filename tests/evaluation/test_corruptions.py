@@ -113,8 +113,11 @@ def test_a_sample_has_each_class_by_its_share() -> None:
     assert (stratified(labels, 100, 0) == places).all()
     assert (stratified(labels, 100, 1) != places).any()
     assert len(stratified(labels, 0, 0)) == len(stratified(labels, 5000, 0)) == 1000
-    with pytest.raises(UsageError, match="--limit is -1"):
-        stratified(labels, -1, 0)
+    for limit in (-1, 1.5, "3"):
+        with pytest.raises(UsageError, match=f"--limit is {limit!r}"):
+            stratified(labels, limit, 0)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="seed is -1"):
+        stratified(labels, 5, -1)
 
 
 def test_the_mean_corruption_error_is_that_of_the_75_cells() -> None:

@@ -256,7 +256,9 @@ class TestPredict:
 
 
 class TestWrongCalls:
-    @pytest.mark.parametrize("single", ["cat.jpg", Path("cat.jpg"), b"123", picture(1), np.zeros((4, 4, 3), np.uint8)])
+    @pytest.mark.parametrize(
+        "single", ["cat.jpg", Path("cat.jpg"), b"123", picture(1), np.zeros((4, 4, 3), np.uint8), None, 3]
+    )
     def test_one_picture_instead_of_a_list(self, single: Any, predictor: Predictor) -> None:
         with pytest.raises(UsageError, match=r"where a list of pictures is needed: put it in a list: \[picture\]"):
             predictor.predict(single)
@@ -417,6 +419,14 @@ class TestFindPictures:
         monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(DataError, match=r"cannot list the folder \(Permission denied\)"):
             find_pictures(tmp_path)
+
+
+def test_an_array_of_paths_is_a_list_of_them(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture(1).save(path)
+    (answer,) = predictor.predict([path])
+    for paths in (np.array([str(path)]), np.array([path], dtype=object)):  # a column of a table comes as the second
+        assert predictor.predict(paths) == [answer]  # type: ignore[arg-type]
 
 
 def test_predictions_do_not_change() -> None:

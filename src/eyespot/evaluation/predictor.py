@@ -10,7 +10,7 @@ One picture takes the same way here as in training: `decoding.decode_image`, `Ro
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -508,8 +508,8 @@ def _check_count(name: str, given: int) -> None:
 
 def named_pictures(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
     """Return a name for each picture and the picture, or refuse what is no list of pictures, before any is decoded."""
-    single = isinstance(pictures, (str, bytes, os.PathLike, Image.Image))
-    if single or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+    single = isinstance(pictures, (str, bytes, os.PathLike, Image.Image)) or not isinstance(pictures, Iterable)
+    if single or (isinstance(pictures, np.ndarray) and pictures.dtype.kind not in "OU" and pictures.ndim < 4):
         raise UsageError(
             f"one {type(pictures).__name__} where a list of pictures is needed", remedy="put it in a list: [picture]"
         )

@@ -9,6 +9,7 @@ every cell, so that a killed measurement goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,10 +40,12 @@ def stratified(labels: Int64Array, limit: int, seed: int) -> Int64Array:
         seed: Another seed draws others.
 
     Raises:
-        UsageError: A limit below 0.
+        UsageError: A limit or seed that is no whole number from 0.
     """
-    if limit < 0:
-        raise UsageError(f"--limit is {limit}", remedy="use a number of pictures from 1, or 0 for all")
+    if not isinstance(limit, Integral) or limit < 0:
+        raise UsageError(f"--limit is {limit!r}", remedy="use a number of pictures from 1, or 0 for all")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise UsageError(f"seed is {seed!r}", remedy="use a whole number, 0 or more")
     if not limit or limit >= len(labels):
         return np.arange(len(labels), dtype=np.int64)
     dice = np.random.default_rng(seed)
