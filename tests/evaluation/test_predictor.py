@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -427,6 +429,13 @@ def test_an_array_of_paths_is_a_list_of_them(predictor: Predictor, tmp_path: Pat
     (answer,) = predictor.predict([path])
     for paths in (np.array([str(path)]), np.array([path], dtype=object)):  # a column of a table comes as the second
         assert predictor.predict(paths) == [answer]  # type: ignore[arg-type]
+
+
+def test_a_predictor_can_be_copied_and_sent_to_another_process(predictor: Predictor) -> None:
+    pictures = [picture(seed) for seed in range(3)]
+    answers = predictor.predict(pictures)
+    for other in (pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor)):
+        assert other.predict(pictures) == answers
 
 
 def test_predictions_do_not_change() -> None:

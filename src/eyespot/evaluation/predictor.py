@@ -161,6 +161,10 @@ class Predictor:
         if self.unknown is not None:
             self.unknown.to(self.plan.device).eval()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be copied, and sent to other processes; what was folded is folded again there."""
+        return Predictor, (self.model, self.info, self.plan, self.unknown)
+
     @property
     def transform(self) -> EvalTransform:
         """Return the way from uint8 pixels to what the model takes, the class that training used for val."""
