@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eyespot import files
+from eyespot import doctor, files
 from eyespot.caches import cache_folder, data_folders, user_path
 from eyespot.config import load_config
 from eyespot.errors import (
@@ -393,6 +393,18 @@ def test_cache_and_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("EYESPOT_DATA")
     assert cache_folder("packed").name == "packed"
     assert data_folders() == ()
+
+
+def test_without_any_home_the_cache_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, appauthor: bool) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("EYESPOT_CACHE", raising=False)
+    for answer in (refuse, lambda name, appauthor: "~/.cache/eyespot"):  # new and old releases of platformdirs
+        monkeypatch.setattr("platformdirs.user_cache_dir", answer)
+        with pytest.raises(UsageError, match="no home folder for the cache: set HOME, or name a folder with EYESPOT_C"):
+            cache_folder("packed")
+        assert doctor._cache().status == "problem"
 
 
 @pytest.mark.parametrize(

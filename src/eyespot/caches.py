@@ -36,8 +36,16 @@ def cache_folder(room: str) -> Path:
 
     Args:
         room: `downloads`, `unpacked`, `packed`, `features`, `checks` or `exports`.
+
+    Raises:
+        UsageError: Nobody names a place: a container's user may have neither HOME nor an entry that says his home.
     """
-    root = os.environ.get("EYESPOT_CACHE")
-    # HOME may be missing in containers: platformdirs then falls back to a path under the current user's entry.
-    base = user_path(root) if root else Path(platformdirs.user_cache_dir("eyespot", appauthor=False))
+    if root := os.environ.get("EYESPOT_CACHE"):
+        return user_path(root) / room
+    try:
+        base = Path(platformdirs.user_cache_dir("eyespot", appauthor=False))
+    except RuntimeError:  # of newer releases; older ones return a path that begins with ~
+        base = Path("~")
+    if not base.is_absolute():
+        raise UsageError("no home folder for the cache", remedy="set HOME, or name a folder with EYESPOT_CACHE")
     return base / room

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from eyespot.analysis import words
 from eyespot.caches import cache_folder, data_folders
-from eyespot.errors import printable
+from eyespot.errors import UsageError, printable
 from eyespot.runs import environment
 
 Status = Literal["ok", "note", "warning", "problem"]
@@ -283,7 +283,10 @@ def _speed() -> tuple[float | None, float | None, list[Check]]:
 
 
 def _cache() -> Check:
-    cache = cache_folder("packed").parent
+    try:
+        cache = cache_folder("packed").parent
+    except UsageError as error:
+        return Check("folders", "cache", "problem", error.what, error.remedy)
     home = "" if os.environ.get("EYESPOT_CACHE") else " (EYESPOT_CACHE names another)"
     advice = f"name another folder with EYESPOT_CACHE, such as {_temporary_folder()}"
     return _writable("cache", cache, "problem", advice, home)
