@@ -763,6 +763,15 @@ def test_closed_and_full_outputs(line: str, code: int, complaint: str) -> None:
     assert (done.returncode, done.stderr) == (code, complaint)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no folder that somebody works in")
+def test_in_a_folder_that_was_deleted_the_next_step_is_said(tmp_path: Path) -> None:
+    script = 'mkdir gone && cd gone && rmdir ../gone && "$0" -m eyespot train digits'
+    call = ["bash", "-c", script, sys.executable]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = "error: the current folder was deleted: cd to a folder that exists\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_an_old_locale_and_no_home_are_no_trouble(tmp_path: Path) -> None:
     (tmp_path / "é.toml").write_text('name = "日本"\ndescription = "é"\n', encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "EYESPOT_CACHE")}

@@ -164,6 +164,8 @@ def _call(words: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         with command.make_context("eyespot", words) as context:
+            if words[0] != "doctor":  # which looks for itself
+                _refuse_deleted_folder()
             command.invoke(context)
         code = 0
     except typer.Exit as stop:
@@ -171,6 +173,18 @@ def _call(words: list[str]) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     return code
+
+
+def _refuse_deleted_folder() -> None:
+    """Say that the current folder is gone, before torch is loaded and ends the process with words of oneMKL's.
+
+    Raises:
+        UsageError: It is.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder was deleted", remedy="cd to a folder that exists") from error
 
 
 def _abandon_output() -> None:
