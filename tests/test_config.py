@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,7 @@ def test_overrides_are_read_as_toml_or_as_text() -> None:
     assert config.augment.brightness == (0.5, 1.5)
     assert config.data.final is True
     assert load_config("fast", changes={"training.epochs": 4}).training.epochs == 4
+    assert load_config("fast", changes={"data.label_fixes": Path("a.csv")}).data.label_fixes == "a.csv"
 
 
 def test_settings_are_named_as_they_are_changed() -> None:

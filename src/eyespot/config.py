@@ -6,6 +6,7 @@ Nothing here enters the classes that do the work: builders read the fields and p
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -521,7 +522,7 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree = tree.setdefault(table, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {dotted}: {table!r} is a value, not a section", remedy="write section.key=value")
-    tree[key] = value
+    tree[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def config_keys() -> list[str]:
