@@ -27,6 +27,18 @@ def test_a_device_that_torch_would_not_read_is_unknown(device: str) -> None:
         plan_compute(device)
 
 
+def test_other_defaults_of_torch_are_refused_in_words() -> None:
+    try:
+        torch.set_default_dtype(torch.float64)
+        with pytest.raises(UsageError, match=r"default type was set to torch.float64: call torch.set_default_dtype"):
+            plan_compute("cpu")
+        torch.set_default_dtype(torch.float32)
+        with torch.device("meta"), pytest.raises(UsageError, match="default device was set to meta: call"):
+            plan_compute("cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_that_is_not_there_is_found_before_the_first_tensor() -> None:
     assert [plan_compute(device).device for device in ("cuda", "cuda:0", "cuda:1", "cpu:0", "auto")] == [

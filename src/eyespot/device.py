@@ -66,10 +66,17 @@ def find_device(device: str = "auto") -> str:
     """Return the device that is meant, as torch writes it: for `auto` a GPU where torch sees one.
 
     Raises:
-        UsageError: The device is unknown or not on this machine.
+        UsageError: The device is unknown or not on this machine; or the program has changed what torch makes tensors
+            of, with which neither a network nor its weights are what they say.
     """
     import torch
 
+    for name, found, needed in (
+        ("type", torch.get_default_dtype(), "torch.set_default_dtype(torch.float32)"),
+        ("device", torch.get_default_device().type, "torch.set_default_device(None), and name the device here"),
+    ):
+        if found not in (torch.float32, "cpu"):
+            raise UsageError(f"torch's default {name} was set to {found}", remedy=f"call {needed}")
     device = str(device)  # a `torch.device` says its name
     kind, numbered, number = device.partition(":")
     if kind not in {"auto", "cpu", "cuda", "mps"} or (numbered and (kind == "auto" or not _is_number(number))):
