@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import eyespot
@@ -68,6 +69,13 @@ def test_twice_in_one_process_and_in_a_thread_it_gives_the_same(
     ]
     assert len(figures) == 2
     assert figures[0] == figures[1]
+
+
+def test_a_model_that_was_loaded_without_gradients_can_be_explained(trained: eyespot.Run) -> None:
+    with torch.inference_mode():
+        predictor = eyespot.load(trained)
+    (answer,) = eyespot.explain(predictor, [np.full((24, 24, 3), 90, np.uint8)])
+    assert set(answer.heat) == {"gradcam"}
 
 
 def test_predictors_measure_other_data_and_need_some(trained: eyespot.Run, pictures: Path, tmp_path: Path) -> None:

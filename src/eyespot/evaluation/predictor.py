@@ -556,6 +556,7 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
+@torch.inference_mode(False)  # explaining takes gradients, wherever the weights were loaded
 def load_predictor(
     path: str | os.PathLike[str],
     *,
