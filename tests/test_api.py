@@ -13,6 +13,7 @@ from PIL import Image
 
 import eyespot
 from eyespot.errors import DataError, UsageError
+from eyespot.terminal import Terminal
 
 from .conftest import TINY
 
@@ -69,6 +70,48 @@ def test_twice_in_one_process_and_in_a_thread_it_gives_the_same(
     ]
     assert len(figures) == 2
     assert figures[0] == figures[1]
+
+
+def test_gradients_may_be_switched_off_and_the_callers_random_numbers_stay_theirs(
+    trained: eyespot.Run, pictures: Path, tmp_path: Path
+) -> None:
+    before = torch.get_rng_state()
+    for name, off in (("none", torch.no_grad), ("inference", torch.inference_mode)):
+        with off():
+            run = eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / name)
+            assert not torch.is_grad_enabled()
+        assert run.metrics["val"]["nll_loss"] == trained.metrics["val"]["nll_loss"]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_trainings_in_threads_take_turns_and_give_what_they_give_alone(
+    trained: eyespot.Run, pictures: Path, tmp_path: Path
+) -> None:
+    found: dict[int, eyespot.Run] = {}
+    waits = threading.Event()
+
+    def work(seed: int, observer: Terminal) -> None:
+        settings = {**TINY, "training.seed": seed}
+        out = tmp_path / str(seed)
+        found[seed] = eyespot.train(pictures, recipe="small", settings=settings, out=out, observer=observer)
+
+    class Second(Terminal):
+        def on_message(self, text: str) -> None:
+            if "waiting for another training in this process" in text:
+                waits.set()
+
+    class First(Terminal):
+        def on_epoch(self, row: dict[str, Any]) -> None:
+            if row["epoch"] == 1:
+                other.start()
+                assert waits.wait(60)
+
+    other = threading.Thread(target=work, args=(1, Second(quiet=True)))
+    work(0, First(quiet=True))
+    other.join()
+    losses = [found[seed].metrics["val"]["nll_loss"] for seed in (0, 1)]
+    assert losses[0] == trained.metrics["val"]["nll_loss"]
+    assert losses[1] != losses[0]
 
 
 def test_a_model_that_was_loaded_without_gradients_can_be_explained(trained: eyespot.Run) -> None:

@@ -6,8 +6,9 @@ The test split is opened after training, once, and every look at it is counted i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ def train(
         raise
     plan = plan_compute(device, request.config.training.precision)
     prepare_process(plan)
-    with RunWriter(request.folder, request.config, resume=resume) as writer:
+    with RunWriter(request.folder, request.config, resume=resume) as writer, _torch_for_one(watcher):
         watcher.attach(writer)
         try:
             track = track or Run(writer.path).provenance.get("track")
@@ -135,6 +136,27 @@ def train(
             if not resume:
                 remove_untrained(request.folder)
             raise
+
+
+_turn = threading.RLock()  # not a plain one: who watches a training may train something else
+
+
+@contextmanager
+def _torch_for_one(watcher: Observer) -> Iterator[None]:
+    """Give one training at a time torch with its gradients and random numbers, and then back as the program had it.
+
+    Two threads would draw from one generator, and neither of their results could be repeated.
+    """
+    import torch
+
+    if not _turn.acquire(blocking=False):
+        watcher.on_message("waiting for another training in this process: they share torch's random numbers")
+        _turn.acquire()
+    try:
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # a notebook may have no_grad on for good
+            yield
+    finally:
+        _turn.release()
 
 
 @dataclass(frozen=True)
