@@ -275,4 +275,4 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         heatmaps.cam_layer(Flat(), torch.zeros(1, 3, 8, 8))
     monkeypatch.setitem(sys.modules, "captum", None)
     with pytest.raises(MissingExtraError, match=r'pip install "eyespot\[explain\]"'):
-        heat_maps(predictor_of("spot"), pixels_of_noise(1, 32), torch.tensor([0]), method="occlusion")
+        checked_method("occlusion")  # before training pictures are read for the neighbours

@@ -87,10 +87,13 @@ def checked_method(method: str) -> Method:
 
     Raises:
         UsageError: It is none.
+        MissingExtraError: It needs captum, which is not installed: said before anything is computed.
     """
     names = get_args(Method)
     for known in names:
         if method == known:
+            if known != "gradcam":
+                _captum()
             found: Method = known
             return found
     raise UsageError(f"unknown method {method!r}.{did_you_mean(method, names)}", remedy=f"use {', '.join(names)}")
