@@ -216,6 +216,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         limit = MemoryLimitError("no memory left", remedy="close other programs, or try a smaller training.batch_size")
         return 1, f"error: {limit}"
+    if isinstance(error, ImportError):  # of a library of the system, too, for which a limit leaves no room
+        remedy = "eyespot doctor looks at the installation; a limit on memory stops torch as well"
+        return 1, f"error: {EyespotError(f'a package cannot be loaded ({error})', remedy=remedy)}"
     what = f"unexpected {type(error).__name__} ({error})"
     return 1, f"error: {EyespotError(what, where='eyespot', remedy='run it again with --debug and report it')}"
 
