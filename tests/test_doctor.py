@@ -58,6 +58,13 @@ def test_a_whole_machine_can_train(capsys: pytest.CaptureFixture[str]) -> None:
     assert "eyespot can train here" in capsys.readouterr().out
 
 
+def test_more_threads_than_cores_are_a_warning_and_fewer_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    for threads, status in (("64", "warning"), ("1", "note"), ("2", None), ("abc", None)):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        assert next((check.status for check in doctor._machine() if check.name == "threads"), None) == status
+
+
 def test_the_estimate_for_fast_is_the_measured_one_at_the_measured_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     found = doctor.doctor()
     assert found.gflops is not None

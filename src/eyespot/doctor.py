@@ -202,9 +202,13 @@ def _machine() -> list[Check]:
     checks = [Check("machine", "processor", "ok", f"{facts['processor']}, {words.plural(cores, 'core')} to use")]
     checks += _compute()
     threads = os.environ.get("OMP_NUM_THREADS")
-    if threads and threads.isdigit() and int(threads) < cores:
-        value, advice = f"OMP_NUM_THREADS={threads} with {cores} cores", "unset it to train on all of them"
-        checks.append(Check("machine", "threads", "note", value, advice))
+    if threads and threads.isdigit() and int(threads) not in (0, cores):
+        status: Status = "note" if int(threads) < cores else "warning"
+        advice = "unset it to train on all of them"
+        if status == "warning":
+            advice = "unset it: more threads than cores wait for each other"
+        value = f"OMP_NUM_THREADS={threads} with {words.plural(cores, 'core')}"
+        checks.append(Check("machine", "threads", status, value, advice))
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5 * cores + 0.5:
         advice = "figures of speed are too low while others work"
         checks.append(Check("machine", "load", "note", f"{load:.1f} on {words.plural(cores, 'core')}", advice))
