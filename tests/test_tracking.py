@@ -85,6 +85,7 @@ def test_tensorboard_on_a_full_disk_is_one_note_and_all_of_it_is_there_when_ther
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     silent, before = Silent(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    threads = set(threading.enumerate())
     with RunWriter(tmp_path / "run", load_config("digits")) as writer:
         watcher = Tracked(silent, "tensorboard", writer)
         for epoch in (1, 2, 3):
@@ -94,7 +95,7 @@ def test_tensorboard_on_a_full_disk_is_one_note_and_all_of_it_is_there_when_ther
             watcher.on_epoch(row(3))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert len(threading.enumerate()) == 1  # none that would say it in its own way, now or at the end
+        assert set(threading.enumerate()) <= threads  # none that would say it in its own way, now or at the end
         writer.write_metrics(METRICS)
         watcher.finish()
     assert silent.said[0] == "epoch 3"

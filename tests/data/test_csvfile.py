@@ -325,7 +325,7 @@ def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
     assert not any("patient" in said for said in read_csv(table(folder, kept)).notes)
     many = kept.replace("2,test", "3,test").replace(",,test", ",3,test")
     assert any(
-        "2 test pictures have 1 value of the column 'patient': intervals" in said and "too narrow" in said
+        "2 test pictures have only 1 value of the column 'patient': intervals" in said and "too narrow" in said
         for said in read_csv(table(folder, many)).notes
     )
     no_val = "path,label,patient,split\na.png,cat,1,train\nb.png,dog,1,train\nc.png,dog,2,test\nd.png,cat,3,test\n"

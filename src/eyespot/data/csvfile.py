@@ -228,8 +228,8 @@ def _note_few_groups(found: dict[SplitName, _Rows], name: str) -> tuple[str, ...
         return ()
     values = f"{len(set(groups)):,} value{'s' * (len(set(groups)) > 1)}"
     return (
-        f"{len(groups):,} {split} pictures have {values} of the column {shown(name)}: intervals take pictures for "
-        "independent, and are too narrow for others than these; of others more than is said may be called unknown, too",
+        f"the {len(groups):,} {split} pictures have only {values} of the column {shown(name)}: intervals take pictures "
+        "for independent, so for new values they are too narrow, and more pictures than said may be called unknown",
     )
 
 
