@@ -114,8 +114,8 @@ def read_idx_folder(
 
 def is_published(folder: Path, files: dict[SplitName, tuple[IdxFile, IdxFile]] = FASHION_FILES) -> bool:
     """Return whether one of the files in a folder is the published one; MNIST has files of the same names."""
-    for pair in files.values():
-        for file in pair:
+    for pictures, labels in files.values():
+        for file in (labels, pictures):  # the small one first
             path = file.find(folder)
             if path is not None and hashlib.sha256(_content(path)).hexdigest() == file.sha256:
                 return True
