@@ -505,6 +505,9 @@ def test_data_commands(eyespot: Call, pictures: Path, tmp_path: Path, monkeypatc
     names = {row["name"] for row in json.loads(eyespot("data", "list", "--json").out)}
     assert names == {"cifar10", "cifar100", "fashion-mnist", "digits"}
     assert re.search(r"^digits +1,797 ", eyespot("data", "list").out, re.MULTILINE)
+    with monkeypatch.context() as patch:
+        patch.setenv("EYESPOT_DATA", str(tmp_path / "typo"))
+        assert eyespot("data", "list").out.endswith(f"note: EYESPOT_DATA names {tmp_path / 'typo'}, not there\n")
     assert eyespot("data", "prefetch", "digits").out == "digits: bundled array, from scikit-learn\n"
     assert json.loads(eyespot("data", "prefetch", "digits", "--json").out)["name"] == "digits"
     assert "60 pictures of 12 x 12 x 3" in eyespot("data", "pack", pictures).out

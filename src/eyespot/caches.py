@@ -17,8 +17,10 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """Return a path as the user meant it: `~` is the home folder; where nobody has one, a name like others.
 
     Raises:
-        UsageError: It is no path.
+        UsageError: It is no path, or an empty one: Python would take the current folder.
     """
+    if path == "":
+        raise UsageError("an empty path", remedy="name a file or a folder; the current folder is '.'")
     try:
         return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no such user
     except TypeError as error:

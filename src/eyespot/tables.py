@@ -272,7 +272,7 @@ def _check_kinds(row: Mapping[str, Any], folder: Path) -> None:
 
 def show_datasets(*, json: bool) -> None:
     """Print the named data sets and where they were found."""
-    from eyespot.data.sources import describe_datasets
+    from eyespot.data.sources import absent_folders, describe_datasets
 
     rows = describe_datasets()
     if json:
@@ -284,6 +284,8 @@ def show_datasets(*, json: bool) -> None:
             table, row["name"], f"{row['pictures']:,}", row["size"], str(row["classes"]), row["found"], row["source"]
         )
     print_table(table)
+    if lost := absent_folders():
+        print(f"note: {lost}")
 
 
 def print_pack(packed: PackedDataset, *, json: bool) -> None:

@@ -424,10 +424,11 @@ class TestDownloads:
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("EYESPOT_DATA", str(tmp_path / "typo"))
+        told: list[str] = []
         with pytest.raises(DownloadError) as caught:
-            open_dataset("cifar10")
-        assert "EYESPOT_DATA" in caught.value.remedy
-        assert str(tmp_path / "typo") in caught.value.remedy
+            open_dataset("cifar10", message=told.append)
+        assert told == [f"note: EYESPOT_DATA names {tmp_path / 'typo'}, not there: downloading"]
+        assert f"EYESPOT_DATA; EYESPOT_DATA names {tmp_path / 'typo'}, not there" in caught.value.remedy
 
     def test_everything_is_pinned_and_https(self) -> None:
         for published in PUBLISHED.values():

@@ -161,6 +161,12 @@ def describe_datasets() -> list[DatasetRow]:
     return [_describe(published) for published in PUBLISHED.values()]
 
 
+def absent_folders() -> str:
+    """Return, in words, which folders of EYESPOT_DATA are not there; empty where all are."""
+    absent = [str(root) for root in data_folders() if not root.exists()]
+    return f"EYESPOT_DATA names {', '.join(absent)}, not there" if absent else ""
+
+
 def _describe(published: Published) -> DatasetRow:
     bytes_left = 0
     if published is DIGITS:
@@ -285,10 +291,10 @@ def _download(published: Published, progress: Progress | None, message: Message)
     folder = cache_folder("downloads")
     if len(published.files) > 1:
         folder /= published.name
-    absent = [str(root) for root in data_folders() if not root.exists()]
     hint = "or into a folder named by EYESPOT_DATA"
-    if absent:
-        hint += f" (which names {', '.join(absent)}, not there)"
+    if lost := absent_folders():
+        hint += f"; {lost}"
+        message(f"note: {lost}: downloading")
     total = sum(file.size or 0 for file in published.files)
     before = 0
     for file in published.files:
