@@ -382,6 +382,8 @@ def test_a_home_that_nobody_has_is_a_name_like_others_and_what_is_no_path_is_sai
     for value, kind in ((None, "NoneType"), (3, "int"), (b"runs/a", "bytes"), (["runs/a"], "list")):
         with pytest.raises(UsageError, match=f"a {kind} where a path is needed: give text or a pathlib.Path"):
             user_path(value)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="an empty path: name a file or a folder"):
+        user_path("")
 
 
 def test_cache_and_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
