@@ -23,6 +23,7 @@ from eyespot.data.dataset import Dataset, Items
 from eyespot.data.fingerprints import find_near_pairs
 from eyespot.data.near_cache import save_near_pairs
 from eyespot.data.sources import open_dataset
+from eyespot.device import ComputePlan
 from eyespot.errors import (
     CheckpointError,
     DataError,
@@ -251,6 +252,21 @@ def test_a_run_goes_on_where_it_was_begun_or_says_that_it_cannot(pictures: Path,
     listener = Listener()
     assert eyespot.train(out=tmp_path / "run", resume=True, device="cpu", observer=listener).finished
     assert any("device cpu, before cuda:77" in message for message in listener.messages)
+
+
+def test_a_run_goes_on_in_the_precision_in_which_it_was_begun(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = {**TINY, "training.precision": "auto"}
+    with pytest.raises(Interrupted):
+        eyespot.train(pictures, recipe="small", settings=auto, out=tmp_path / "run", observer=Listener(stop_after=4))
+    begun = Run.open(tmp_path / "run").provenance["precision"]
+    other = "bf16" if begun == "float32" else "float32"
+    monkeypatch.setattr(starting, "plan_compute", lambda *_: ComputePlan("cpu", other, "measured anew"))
+    listener = Listener()
+    assert eyespot.train(out=tmp_path / "run", resume=True, observer=listener).finished
+    assert any(f"cpu, {begun} (as it was begun)" in message for message in listener.messages)
+    assert not any("not as it was begun" in message for message in listener.messages)
 
 
 def test_stopped_before_the_first_picture_was_packed_a_run_can_be_resumed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,8 @@ def train(
                 request.folder.rmdir()  # it was made to keep its name, and has nothing in it
         raise
     plan = plan_compute(device, request.config.training.precision)
+    if resume and request.config.training.precision == "auto":
+        plan = _as_begun(Run(request.folder), plan)
     prepare_process(plan)
     with RunWriter(request.folder, request.config, resume=resume) as writer, _torch_for_one(watcher):
         watcher.attach(writer)
@@ -260,6 +262,16 @@ def _device_of(run: Run) -> str:
             remedy="go on where it is, or name another with --device; the result will then differ in its last digits",
         ) from error
     return device
+
+
+def _as_begun(run: Run, plan: ComputePlan) -> ComputePlan:
+    """Return the precision that a run was begun in, on the same hardware: `auto` measures, and could find another."""
+    known = run.provenance
+    precision = known.get("precision")
+    same = (known.get("device"), known.get("processor")) == (plan.device, environment()["processor"])
+    if not same or precision not in {"float32", "bf16"} or precision == plan.precision:
+        return plan
+    return replace(plan, precision=precision, reason="as it was begun")
 
 
 def _check_before_packing(request: _Request) -> None:
