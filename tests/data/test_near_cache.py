@@ -121,6 +121,12 @@ def test_what_is_damaged_is_searched_again(copied: Path) -> None:
     for damaged in (b"", content[:-9], content[:40], b"no archive"):
         path.write_bytes(damaged)
         assert load_near_pairs(packed) is None
+    for place in range(0, len(content), 3):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        found = load_near_pairs(packed)  # dates and the like say nothing about pairs
+        assert found is None or (found.compared, len(found.first)) == (7, 0)
     outside = replace(pairs, first=np.array([0]), second=np.array([99]), correlation=np.ones(1, np.float32))
     save_near_pairs(packed, replace(outside, mirrored=np.zeros(1, np.bool_)))
     assert load_near_pairs(packed) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,12 @@ def test_hostile_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (tmp_path / "cut.npz").write_bytes(whole[:cut])
         with pytest.raises(DataError):
             read_npz(tmp_path / "cut.npz")
-    flipped = bytearray(whole)
-    flipped[200] ^= 0xFF  # in the compressed pictures
-    (tmp_path / "flipped.npz").write_bytes(flipped)
-    with pytest.raises(DataError, match="x cannot be read"):
-        read_npz(tmp_path / "flipped.npz")
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / "flipped.npz").write_bytes(flipped)
+        with suppress(DataError):  # dates and the like say nothing about arrays
+            np.testing.assert_array_equal(read_npz(tmp_path / "flipped.npz").splits["train"].pixels, images())
     monkeypatch.setattr(npz, "available_memory_bytes", lambda: 1000)
     with pytest.raises(DataError, match="GB of memory are free"):
         read_npz(tmp_path / "a.npz")

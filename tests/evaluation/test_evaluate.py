@@ -210,10 +210,9 @@ class TestPredictionsFile:
         write_predictions(path, self.splits())
         content = path.read_bytes()
         good = read_predictions(path)
-        rng = np.random.default_rng(0)
-        for _ in range(200):
+        for place in range(len(content)):
             damaged = bytearray(content)
-            damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+            damaged[place] ^= 1 << place % 8
             path.write_bytes(damaged)
             try:
                 read = read_predictions(path)

@@ -8,7 +8,9 @@ of one's own (images, labels) are told apart by the arrays' names. Nothing pickl
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ _NAMES = ("class_names", "label_names", "classnames")
 _EXPECTED = (
     "expected x_train and y_train (and x_test, y_test, ...), train_images and train_labels, or images and labels"
 )
+# What numpy, zipfile and zlib raise for archives that are damaged.
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 
 
 class _Arrays:
@@ -55,7 +59,7 @@ class _Arrays:
                 _fail(self.path, f"{name} is damaged, or holds Python objects", "save it anew as numbers or texts")
             with self._archive.open(info) as file:
                 return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-        except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             _fail(self.path, f"{name} cannot be read ({error})", "save it anew with numpy.savez", error)
         except MemoryError as error:
             _fail(self.path, f"no memory for {name}", "write the pictures as files instead", error)
@@ -88,7 +92,7 @@ def read_npz(path: Path) -> Dataset:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"no NumPy archive ({error})", where=path, remedy="save it with numpy.savez") from error
     with archive:
         arrays = _Arrays(path, archive)

@@ -197,7 +197,7 @@ class SplitPredictions(NamedTuple):
 
 _DAMAGED = "restore the file, or train again"
 # What numpy and zipfile raise for files that were damaged or are something else, a bare .npy among them.
-_UNREADABLE = (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, MemoryError, NotImplementedError)
+_UNREADABLE = (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, MemoryError, RuntimeError)
 
 
 def write_predictions(path: Path, splits: Mapping[SplitName, tuple[Float32Array, Int64Array, Sequence[str]]]) -> None:
@@ -248,6 +248,8 @@ def read_predictions(path: Path) -> dict[SplitName, SplitPredictions]:
     try:
         # Not numpy.load: of a file that is no archive it says that it could be loaded unsafely.
         with zipfile.ZipFile(path) as archive:
+            if any(entry.comment for entry in archive.infolist()):  # none was written: it hides the entries behind it
+                raise ValueError("damaged directory")
             found: dict[str, Any] = {
                 name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
                 for name in archive.namelist()
