@@ -392,6 +392,20 @@ def test_an_extended_sweep_that_is_killed_before_it_tests_its_winner_tests_it_wh
     assert "Trial 2 was the best of 2" in re.sub("\u00a0", " ", (ended.folder / "report.html").read_text())
 
 
+def test_an_extended_sweep_that_is_killed_before_its_report_tells_all_trials_whatever_times_its_files_have(
+    ended: Journal,
+) -> None:
+    journal = _extended(Journal.open(ended.folder), SweepOptions(trials=2))
+    journal.begin()
+    journal.write_plan()
+    journal.write(finished(Trial(2, {**journal.trials[1].settings, "optimizer.lr": 0.2}), 0.7))
+    for name in ("best.toml", "report.html"):  # as after `cp -r`, or of a clock that was set back
+        os.utime(ended.folder / name, (2**32, 2**32))
+    found = eyespot.sweep(out=ended.folder, resume=True)
+    assert (found.result["winner"], found.result["test_reads"]) == (1, 1)
+    assert "Trial 1 was the best of 2" in re.sub("\u00a0", " ", (ended.folder / "report.html").read_text())
+
+
 @pytest.mark.parametrize("missing", ["report.html", "best.toml"])
 def test_a_sweep_that_is_killed_before_its_report_writes_it_when_resumed(ended: Journal, missing: str) -> None:
     (ended.folder / missing).unlink()
