@@ -24,7 +24,7 @@ from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
 from eyespot.errors import CheckpointError, DataError, Interrupted, RunError, UsageError
 from eyespot.evaluation.metrics import softmax
-from eyespot.label_check import _suspects, check_labels, judge_features, together
+from eyespot.label_check import SuspectLabel, _suspects, check_labels, judge_features, together
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
 from eyespot.training.prepare import read_pixels
@@ -359,6 +359,24 @@ def test_no_list_takes_the_place_of_decisions_or_of_another_file(
         with pytest.raises(UsageError, match=words):
             check_labels(tmp_path, csv_path=path)
     assert "accept" in listed.read_text(encoding="utf-8")
+
+
+def test_what_is_decided_in_a_list_while_a_new_one_is_made_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 6)
+    table = tmp_path / "labels.csv"
+    header = "id,split,given,suggested,score,decision\n"
+    table.write_text(f"{header}old.png,train,cat,dog,0.9,\n", encoding="utf-8")
+
+    def decide_meanwhile(*_: object) -> list[SuspectLabel]:
+        table.write_text(f"{header}old.png,train,cat,dog,0.9,accept\n", encoding="utf-8")
+        return []
+
+    monkeypatch.setattr("eyespot.label_check._suspects", decide_meanwhile)
+    with pytest.raises(UsageError, match="holds decisions, which a new list would replace"):
+        check_labels(data, csv_path=table, folds=2)
+    assert "accept" in table.read_text(encoding="utf-8")
 
 
 def test_an_undecided_list_is_written_again(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def check_labels(
         if target is not None:
             decided = _decided_rows(packed.dataset, user_path(fix), suspects) if fix is not None else {}
             new = {it.id: (it.id, it.split, it.given, it.suggested, f"{it.score:.4f}", "") for it in suspects}
+            _checked_list(target, fix)  # again: somebody may have decided in it meanwhile
             _write_csv([*decided.values(), *(new[id_] for id_ in new if id_ not in decided)], target)
             if decided:
                 watcher.on_message(f"note: the decisions of {fix} stand first in {csv_path}: {len(decided):,} rows")
