@@ -351,6 +351,20 @@ class TestRefusals:
             export_bundle(bundle, bundle)
         assert (tmp_path / "model.onnx").read_text() == "mine"
 
+    def test_something_came_there_meanwhile(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+        check = export_module._check
+
+        def check_beside_another_export(path: Path, *rest: Any, **more: Any) -> None:
+            check(path, *rest, **more)
+            path.write_text("another's")
+
+        monkeypatch.setattr(export_module, "_check", check_beside_another_export)
+        with pytest.raises(RunError, match="there is something of this name"):
+            export_torch(bundle, tmp_path / "model.pt2", pictures=few()[:1])
+        assert (tmp_path / "model.pt2").read_text() == "another's"
+        assert sorted(os.listdir(tmp_path)) == ["bundle", "model.pt2"]
+
     def test_no_folder_can_be_made(self, tmp_path: Path) -> None:
         bundle = write_bundle(tmp_path / "bundle")
         (tmp_path / "file").write_text("")

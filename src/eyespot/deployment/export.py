@@ -555,6 +555,7 @@ def _place(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent, f".{path.name}-", ".tmp") as beside:
             yield beside
+            _refuse_existing(path)  # again: comparing takes a while, and another export may have written it
             # The weights beside it first.
             for file in sorted(beside.iterdir(), key=lambda file: file.name == path.name):
                 with open(file, "rb+") as opened:
