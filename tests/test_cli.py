@@ -275,6 +275,8 @@ def test_an_interpreter_error_is_one_line_and_debug_shows_the_traceback_wherever
         (PermissionError(13, "Permission denied", "a\nb"), 1, "Permission denied in a\\nb: check"),
         (MemoryError(), 1, "no memory left: close other programs, or try a smaller training.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "no memory left"),
+        (RuntimeError("std::bad_alloc"), 1, "no memory left"),
+        (OSError(12, "Cannot allocate memory"), 1, "no memory left"),
         (
             ImportError("libtorch_cpu.so: failed to map segment from shared object"),
             1,

@@ -36,6 +36,7 @@ from eyespot.commands.serve import serve
 from eyespot.commands.study import study_app
 from eyespot.commands.sweep import sweep
 from eyespot.commands.train import train
+from eyespot.device import is_memory_error
 from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
 
 # Typer carries its own copy of click's exceptions in some versions; this one is found in any of them.
@@ -209,13 +210,13 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, _explain_usage(error)
     if isinstance(error, BrokenPipeError):
         return _EXIT_CLOSED_PIPE, ""  # the reader has gone (`| head`): nobody's fault
+    if is_memory_error(error):
+        limit = MemoryLimitError("no memory left", remedy="close other programs, or try a smaller training.batch_size")
+        return 1, f"error: {limit}"
     if isinstance(error, OSError):
         where = error.filename or ("stdout" if error.errno in (errno.ENOSPC, errno.EBADF) else "the file system")
         failure = EyespotError(error.strerror or str(error), where=where, remedy="check the path and the disk")
         return 1, f"error: {failure}"
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        limit = MemoryLimitError("no memory left", remedy="close other programs, or try a smaller training.batch_size")
-        return 1, f"error: {limit}"
     if isinstance(error, ImportError):  # of a library of the system, too, for which a limit leaves no room
         remedy = "eyespot doctor looks at the installation; a limit on memory stops torch as well"
         return 1, f"error: {EyespotError(f'a package cannot be loaded ({error})', remedy=remedy)}"

@@ -218,8 +218,6 @@ def is_memory_error(error: BaseException) -> bool:
 
     Torch's CPU allocator says so in a plain RuntimeError, the system in an OSError, and safetensors panics.
     """
-    import torch
-
     words = (
         "can't allocate memory",
         "cannot allocate memory",
@@ -228,6 +226,6 @@ def is_memory_error(error: BaseException) -> bool:
         "bad_alloc",
         "could not create a primitive",  # oneDNN does not say why; in practice its scratch memory
     )
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or type(error).__name__ == "PanicException":
-        return True
+    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "PanicException"):
+        return True  # known by name: the command line asks before torch is loaded
     return any(word in str(error).lower() for word in words)

@@ -24,7 +24,15 @@ from eyespot import cli
 from eyespot.data.input_spec import InputSpec
 from eyespot.deployment import export as export_module
 from eyespot.deployment.export import Exported, export_bundle, export_onnx, export_torch, open_session, sample_pictures
-from eyespot.errors import CheckpointError, DataError, MissingExtraError, ModelError, RunError, UsageError
+from eyespot.errors import (
+    CheckpointError,
+    DataError,
+    MemoryLimitError,
+    MissingExtraError,
+    ModelError,
+    RunError,
+    UsageError,
+)
 from eyespot.evaluation.bundle import load_bundle, save_bundle
 from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Provenance
 from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics
@@ -350,6 +358,18 @@ class TestRefusals:
         with pytest.raises(RunError, match="there is something of this name"):
             export_bundle(bundle, bundle)
         assert (tmp_path / "model.onnx").read_text() == "mine"
+
+    def test_memory_runs_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bundle = write_bundle(tmp_path / "bundle")
+
+        def wrapped(*args: Any, **more: Any) -> None:
+            raise RuntimeError("step 2 of 3 failed") from MemoryError()
+
+        for name, write in (("export.export", export_torch), ("onnx.export", export_onnx)):
+            monkeypatch.setattr(f"torch.{name}", wrapped)
+            with pytest.raises(MemoryLimitError, match="no memory left for the export: close other programs"):
+                write(bundle, tmp_path / "model", pictures=few()[:1])
+            monkeypatch.undo()
 
     def test_something_came_there_meanwhile(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bundle = write_bundle(tmp_path / "bundle")

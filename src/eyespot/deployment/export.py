@@ -29,8 +29,8 @@ import torch
 from eyespot.analysis import words
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.deployment.graph import ShippedClassifier
-from eyespot.device import ComputePlan
-from eyespot.errors import EyespotError, ModelError, RunError, UsageError, require_extra
+from eyespot.device import ComputePlan, is_memory_error
+from eyespot.errors import EyespotError, MemoryLimitError, ModelError, RunError, UsageError, require_extra
 from eyespot.evaluation.bundle import load_bundle, load_unknown, read_card, save_bundle
 from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import wilson_interval
@@ -162,6 +162,7 @@ def export_onnx(
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: The bundle is damaged.
         ModelError: The network cannot be exported, or the file's answers are not the predictor's.
+        MemoryLimitError: Memory ran out.
         RunError: The file exists, or cannot be written.
     """
     _need("onnx", "onnx_ir", "onnxscript", "onnxruntime")
@@ -195,6 +196,7 @@ def export_torch(
     Raises:
         CheckpointError: The bundle is damaged.
         ModelError: The network cannot be exported, or the file's answers are not the predictor's.
+        MemoryLimitError: Memory ran out.
         RunError: The file exists, or cannot be written.
     """
     _refuse_existing(path)
@@ -322,7 +324,13 @@ def _output_names(info: BundleInfo) -> list[str]:
     return ["probs", "logits"] if info.unknown is None else ["probs", "logits", SCORE]
 
 
-def _cannot_export(info: BundleInfo, error: Exception) -> ModelError:
+def _cannot_export(info: BundleInfo, error: Exception) -> EyespotError:
+    cause: BaseException | None = error
+    while cause is not None and not is_memory_error(cause):
+        cause = cause.__cause__
+    if cause is not None:
+        remedy = "close other programs, or export it on a machine with more"
+        return MemoryLimitError("no memory left for the export", remedy=remedy)
     text = str(error).strip().splitlines()
     return ModelError(
         f"{info.architecture.name} cannot be exported ({text[0][:160] if text else type(error).__name__})",
