@@ -23,6 +23,8 @@ from eyespot.errors import (
     did_you_mean,
     require_extra,
 )
+from eyespot.evaluation.bundle import read_info
+from eyespot.evaluation.evaluate import read_predictions
 from eyespot.runs import Run, RunWriter, environment, latest_unfinished_run, new_run_folder, now
 
 CONFIG = load_config("fast")
@@ -232,6 +234,25 @@ def test_settings_that_were_cut_off_are_not_taken_for_defaults(tmp_path: Path) -
             _ = Run.open(tmp_path).config
         with pytest.raises(RunError, match="already holds a run"), RunWriter(tmp_path, CONFIG):
             pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_is_whole_and_cannot_be_read_just_now_is_not_to_be_made_again(
+    number: int, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hindered(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for function, name, read in (
+        ("pathlib.Path.read_text", "metrics.json", lambda: trained.metrics),
+        ("zipfile.ZipFile", "predictions.npz", lambda: read_predictions(trained.path / "predictions.npz")),
+        ("builtins.open", "model.json", lambda: read_info(trained.path / "bundle")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(function, hindered)
+            with pytest.raises(RunError) as caught:
+                read()
+        assert str(caught.value).endswith(f"{name}: check its permissions and the disk")
 
 
 def test_a_history_of_endless_brackets(tmp_path: Path) -> None:

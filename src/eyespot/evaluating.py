@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from eyespot.caches import user_path
 from eyespot.device import prepare_process
 from eyespot.errors import DataError, RunError, UsageError
+from eyespot.files import remedy_for_unreadable
 from eyespot.finishing import split_names
 from eyespot.locks import file_lock
 from eyespot.mistakes import stamped
@@ -293,7 +294,8 @@ def _seen(hashes: UInt8Array, home: Run | None, watcher: Observer) -> BoolArray:
     try:
         known = np.frombuffer(path.read_bytes(), dtype="<u8")
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read ({error})", where=path, remedy="restore the file, or train again") from error
+        remedy = remedy_for_unreadable(error, "restore the file, or train again")
+        raise RunError(f"cannot read ({error})", where=path, remedy=remedy) from error
     if not len(known) or (known[1:] <= known[:-1]).any():
         raise RunError("damaged: it is no sorted list", where=path, remedy="restore the file, or train again")
     return np.isin(short_hashes(hashes), known)

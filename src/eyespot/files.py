@@ -155,6 +155,17 @@ def _is_of_unfinished_run(path: Path) -> bool:
     return False
 
 
+def remedy_for_unreadable(error: Exception, otherwise: str) -> str:
+    """Return the next step after a file could not be read: one that is there, and whole, need not be made again.
+
+    Args:
+        error: What opening, reading or parsing raised.
+        otherwise: The next step where the file is gone, or holds something else.
+    """
+    hindered = isinstance(error, OSError) and error.errno in _FORBIDDEN | {errno.EIO}
+    return "check its permissions and the disk" if hindered else otherwise
+
+
 def describe_disk_error(error: OSError) -> tuple[str, str]:
     """Return what went wrong with a disk and the next step, as two phrases.
 

@@ -25,7 +25,15 @@ from typing import Any
 from eyespot.caches import user_path
 from eyespot.config import Config, parse_config
 from eyespot.errors import EyespotError, RunError, RunLockedError
-from eyespot.files import DISK_FULL, append_line, describe_disk_error, remove_temporaries, write_atomic, write_json
+from eyespot.files import (
+    DISK_FULL,
+    append_line,
+    describe_disk_error,
+    remedy_for_unreadable,
+    remove_temporaries,
+    write_atomic,
+    write_json,
+)
 from eyespot.locks import file_lock
 
 CHECKPOINTS = "checkpoints"
@@ -388,7 +396,8 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"cannot read ({reason})", where=path, remedy=_RESTORE) from error
+        remedy = remedy_for_unreadable(error, _RESTORE)
+        raise RunError(f"cannot read ({reason})", where=path, remedy=remedy) from error
 
 
 def read_json(path: Path, *, default: dict[str, Any], remedy: str = _RESTORE) -> dict[str, Any]:

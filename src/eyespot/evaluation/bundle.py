@@ -30,7 +30,7 @@ from eyespot.data.transforms import EvalTransform
 from eyespot.errors import CheckpointError, EyespotError, RunError, did_you_mean
 from eyespot.evaluation.bundle_info import FORMAT_VERSION, REMEDY, BundleInfo, parse_info
 from eyespot.evaluation.unknown import UnknownScore, parse_score
-from eyespot.files import fsync_folder
+from eyespot.files import fsync_folder, remedy_for_unreadable
 from eyespot.locks import temporary_folder
 from eyespot.models.registry import build_model
 from eyespot.runs import BUNDLE
@@ -350,7 +350,7 @@ def _read(path: Path, limit: int) -> bytes:
         raise CheckpointError(
             f"cannot read ({error.strerror or type(error).__name__})",
             where=path,
-            remedy="a bundle is a folder with weights.safetensors and model.json",
+            remedy=remedy_for_unreadable(error, "a bundle is a folder with weights.safetensors and model.json"),
         ) from error
 
 

@@ -24,7 +24,7 @@ from eyespot.evaluation.metrics import measure
 from eyespot.evaluation.predictor import Predictor, Progress
 from eyespot.evaluation.unknown import unknown_metrics
 from eyespot.evaluation.views import Views, check_views
-from eyespot.files import write_atomic
+from eyespot.files import remedy_for_unreadable, write_atomic
 
 if TYPE_CHECKING:
     from eyespot.data.loaders import Loader
@@ -256,7 +256,8 @@ def read_predictions(path: Path) -> dict[SplitName, SplitPredictions]:
             }
     except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:160] or type(error).__name__
-        raise RunError(f"cannot read ({reason})", where=path, remedy=_DAMAGED) from error
+        remedy = remedy_for_unreadable(error, _DAMAGED)
+        raise RunError(f"cannot read ({reason})", where=path, remedy=remedy) from error
     splits: dict[SplitName, SplitPredictions] = {}
     for split in SPLIT_NAMES:
         parts = [found.pop(f"{split}_{name}", None) for name in ("logits", "labels", "ids")]
