@@ -25,6 +25,7 @@ from eyespot.errors import (
 )
 from eyespot.evaluation.bundle import read_info
 from eyespot.evaluation.evaluate import read_predictions
+from eyespot.notes import read_annotations
 from eyespot.runs import Run, RunWriter, environment, latest_unfinished_run, new_run_folder, now
 
 CONFIG = load_config("fast")
@@ -245,6 +246,7 @@ def test_what_is_whole_and_cannot_be_read_just_now_is_not_to_be_made_again(
 
     for function, name, read in (
         ("pathlib.Path.read_text", "metrics.json", lambda: trained.metrics),
+        ("pathlib.Path.read_text", "notes.json", lambda: read_annotations(trained)),
         ("zipfile.ZipFile", "predictions.npz", lambda: read_predictions(trained.path / "predictions.npz")),
         ("builtins.open", "model.json", lambda: read_info(trained.path / "bundle")),
     ):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from eyespot.errors import RunError, UsageError
-from eyespot.files import write_json
+from eyespot.files import remedy_for_unreadable, write_json
 from eyespot.locks import file_lock
 from eyespot.runs import Run, now
 
@@ -60,7 +60,10 @@ def read_annotations(run: Run) -> Annotations:
         return Annotations(notes, tuple(str(tag) for tag in value["tags"]))
     except FileNotFoundError:
         return Annotations()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except OSError as error:
+        remedy = remedy_for_unreadable(error, "check the path")
+        raise RunError(f"cannot read ({error.strerror})", where=path, remedy=remedy) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"not the notes of a run ({type(error).__name__})", where=path, remedy="mend the file, or delete it"
         ) from error

@@ -18,7 +18,7 @@ import numpy as np
 from eyespot.arrays import Int64Array, UInt8Array, UInt64Array
 from eyespot.data.dataset import SPLIT_NAMES, PackedDataset, SplitName
 from eyespot.errors import DataError, RunError
-from eyespot.files import write_atomic
+from eyespot.files import remedy_for_unreadable, write_atomic
 from eyespot.seeds import derive_seed
 
 
@@ -136,7 +136,8 @@ class Splits:
             fingerprint, saved_hash, notes = document["fingerprint"], document["hash"], tuple(document["notes"])
             tree = document["splits"]
         except OSError as error:
-            raise RunError(f"cannot read ({error.strerror})", where=path, remedy="name the folder of a run") from error
+            remedy = remedy_for_unreadable(error, "name the folder of a run")
+            raise RunError(f"cannot read ({error.strerror})", where=path, remedy=remedy) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(path, "it is not a split.json") from error
         if fingerprint != packed.fingerprint:
