@@ -492,6 +492,10 @@ class TestRefused:
                 ("data/train/cat/1.png", "data/test/cat/1.png", "docs/a.txt"),
                 "data if that is the data set, or turn them",
             ),
+            (
+                ("a/a/train/cat/1.png", "a/a/train/dog/1.png", "a/a/valid/cat/1.png", "test/test/1.png"),
+                "the splits are inside of the class folders (a/a/train)",
+            ),
             (("images/a_1.jpg", "annotations/trimaps/a_1.png"), "folders 'annotations', 'images' are no classes"),
             (("images/1.jpg", "Masks/1.png"), "folders 'Masks', 'images' are no classes"),
             (("train/images/1.jpg", "train/labels/1.txt", "val/images/2.jpg"), "'images', 'labels' are no classes"),

@@ -426,8 +426,8 @@ def _walk_class(
             continue
         seen.add(identity)
         listing = _list(folder, f"{here}/", left_out)
+        _check_no_splits(root, here, listing)
         if here == class_folder:
-            _check_no_splits(root, class_folder, listing)
             _check_no_copy(root, class_folder, listing, beside)
         elif listing.pictures:
             left_out.nested.append(safe_text(here))
@@ -446,7 +446,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
-    """Raise where the splits are inside of the class folders."""
+    """Raise where a class folder, or one below it, holds the splits: `data/data/train` beside `test/`, too."""
     inside = {split: names[0] for split, names in _by_split(listing.folders)[0].items()}
     if "train" in inside and len(inside) > 1:
         have = f"{class_folder}/{inside['train']}"
