@@ -102,7 +102,7 @@ class TestListing:
         # CIFAR-100 has a class train.
         assert read(tmp_path / "a", "train/1.png", "bus/1.png").class_names == ("bus", "train")
         assert read(tmp_path / "a", "train/more/1.png").class_names == ("bus", "train")
-        names = ("bus", "dev", "test", "train")
+        names = ("bus", "dev", "test")
         assert read(tmp_path / "b", *[f"{name}/1.png" for name in names]).class_names == names
         assert read(tmp_path / "c", "bus/1.png", "test/1.png").class_names == ("bus", "test")
 
@@ -148,7 +148,7 @@ class TestListing:
         } <= {*dataset.notes}
 
     def test_classes_that_begin_like_a_split_stay_classes(self, tmp_path: Path) -> None:
-        names = ("test_tube", "training_shoes", "train", "test_set", "valley", "data_set", "set")
+        names = ("test_tube", "training_shoes", "train", "valley", "data_set", "set")
         assert read(tmp_path / "a", *[f"{name}/1.png" for name in names]).class_names == tuple(sorted(names))
         assert read(tmp_path / "b", "test_tube/old/1.png", "training_shoes/new/1.png").class_names == (
             "test_tube",
@@ -467,6 +467,10 @@ class TestRefused:
             (("test/cat/1.png", "val/dog/1.png"), "test/, val/ without train/"),
             (("train/1.png", "test/1.png"), "train/ has no class folders"),
             (("train/", "test/cat/1.png"), "train/ has no class folders"),
+            (("train/1.png", "test/1.png", "bus/1.png"), "train/ has no class folders"),
+            (("bus/1.png", "car/1.png", "test1/1.png"), "test1/ beside 'bus', 'car': a split or a class?"),
+            (("train_images/1.png", "unlabeled_images/1.png"), "train_images/ has no class folders"),
+            (("train2017/1.jpg", "val2017/2.jpg", "annotations/a.json"), "train2017/ has no class folders"),
             (("train/cat/1.png", "train/dog/1.png", "holdout/1.png"), "splits or classes?"),
             (("train/cat/1.png", "train/dog/1.png", "val/", "valid/"), "two folders for the split val: 'val', 'valid'"),
             (("train/cat/1.png", "train/dog/1.png", "training/cat/1.png"), "two folders for the split train"),

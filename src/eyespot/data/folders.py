@@ -122,6 +122,14 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
         _refuse_torn_splits(root, top)
         _refuse_hidden_splits(root, top)
         doubtful = [safe_text(name) for name in top.folders if split_of(name)]
+        named = [name for name in doubtful if name.casefold() not in SPLIT_WORDS]
+        if named:  # a class may be called test, but hardly test_images
+            raise DataError(
+                f"{named[0]}/ beside {few(safe_text(name) for name in top.folders if name not in named)}: "
+                "a split or a class?",
+                where=root,
+                remedy="move it elsewhere where it is no class, or call it otherwise",
+            )
         if doubtful:
             notes.append(f"taken for a class, not for a split, since it holds no class folders: {few(doubtful)}")
         _count_stray(_list(root, "", left_out).pictures, "", left_out)
@@ -244,12 +252,13 @@ def _find_splits(root: str, top: _Listing) -> dict[SplitName, str] | None:
     train = by_split["train"][0]
     listing = _list(os.path.join(root, train), "", _LeftOut())
     if not listing.folders:
-        if others:
+        if others and len(by_split) == 1 and train.casefold() in SPLIT_WORDS:  # the vehicle
             return None
+        beside = f"; where it is a class, call it otherwise than {train}" if others else ""
         raise DataError(
             f"{safe_text(train)}/ has no class folders",
             where=root,
-            remedy=f"make a folder for each class in {train}/, {_BY_NAMES}",
+            remedy=f"make a folder for each class in {train}/, {_BY_NAMES}{beside}",
         )
     if others and len(by_split) == 1:
         if listing.pictures:
