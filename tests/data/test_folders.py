@@ -169,6 +169,12 @@ class TestListing:
         assert read(tmp_path / "b", *own).class_names == ("cat", "dog")
         other = ("cat/old/1.png", "cat/young/1.png", "dog/old/1.png", "dog/big/1.png")
         assert read(tmp_path / "c", *other).class_names == ("cat", "dog")
+        letters = ("a/old/1.png", "a/young/1.png", "b/big/1.png")
+        assert read(tmp_path / "d", *letters).class_names == ("a", "b")
+
+    def test_numbered_classes_stay_classes(self, tmp_path: Path) -> None:
+        for number, names in enumerate((("00000", "00001"), ("Class 1", "Class 2"), ("party1", "party2"), ("3", "12"))):
+            assert set(read(tmp_path / str(number), *[f"{name}/1.png" for name in names]).class_names) == {*names}
 
     def test_class_names_sort_by_code_point_whatever_the_order_on_disk(self, tmp_path: Path) -> None:
         names = ["zebra", "Zebra2", "ähre", "10", "9", "übel", "_x", "élan"]
@@ -492,6 +498,22 @@ class TestRefused:
                 tuple(f"{look}/{kind}/1.png" for look in ("color", "grey") for kind in ("apple", "corn", "grape")),
                 "'color', 'grey' hold no pictures, but all hold folders named 'apple', 'corn', 'grape': which are",
             ),
+            (
+                tuple(
+                    f"{shop}/images/{kind}/1.png" for shop in ("amazon", "webcam") for kind in ("bike", "mug", "pen")
+                ),
+                "'amazon', 'webcam' hold no pictures, but all hold folders named 'bike', 'mug', 'pen': which are",
+            ),
+            (
+                tuple(f"{patient}/{label}/1.png" for patient in ("10253", "10254", "9") for label in "01"),
+                "'10253', '10254', '9' hold no pictures, but all hold folders named '0', '1': which are the classes?",
+            ),
+            (("a/abbey/1.png", "a/alley/1.png", "b/bar/1.png"), "a level deeper, sorted by their initials (a/abbey)"),
+            (
+                ("images_001/images/1.png", "images_002/images/2.png", "entries.csv"),
+                "'images_001', 'images_002' are named like pieces of one data set",
+            ),
+            (("Lesions_part_1/1.png", "Lesions_part_2/2.png"), "are named like pieces of one data set"),
             (
                 ("data/train/cat/1.png", "data/test/cat/1.png", "docs/a.txt"),
                 "data if that is the data set, or turn them",

@@ -205,7 +205,7 @@ def _note_groups(found: dict[SplitName, _Rows], name: str, columns: _Columns, pa
     return (
         f"the column {shown(name)} has {len(groups):,} values for {pictures:,} pictures and is not used: with what "
         "is alike in it both in train and in test, test says too much. Splits that keep it together: "
-        f"eyespot data table {_quoted(str(path))} --groups {_quoted(safe_text(name))} --out NEW.csv",
+        f"eyespot data table {quoted(str(path))} --groups {quoted(safe_text(name))} --out NEW.csv",
     )
 
 
@@ -233,7 +233,7 @@ def _note_few_groups(found: dict[SplitName, _Rows], name: str) -> tuple[str, ...
     )
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a word of a command line, for any shell."""
     return f'"{text}"' if " " in text else text
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eyespot.data.csvfile import quoted
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
 from eyespot.data.names import (
     SPLIT_WORDS,
@@ -42,8 +43,13 @@ _PICTURE_FOLDERS = ("images", "image", "Images", "imgs", "img", "originals")
 # What an archive holds beside its pictures: no classes, where there is nothing else.
 _PICTURE_PART = re.compile("(?:jpe?g)?images?|imgs?|pictures?|photos?", re.IGNORECASE)
 _OTHER_PART = re.compile("annotations?|labels?|masks?|trimaps?|segmentation[a-z]*|ground[-_ ]?truth", re.IGNORECASE)
+# What a large data set is cut into for its download: `images_001`, `scans_part_2`, `batch 3`.
+_NUMBERED_PART = re.compile(
+    r"(.*(?<![a-z]))?(batch|chunk|(?:data)?set|data|folder|images?|imgs?|part|photos?|pictures?|shard|zip)[-_ ]?[0-9]+"
+)
 _ARCHIVES = frozenset({"zip", "tar", "tgz", "gz", "bz2", "tbz2", "xz", "txz", "zst", "rar", "7z"})
 _BY_NAMES = "or, where names or a table say the class, make a CSV of path,label (eyespot data table --help)"
+_DIGITS = re.compile("[0-9]+")
 # A download folder in a folder in a folder: nobody wraps a data set deeper.
 _MAX_WRAPPERS = 5
 
@@ -120,6 +126,8 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
     found: dict[SplitName, dict[str, list[str]]] = {}
     if split_folders is None:
         _refuse_torn_splits(root, top)
+        _refuse_pieces(root, top)
+        _refuse_initials(root, top)
         _refuse_hidden_splits(root, top)
         doubtful = [safe_text(name) for name in top.folders if split_of(name)]
         named = [name for name in doubtful if name.casefold() not in SPLIT_WORDS]
@@ -302,32 +310,67 @@ def _inner_split(root: str, split_folder: str, split: SplitName) -> str:
     return split_folder
 
 
+def _refuse_pieces(root: str, top: _Listing) -> None:
+    """Raise where folders taken for classes are named like the pieces of a data set that was cut for its download."""
+    found = [_NUMBERED_PART.fullmatch(name.casefold()) for name in top.folders]
+    if len(found) > 1 and len({match and match.groups() for match in found}) == 1 and found[0]:
+        raise DataError(
+            f"{few(map(safe_text, top.folders))} are named like pieces of one data set, not like classes",
+            where=root,
+            remedy=f"make a folder for each class, {_BY_NAMES}; where they are classes, call them otherwise",
+        )
+
+
 def _refuse_hidden_splits(root: str, top: _Listing) -> None:
     """Raise where folders taken for classes look like splits or variants of the data: the same class folders in each.
 
     `fold1` and `fold2`, or `color` and `grayscale` with forty kinds of leaves in each, would become the classes of a
-    data set, and nobody would be told.
+    data set, and nobody would be told. Nor of a hundred patients, `10253` and `10254`, with `0` and `1` in each.
     """
     same: set[str] | None = None
     for name in top.folders:
         listing = _list(os.path.join(root, name), "", _LeftOut())
+        if len(listing.folders) == 1 and not listing.pictures:  # `amazon/images`, `webcam/images`
+            listing = _list(os.path.join(root, name, listing.folders[0]), "", _LeftOut())
         same = set(listing.folders) if same is None else same & set(listing.folders)
         if listing.pictures or len(same) < 2:
             return
     if same is None or len(top.folders) < 2:
         return
-    if len(same) <= len(top.folders) and not any(map(_SPLIT_LIKE.search, map(str.casefold, top.folders))):
+    names = [name.casefold() for name in top.folders]
+    numbered = len({_DIGITS.sub("", name) for name in names}) == 1
+    if len(same) <= len(names) and not numbered and not any(map(_SPLIT_LIKE.search, names)):
         return  # apple/ and pear/ with fresh/ and rotten/ in each are classes
     inside = _by_split(sorted(same))[0]
     if "train" in inside and len(inside) > 1:  # `_check_no_splits` will say it better
         return
+    outer = "where they are classes, make a CSV that says so (eyespot data table --pattern '^[^/]+')"
+    inner = f"eyespot data table {quoted(root)} --pattern '([^/]+)/[^/]+$' --groups '^[^/]+' --out NEW.csv"
     raise DataError(
         f"{few(map(safe_text, top.folders))} hold no pictures, but all hold folders named "
         f"{few(sorted(map(safe_text, same)))}: which are the classes?",
         where=root,
-        remedy="give one of them, or name splits train/ and test/; where they are classes, make a CSV that says so "
-        "(eyespot data table --pattern '^[^/]+')",
+        remedy=f"where those are, make a CSV that keeps each of the others in one split: {inner}; {outer}"
+        if numbered
+        else f"give one of them, or name splits train/ and test/; {outer}",
     )
+
+
+def _refuse_initials(root: str, top: _Listing) -> None:
+    """Raise where folders taken for classes are initials of the classes in them: `a/abbey`, `a/airport`, `b/bar`."""
+    if len(top.folders) < 2 or any(len(name) > 1 for name in top.folders):
+        return
+    inside = {name: _list(os.path.join(root, name), "", _LeftOut()) for name in top.folders}
+    if all(
+        listing.folders and not listing.pictures and all(inner.startswith(name) for inner in listing.folders)
+        for name, listing in inside.items()
+    ):
+        example = f"{top.folders[0]}/{inside[top.folders[0]].folders[0]}"
+        raise DataError(
+            f"the classes seem to be a level deeper, sorted by their initials ({safe_text(example)})",
+            where=root,
+            remedy=f"make a CSV of path,label: eyespot data table {quoted(root)} --pattern '^./([^/]+)' --out NEW.csv",
+        )
 
 
 def _refuse_torn_splits(root: str, top: _Listing) -> None:
