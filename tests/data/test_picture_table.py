@@ -169,6 +169,27 @@ def test_a_path_goes_before_a_name_and_may_be_absolute_or_leave_the_folder(tmp_p
     assert found.notes == ("2 rows name pictures once more: counted once",)
 
 
+def test_a_table_of_pictures_in_split_folders_keeps_the_splits(tmp_path: Path) -> None:
+    names = [f"data/{split}/{n}.png" for split in ("train", "Test_images") for n in range(2)]
+    files(tmp_path, *names, "data/extra/9.png")
+    rows = [f"{name},{'ab'[n % 2]}" for n, name in enumerate(names)]
+    (tmp_path / "one.csv").write_text("\n".join(["path,label", *rows[:2]]))
+    assert set(read_csv(tmp_path / "one.csv").splits) == {"train"}, "train alone says nothing of test"
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows, "data/extra/9.png,a"]))
+    with pytest.raises(
+        DataError, match=r"in folders named after test, train, and no column.*data table .*t\.csv --out"
+    ):
+        read_csv(tmp_path / "t.csv")
+    found = label_by_table(tmp_path / "t.csv", tmp_path)
+    assert [row.split for row in found.rows] == ["train", "train", "test", "test"]
+    assert found.notes == (
+        "splits are those that folders of the pictures are named after",
+        "1 picture left out: they are in no split",
+    )
+    write_table(found, tmp_path / "out.csv")
+    assert set(read_csv(tmp_path / "out.csv").splits) == {"train", "test"}
+
+
 def test_splits_in_a_folder_around_everything_are_found(tmp_path: Path) -> None:
     files(tmp_path, *[f"data/v1/{split}/{kind}_{n}.png" for split in ("train", "test") for kind in ("cat", "dog")
                       for n in range(2)])  # fmt: skip

@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
-from eyespot.data.names import SPLIT_WORDS, check_classes, few, make_unique, safe_text
+from eyespot.data.names import SPLIT_WORDS, check_classes, few, make_unique, safe_text, splits_of_paths
 from eyespot.errors import DataError, did_you_mean
 
 # Ten million rows; the whole table is read into memory.
@@ -132,7 +132,7 @@ def read_csv(path: Path) -> Dataset:
         DataError: With the line number: a row with too many or too few columns, an empty path or label, a file that is
             missing or not a regular file, an address instead of a path, an unknown split, two labels or splits for one
             picture, text that is not UTF-8, a quote that does not end. An empty table, splits in a column that is not
-            called so, and what `check_classes` finds.
+            called so or in the paths alone, and what `check_classes` finds.
     """
     rows = table_rows(path)
     first_line, first = next(rows, (1, []))
@@ -148,6 +148,13 @@ def read_csv(path: Path) -> Dataset:
         unnamed.check(path)
     if not found:
         raise DataError("a header and no rows", where=path, remedy=_EXPECTED)
+    if columns.split is None and (named := {*splits_of_paths(found["train"].ids)} - {None}):
+        raise DataError(
+            f"the paths are in folders named after {', '.join(sorted(map(str, named)))}, and no column says the split",
+            where=path,
+            remedy=f"eyespot data table {quoted(str(path))} --out NEW.csv makes a column split of them; "
+            "to have others drawn, add the column with train in every row",
+        )
     if "train" not in found:
         raise DataError(
             f"no row with split train, only {', '.join(found)}", where=path, remedy="mark training rows train"

@@ -136,6 +136,25 @@ def split_of(name: str) -> SplitName | None:
     return SPLIT_WORDS[found[1]] if found else None
 
 
+def splits_of_paths(paths: Sequence[str]) -> list[SplitName | None]:
+    """Return for each path the split that a folder of it is named after, as in `photos/train/cat/1.jpg`.
+
+    Folders that all paths begin with say nothing. Nothing is said of any path where train and another split are not
+    both among them.
+
+    Args:
+        paths: N paths with forward slashes.
+    """
+    folders = [path.split("/")[:-1] for path in paths]
+    shared = 0
+    if folders:
+        first, last = min(folders), max(folders)
+        while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+            shared += 1
+    splits = [next((split for name in names[shared:] if (split := split_of(name))), None) for names in folders]
+    return splits if {"train"} < {split for split in splits if split} else [None] * len(paths)
+
+
 def check_classes(
     counts: Mapping[SplitName, Mapping[str, int]], where: object, *, left_out: str = ""
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:

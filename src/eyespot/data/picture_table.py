@@ -31,7 +31,7 @@ from eyespot.data.csvfile import (
 )
 from eyespot.data.dataset import SPLIT_NAMES
 from eyespot.data.group_splits import split_groups
-from eyespot.data.names import SPLIT_WORDS, few, may_be_picture, safe_text, split_of
+from eyespot.data.names import SPLIT_WORDS, few, may_be_picture, safe_text, split_of, splits_of_paths
 from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.errors import DataError, UsageError, did_you_mean
 from eyespot.files import write_atomic
@@ -182,7 +182,22 @@ def label_by_table(
     notes = [f"{_pictures_left_out(others)}, which the table does not name"] if others else []
     if again:
         notes.append(f"{again:,} row{' names a picture' if again == 1 else 's name pictures'} once more: counted once")
-    return _without_unwritable([row for _, row in rows.values()], notes)
+    named = [row for _, row in rows.values()]
+    if split_column is None:
+        named = _with_splits_of_folders(named, notes)
+    return _without_unwritable(named, notes)
+
+
+def _with_splits_of_folders(rows: Sequence[PictureRow], notes: list[str]) -> list[PictureRow]:
+    """Return rows with the splits that their folders are named after; where they are not, the rows as they are."""
+    splits = splits_of_paths([row.path.replace(os.sep, "/") for row in rows])
+    if not any(splits):
+        return list(rows)
+    kept = [row._replace(split=split) for row, split in zip(rows, splits, strict=True) if split]
+    notes.append("splits are those that folders of the pictures are named after")
+    if len(kept) < len(rows):
+        notes.append(f"{_pictures_left_out(len(rows) - len(kept))}: they are in no split")
+    return kept
 
 
 def keep_groups_together(found: PictureTable, *, seed: int, where: object) -> PictureTable:
