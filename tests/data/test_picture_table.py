@@ -140,7 +140,7 @@ def test_a_table_names_pictures_in_its_own_way(tmp_path: Path, text: str, column
         (
             "id,label,phase\na.jpg,pug,train\none/b,pug,test\n",
             None,
-            "the column 'phase' holds test, train and is not called",
+            "the column 'phase' holds 'test', 'train' and is not called",
         ),
         ("id,label\n", None, "a header and no rows"),
         ("", None, "an empty table"),

@@ -36,6 +36,10 @@ _GROUPS = ("patient", "subject", "lesion", "case", "person", "group", "video", "
 _ALIKE = 2  # pictures for each of them, from which on it is said that they are not so many
 _GROUP_COLUMN = re.compile(f"({'|'.join(_GROUPS)})[ _-]?(id|no|nr|number|name)?")
 _YES_NO_SPLIT = re.compile(r"is[ _-]?(train|training|valid|val|validation|test)")  # fastai's tables have is_valid
+_YES_NO_COLUMN = re.compile("train|training|val|validation|test|hold[ _-]?out")  # valid may be a row's label
+_YES_NO = frozenset(["0", "1", "0.0", "1.0", "false", "true", "no", "yes", "n", "y", "f", "t"])
+# What else stands in a column of splits: `PublicTest`, `holdout`, `eval`, `unlabeled`.
+_SPLIT_VALUE = re.compile(f"[a-z_-]{{0,12}}({'|'.join(SPLIT_WORDS)}|eval|hold|unlabel)[a-z0-9_-]{{0,12}}")
 _DELIMITERS = ",;\t"
 _EXCEL_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)  # what Excel reads before the names of the columns
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".tif", ".webp", ".bmp")
@@ -77,37 +81,44 @@ class SplitsUnnamed:
 
     def __init__(self, names: Sequence[str], used: Iterable[int | None]) -> None:
         """Begin with the names of the columns, and the indices of those that are something else."""
-        self._names = names
-        self._found: dict[int, set[SplitName]] = {i: set() for i in range(len(names)) if i not in set(used)}
-        self._yes_no = [names[i] for i in self._found if _YES_NO_SPLIT.fullmatch(names[i].strip().casefold())]
+        self._names = [name.strip() for name in names]
+        self._found: dict[int, set[str]] = {i: set() for i in range(len(names)) if i not in set(used)}
+        self._yes_no: dict[int, set[str]] = {
+            i: set() for i in self._found if _YES_NO_COLUMN.fullmatch(self._names[i].casefold())
+        }
+        self._is_split = [i for i in self._found if _YES_NO_SPLIT.fullmatch(self._names[i].casefold())]
 
     def watch(self, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
         """Yield the rows as they are, having looked at each; whoever reads them checks their width."""
         for line, cells in rows:
-            for index in list(self._found):
-                split = SPLIT_WORDS.get(cells[index].strip().casefold()) if index < len(cells) else None
-                if split is None:
-                    del self._found[index]
-                else:
-                    self._found[index].add(split)
+            for columns, is_meant in ((self._found, _is_split_value), (self._yes_no, _YES_NO.__contains__)):
+                for index in list(columns):
+                    cell = cells[index].strip() if index < len(cells) else ""
+                    if is_meant(cell.casefold()):
+                        columns[index].add(cell)
+                    else:
+                        del columns[index]
             yield line, cells
 
     def check(self, path: Path) -> None:
         """Raise a `DataError` for a column of nothing but splits, train and another one among them, or a yes or no."""
-        if self._yes_no:
+        for index in [*self._is_split, *(i for i, values in self._yes_no.items() if len(values) > 1)]:
             raise DataError(
-                f"the column {shown(self._yes_no[0].strip())} tells by yes and no what is of a split, and is not read",
+                f"the column {shown(self._names[index])} tells by yes and no what is of a split, and is not read",
                 where=path,
                 remedy="write train, val or test into a column named split instead of it",
             )
-        for index, splits in self._found.items():
-            if len(splits) > 1 and "train" in splits:
+        for index, values in self._found.items():
+            if len(values) > 1 and any(SPLIT_WORDS.get(value.casefold()) == "train" for value in values):
                 raise DataError(
-                    f"the column {shown(self._names[index].strip())} holds {', '.join(sorted(splits))} and is not "
-                    "called split",
+                    f"the column {shown(self._names[index])} holds {few(sorted(values))} and is not called split",
                     where=path,
-                    remedy="rename it to split; where it means something else, remove it",
+                    remedy="rename it to split, with train, val or test in it; where it means something else, drop it",
                 )
+
+
+def _is_split_value(text: str) -> bool:
+    return _SPLIT_VALUE.fullmatch(text) is not None
 
 
 class _Seen(NamedTuple):
@@ -122,8 +133,9 @@ def read_csv(path: Path) -> Dataset:
     """Return the data set that a CSV lists.
 
     The first line may name its columns (`path,label`, `filename;class`, ... in any order, others are ignored); without
-    names they are path, label and perhaps split. Paths are absolute or relative to the CSV's folder, and may leave it.
-    The text is UTF-8, with or without a byte order mark. Labels are class names, also where they look like numbers.
+    names they are path, label and perhaps split, or split, path and label. Paths are absolute or relative to the CSV's
+    folder, and may leave it. The text is UTF-8, with or without a byte order mark. Labels are class names, also where
+    they look like numbers.
 
     Args:
         path: The file; the pictures in it are looked for but not opened.
@@ -358,6 +370,8 @@ def _columns(first: list[str], line: int, path: Path) -> _Columns:
         return _Columns(place, label, split, group, len(first), header=True)
     if len(first) == 2 or (len(first) == 3 and names[2] in SPLIT_WORDS):
         return _Columns(0, 1, 2 if len(first) == 3 else None, None, len(first), header=False)
+    if len(first) == 3 and names[0] in SPLIT_WORDS:  # as Google's Vertex AI has it
+        return _Columns(1, 2, 0, None, len(first), header=False)
     columns = "one column" if len(first) == 1 else f"{len(first)} columns without the names path and label"
     fail_in_line(path, line, columns, f"{_EXPECTED}; {_OTHERWISE}")
 
