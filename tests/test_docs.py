@@ -163,7 +163,7 @@ def test_calls_and_classes_are_described_as_they_are() -> None:
     assert "compare(\n    *runs: str | os.PathLike[str],\n    out:" in text  # neither one argument nor a list
     for name in eyespot.__all__:
         assert f"### eyespot.{name}\n" in text or name in ("EyespotError", "__version__")
-    assert "eyespot data table FOLDER|TABLE --out FILE.csv [OPTIONS]" in make_docs.render_commands()
+    assert "eyespot data table FOLDER|TABLE... --out FILE.csv [OPTIONS]" in make_docs.render_commands()
 
 
 def test_every_part_of_the_cache_is_described() -> None:

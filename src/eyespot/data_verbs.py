@@ -5,6 +5,7 @@ Before this: the command line. After this: `picture_table`, `packing`, `grids`, 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -120,7 +121,7 @@ def show(
 
 
 def tabulate(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     pattern: str | None = None,
@@ -132,7 +133,8 @@ def tabulate(
     """Write a CSV that can be trained on, and return what is in it.
 
     Args:
-        source: A folder whose pictures are named after their class, or a table of pictures and classes.
+        source: A folder whose pictures are named after their class, or a table of pictures and classes; or several
+            tables, one of each split.
         out: The CSV; it must not be there yet.
         pattern: For a folder: a regular expression whose first group is the class.
         pictures: For a table: the folder of the pictures; its own when left out.
@@ -145,9 +147,21 @@ def tabulate(
         UsageError: An option that does not go with the source, or a file that is there already.
         DataError: The source does not say the classes, or its groups cannot be divided.
     """
-    from eyespot.data.picture_table import keep_groups_together, label_by_names, label_by_table, write_table
+    from eyespot.data.picture_table import (
+        keep_groups_together,
+        label_by_names,
+        label_by_table,
+        label_by_tables,
+        write_table,
+    )
 
-    source, out = user_path(source), user_path(out)
+    sources = [user_path(one) for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
+    source, out = sources[0], user_path(out)
+    for one in sources[1:]:
+        if not (source.is_file() and one.is_file()):
+            raise UsageError(
+                "several sources have to be tables, one of each split", where=one, remedy="name one folder"
+            )
     if source.is_dir():
         if pictures is not None or columns is not None:
             raise UsageError("--pictures and --columns are for tables", where=source, remedy="leave them out")
@@ -158,10 +172,13 @@ def tabulate(
         named = tuple(columns.split(",")) if columns is not None else None
         if named is not None and len(named) != 2:
             raise UsageError(f"--columns {columns}", where=source, remedy="give two names, such as id,breed")
-        folder = source.parent if pictures is None else user_path(pictures)
-        if not folder.is_dir():
+        folder = None if pictures is None else user_path(pictures)
+        if folder is not None and not folder.is_dir():
             raise UsageError("--pictures is no folder", where=folder, remedy="name the folder of the table's pictures")
-        found = label_by_table(source, folder, named, groups)
+        if len(sources) > 1:
+            found = label_by_tables(sources, folder, named, groups)
+        else:
+            found = label_by_table(source, folder or source.parent, named, groups)
     else:
         raise UsageError("no such folder or table", where=source, remedy="check the path")
     if groups is not None:

@@ -115,6 +115,8 @@ def test_that_linked_folders_are_left_out_is_said_where_there_is_nothing_else(tm
         ("id,breed\na,pug\nb,pug\nc,collie\n", ("id", "breed")),
         ("breed;score;ID\npug;1;a\npug;2;b\ncollie;3;c\n", ("id", "Breed")),
         ("image_id,label\na.jpg,pug\nb.jpg,pug\nc.jpg,collie\n", None),
+        ("filename, collie, pug\na.jpg, 0, 1\nb.jpg, 0, 1\nc.jpg, 1, 0\n", None),
+        ("image,pug,collie\na,1.0,0.0\nb,1.0,0.0\nc,0.0,1.0\n", None),
         ("file\tclass\ntrain/a.jpg\tpug\ntrain\\b.jpg\tpug\n./train/c.jpg\tcollie\n", None),
     ],
 )
@@ -142,6 +144,9 @@ def test_a_table_names_pictures_in_its_own_way(tmp_path: Path, text: str, column
             None,
             "the column 'phase' holds 'test', 'train' and is not called",
         ),
+        ("id,pug,cat\na,1,1\n", None, "a picture of 2 classes: 'pug', 'cat' in .*line 2"),
+        ("id,pug,cat\na,0,0\n", None, "a picture of no class: all are 0 in .*line 2"),
+        ("id,pug,age\na,1,7\n", None, "columns 'id', 'pug', 'age': which is the picture"),
         ("id,label\n", None, "a header and no rows"),
         ("", None, "an empty table"),
         ("id,x,X\na,pug,1\n", ("id", "x"), "two columns named 'x'.*line 1"),
@@ -157,6 +162,44 @@ def test_a_table_that_is_wrong_is_refused_by_its_line(
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         label_by_table(tmp_path / "labels.csv", tmp_path, columns)
+
+
+@pytest.mark.parametrize("where", ["{}/labels.csv", "{}.csv", "{}Labels.csv", "Task3_{}_GroundTruth.csv"])
+def test_several_tables_are_a_split_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    files(tmp_path, *(f"{split}/{n}{split}.png" for split in ("train", "valid", "test") for n in range(4)), "all/x.png")
+    tables = []
+    for split in ("train", "valid", "test"):
+        tables.append(where.format(split.title() if "_" in where else split))
+        (tmp_path / tables[-1]).write_text(
+            "".join(["file,label\n", *(f"{n}{split},{'ab'[n % 2]}\n" for n in range(4))])
+        )
+    monkeypatch.chdir(tmp_path)
+    assert cli._run(["data", "table", *tables, "--pictures", ".", "--out", "all.csv"]) == 0
+    dataset = read_csv(tmp_path / "all.csv")
+    assert [(split, items.labels.tolist()) for split, items in dataset.splits.items()] == [
+        (split, [0, 1, 0, 1]) for split in ("train", "val", "test")
+    ]
+    capsys.readouterr()
+    for wrong, message in (
+        ([tables[0], tables[0]], "is in .* and again"),
+        ([tables[0], "all/labels.csv"], "of which split is it"),
+        ([tables[0], "all"], "several sources have to be tables"),
+    ):
+        (tmp_path / "all/labels.csv").write_text("file,label\nx,a\n")
+        assert cli._run(["data", "table", *wrong, "--pictures", ".", "--out", "b.csv"]) != 0
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_lines_of_json_are_a_table(tmp_path: Path) -> None:
+    files(tmp_path, "1.png", "2.png")
+    (tmp_path / "t.jsonl").write_text('{"file_name": "1.png", "label": 0}\n\n{"label": 1, "file_name": "2.png"}\n')
+    assert listed(label_by_table(tmp_path / "t.jsonl", tmp_path), tmp_path) == [("1.png", "0", ""), ("2.png", "1", "")]
+    for text, message in (("[]", "no JSON object .*line 1"), ('{"file": "1.png", "label": null}', "an empty class")):
+        (tmp_path / "t.jsonl").write_text(text)
+        with pytest.raises(DataError, match=message):
+            label_by_table(tmp_path / "t.jsonl", tmp_path)
 
 
 def test_a_path_goes_before_a_name_and_may_be_absolute_or_leave_the_folder(tmp_path: Path) -> None:

@@ -108,7 +108,11 @@ def data_pack(
 @data_app.command("table")
 def data_table(
     source: Annotated[
-        Path, typer.Argument(metavar="FOLDER|TABLE", help="Pictures named after their class, or a table of names.")
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER|TABLE...",
+            help="Pictures named after their class, or a table of names; or a table of each split.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Where to write path,label[,split].")],
     pattern: Annotated[

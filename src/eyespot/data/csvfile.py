@@ -290,7 +290,7 @@ def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: The file cannot be read, is no UTF-8 text, or is larger than 1 GB; later, a row cannot be cut.
     """
-    text = _text(path)
+    text = text_of(path)
     if separator := _EXCEL_SEPARATOR.match(text):
         rows = _rows(text, separator[1], path)
         next(rows)
@@ -298,8 +298,12 @@ def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     return _rows(text, _delimiter(text, path), path)
 
 
-def _text(path: Path) -> str:
-    """Return the file as text."""
+def text_of(path: Path) -> str:
+    """Return a table as text.
+
+    Raises:
+        DataError: The file cannot be read, is no UTF-8 text, or is larger than 1 GB.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)

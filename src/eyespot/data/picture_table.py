@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from eyespot.data.csvfile import (
     LABEL_COLUMNS,
@@ -28,6 +29,7 @@ from eyespot.data.csvfile import (
     named_column,
     shown,
     table_rows,
+    text_of,
 )
 from eyespot.data.dataset import SPLIT_NAMES
 from eyespot.data.group_splits import split_groups
@@ -118,22 +120,26 @@ def label_by_table(
     """Return the pictures that a table names, found in a folder, with the classes that the table gives them.
 
     Args:
-        table: CSV or TSV with names for its columns. A picture may be named by its path from the folder, by its file
-            name or by that without extension; where several could be meant, the path goes first.
+        table: CSV or TSV with names for its columns, or JSON Lines. A picture may be named by its path from the folder,
+            by its file name or by that without extension; where several could be meant, the path goes first.
         folder: Where the pictures are, or below.
-        columns: The names of the columns of picture and class; left out: the usual ones.
+        columns: The names of the columns of picture and class; left out: the usual ones, or a column for each class
+            with 1 where a picture is of it and 0 elsewhere.
         groups: The name of the column of groups.
 
     Raises:
-        DataError: With the line: a picture that is not there or that two files could be, an empty class or group, an
-            unknown split, a picture with two classes, splits or groups; columns that are not there.
+        DataError: With the line: a picture that is not there or that two files could be, an empty class or group, none
+            or several of the classes, an unknown split, a picture with two classes, splits or groups; columns that are
+            not there.
     """
-    lines = table_rows(table)
+    lines = _json_rows(table) if table.suffix.lower() == ".jsonl" else table_rows(table)
     line, header = next(lines, (1, []))
     if not header:
         raise DataError("an empty table", where=table, remedy="name the file that lists the pictures")
     path_column, label_column, split_column = _columns(header, columns, line, table)
     group_column = None if groups is None else _column(header, groups, line, table)
+    hot = [i for i in range(len(header)) if i not in (path_column, split_column, group_column)]
+    head = (line, header)
     by_name, pictures = _by_every_name(folder)
     root = os.path.abspath(folder)
     rows: dict[str, tuple[int, PictureRow]] = {}
@@ -144,7 +150,10 @@ def label_by_table(
     missing: list[tuple[int, str]] = []
     for line, cells in lines:
         check_width(cells, len(header), line, table)
-        written, label = cells[path_column].strip(), safe_text(cells[label_column].strip())
+        written = cells[path_column].strip()
+        label = safe_text(
+            (_hot_class(head, hot, line, cells, table) if label_column is None else cells[label_column]).strip()
+        )
         group = "" if group_column is None else safe_text(cells[group_column].strip())
         for what, text in (("name", written), ("class", label), ("group", group or group_column is None)):
             if not text:
@@ -198,6 +207,78 @@ def _with_splits_of_folders(rows: Sequence[PictureRow], notes: list[str]) -> lis
     if len(kept) < len(rows):
         notes.append(f"{_pictures_left_out(len(rows) - len(kept))}: they are in no split")
     return kept
+
+
+def label_by_tables(
+    tables: Sequence[Path], folder: Path | None, columns: tuple[str, str] | None = None, groups: str | None = None
+) -> PictureTable:
+    """Return the pictures of several tables, each of which is of the split that it, or its folder, is named after.
+
+    Args:
+        tables: Such as `train.csv` and `test.csv`, or `train/labels.csv` and `test/labels.csv`; each as for
+            `label_by_table`.
+        folder: Where the pictures are; left out: each table's own.
+        columns: As for `label_by_table`.
+        groups: As for `label_by_table`.
+
+    Raises:
+        DataError: As `label_by_table`; a table that no split can be told of, a picture in two tables.
+    """
+    rows: dict[str, tuple[Path, PictureRow]] = {}
+    notes = []
+    for table in tables:
+        found = label_by_table(table, table.parent if folder is None else folder, columns, groups)
+        split = _split_of_table(table)
+        notes += [f"{table}: {note}" for note in found.notes]
+        for row in found.rows:
+            row = row if row.split else row._replace(split=split)
+            earlier, before = rows.setdefault(row.path, (table, row))
+            if before is not row:
+                raise DataError(f"{shown(row.path)} is in {earlier} and again", where=table, remedy="keep one of them")
+    return _without_unwritable([row for _, row in rows.values()], notes)
+
+
+def _split_of_table(table: Path) -> str:
+    """Return the split of a table such as `train.csv`, `trainLabels.csv` or `train/labels.csv`."""
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "_", table.stem).casefold()
+    named = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", words) if word in SPLIT_WORDS}
+    split = named.pop() if len(named) == 1 else split_of(table.absolute().parent.name)
+    if split is None:
+        raise DataError(
+            "of which split is it?", where=table, remedy="name it, or the folder that it is in, train, val or test"
+        )
+    return split
+
+
+def _json_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of JSON Lines, the names of the first object before all."""
+    names: list[str] = []
+    for line, text in enumerate(text_of(table).splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            fail_in_line(table, line, "no JSON object", 'write a line such as {"file_name": "1.png", "label": "cat"}')
+        if not names:
+            names = list(row)
+            yield line, names
+        yield line, ["" if row.get(name) is None else str(row[name]) for name in names]
+
+
+def _hot_class(
+    head: tuple[int, Sequence[str]], hot: Sequence[int], line: int, cells: Sequence[str], table: Path
+) -> str:
+    """Return the name of the column that holds a 1, of columns that are classes, with 0 in the others."""
+    if len(hot) < 2 or not {cells[i].strip() for i in hot} <= {"0", "1", "0.0", "1.0"}:
+        _fail_unnamed(*head, table)
+    names = [head[1][i].strip() for i in hot if cells[i].strip() in ("1", "1.0")]
+    if len(names) != 1:
+        what = f"a picture of {len(names)} classes: {few(names)}" if names else "a picture of no class: all are 0"
+        fail_in_line(table, line, what, "put a 1 into one of its columns, or remove the row")
+    return names[0]
 
 
 def keep_groups_together(found: PictureTable, *, seed: int, where: object) -> PictureTable:
@@ -344,24 +425,25 @@ def _check_classes(labels: Sequence[str], nameless: Sequence[str], folder: Path)
 
 def _columns(
     header: Sequence[str], columns: tuple[str, str] | None, line: int, table: Path
-) -> tuple[int, int, int | None]:
-    """Return the places of picture, class and split."""
+) -> tuple[int, int | None, int | None]:
+    """Return the places of picture, class and split; of the class None where no column has the name of one."""
     names = [cell.strip().casefold() for cell in header]
+    label: int | None
     if columns is not None:
         path, label = (_column(header, name, line, table) for name in columns)
         if path == label:
             fail_in_line(table, line, f"one column for picture and class, {shown(columns[0])}", "name two columns")
     else:
         found = [named_column(names, words, line, table) for words in (_ID_COLUMNS, LABEL_COLUMNS)]
-        if found[0] is None or found[1] is None:
-            fail_in_line(
-                table,
-                line,
-                f"columns {few(header, most=20)}: which is the picture, which the class?",
-                "say it with --columns PICTURE,CLASS",
-            )
+        if found[0] is None:
+            _fail_unnamed(line, header, table)
         path, label = found[0], found[1]
     return path, label, named_column(names, SPLIT_COLUMNS, line, table)
+
+
+def _fail_unnamed(line: int, header: Sequence[str], table: Path) -> NoReturn:
+    what = f"columns {few(header, most=20)}: which is the picture, which the class?"
+    fail_in_line(table, line, what, "say it with --columns PICTURE,CLASS")
 
 
 def _column(header: Sequence[str], name: str, line: int, table: Path) -> int:
