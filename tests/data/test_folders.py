@@ -454,6 +454,8 @@ class TestRefused:
             (("cat/1.png",), "only one class, 'cat'"),
             (("cat/1.png", "a.jpg"), "only one class, 'cat'"),
             (("my/cat/1.png", "my/dog/1.png", "a.jpg"), "'my', which holds the folders 'cat', 'dog' in"),
+            (("images/cat/1.png", "images/dog/1.png", "parts/a.txt"), "only images/ holds pictures, beside 'parts' in"),
+            (("jpg/1.jpg", "a.mat"), "only one class, 'jpg' in"),
             (("cat/1.png", "dog/"), "class 'dog' has no training pictures"),
             (
                 ("cat/1.png", "dog/readme.txt"),
@@ -544,6 +546,22 @@ class TestRefused:
         message = refused(tmp_path, *paths)
         assert expected in message
         assert str(tmp_path) in message
+
+    @pytest.mark.parametrize(
+        ("paths", "command"),
+        [
+            (("train/1.png", "test/1.png", "trainLabels.csv"), "{}/trainLabels.csv --pictures {}/train"),
+            (("train/1.png", "test/1.png", "sampleSubmission.csv"), "{}/train"),
+            (("train/1.png", "train/metadata.jsonl"), "{}/train/metadata.jsonl --pictures {}/train"),
+            (("my pets/1.png", "b.csv", "test.csv", "a_meta.csv"), '{}/a_meta.csv --pictures "{}/my pets"'),
+            (("images/1.png", "annotations/a.xml", "list.csv"), "{}/list.csv --pictures {}/images"),
+            (("images_1/1.png", "images_2/1.png", "entries.csv"), "{}/entries.csv --pictures {}"),
+            (("1.png", "2.png"), "{}"),
+        ],
+    )
+    def test_the_command_that_makes_a_table_is_said(self, tmp_path: Path, paths: tuple[str, ...], command: str) -> None:
+        said = refused(tmp_path, *paths).replace(os.sep, "/")
+        assert f"eyespot data table {command.replace('{}', tmp_path.as_posix())} --out NEW.csv" in said
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="vanished"):

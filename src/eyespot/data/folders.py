@@ -48,7 +48,9 @@ _NUMBERED_PART = re.compile(
     r"(.*(?<![a-z]))?(batch|chunk|(?:data)?set|data|folder|images?|imgs?|part|photos?|pictures?|shard|zip)[-_ ]?[0-9]+"
 )
 _ARCHIVES = frozenset({"zip", "tar", "tgz", "gz", "bz2", "tbz2", "xz", "txz", "zst", "rar", "7z"})
-_BY_NAMES = "or, where names or a table say the class, make a CSV of path,label (eyespot data table --help)"
+_TABLES = (".csv", ".tsv", ".jsonl")
+# What competitions hand out beside the table of labels: tables without labels.
+_NO_TABLE = re.compile("sample|submission|(?<![a-z])test(?![a-z])")
 _DIGITS = re.compile("[0-9]+")
 # A download folder in a folder in a folder: nobody wraps a data set deeper.
 _MAX_WRAPPERS = 5
@@ -158,9 +160,9 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
                 notes.append(f"{split_folder}/ holds class folders without pictures, so it is not used")
                 continue
             found[split] = classes
-    _refuse_parts(found["train"], folder)
+    _refuse_parts(found["train"], folder, root if split_folders is None else os.path.join(root, split_folders["train"]))
     if split_folders is None:
-        _refuse_wrapper(found["train"], folder)
+        _refuse_wrapper(found["train"], folder, root)
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
     other_kinds = left_out.describe_kinds() if left_out.kinds else ""
     class_names, class_notes = check_classes(counts, folder, left_out=other_kinds)
@@ -266,7 +268,7 @@ def _find_splits(root: str, top: _Listing) -> dict[SplitName, str] | None:
         raise DataError(
             f"{safe_text(train)}/ has no class folders",
             where=root,
-            remedy=f"make a folder for each class in {train}/, {_BY_NAMES}{beside}",
+            remedy=f"make a folder for each class in {train}/, {_by_table(root, train)}{beside}",
         )
     if others and len(by_split) == 1:
         if listing.pictures:
@@ -317,7 +319,7 @@ def _refuse_pieces(root: str, top: _Listing) -> None:
         raise DataError(
             f"{few(map(safe_text, top.folders))} are named like pieces of one data set, not like classes",
             where=root,
-            remedy=f"make a folder for each class, {_BY_NAMES}; where they are classes, call them otherwise",
+            remedy=f"make a folder for each class, {_by_table(root)}; where they are classes, call them otherwise",
         )
 
 
@@ -390,7 +392,27 @@ def _refuse_torn_splits(root: str, top: _Listing) -> None:
             )
 
 
-def _refuse_parts(classes: Iterable[str], folder: Path) -> None:
+def _by_table(root: str, folder: str = "") -> str:
+    """Return the next step where no folder says the class: a command, with the table that may say it.
+
+    Args:
+        root: The data set.
+        folder: Of the pictures, relative to it.
+    """
+    pictures = os.path.join(root, folder) if folder else root
+    for place in dict.fromkeys((pictures, root)):
+        names = sorted(name for name in os.listdir(place) if name.endswith(_TABLES) and not is_litter(name))
+        names = [name for name in names if not _NO_TABLE.search(name.casefold())]
+        names.sort(key=lambda name: not re.search("train|label|class|meta", name.casefold()))
+        if names:
+            table = f"{quoted(os.path.join(place, names[0]))} --pictures {quoted(pictures)}"
+            return (
+                f"or, where {safe_text(names[0])} says the class: eyespot data table {safe_text(table)} --out NEW.csv"
+            )
+    return f"or, where names say the class: eyespot data table {safe_text(quoted(pictures))} --out NEW.csv"
+
+
+def _refuse_parts(classes: Iterable[str], folder: Path, root: str) -> None:
     """Raise where the folders taken for classes are pictures and what belongs to them, such as `images` and `masks`."""
     names = sorted(classes)
     others = [name for name in names if _OTHER_PART.fullmatch(name)]
@@ -399,22 +421,33 @@ def _refuse_parts(classes: Iterable[str], folder: Path) -> None:
         raise DataError(
             f"folders {few(names)} are no classes",
             where=folder,
-            remedy=f"give a folder for each class, {_BY_NAMES}",
+            remedy=f"give a folder for each class, {_by_table(root, pictures[0])}",
         )
 
 
-def _refuse_wrapper(classes: Mapping[str, list[str]], folder: Path) -> None:
-    """Raise where the only class is a folder around folders, which a picture beside it keeps closed."""
-    if len(classes) != 1:
+def _refuse_wrapper(classes: Mapping[str, list[str]], folder: Path, root: str) -> None:
+    """Raise where the only folder with pictures may be one around the classes: others, or a file, are beside it."""
+    filled = [name for name, pictures in classes.items() if pictures]
+    if len(filled) != 1:
         return
-    ((name, pictures),) = classes.items()
+    name, pictures = filled[0], classes[filled[0]]
     inside = sorted({picture.split("/")[1] for picture in pictures if picture.count("/") > 1})
+    empty = [name for name, pictures in classes.items() if not pictures]
+    if empty and not (len(inside) > 1 or _PICTURE_PART.fullmatch(name)):
+        return  # `check_classes` will say it
+    what = f"only {name}/ holds pictures, beside {few(empty)}" if empty else f"only one class, {name!r}"
+    top = pictures[0].split("/")[0]
     if len(inside) > 1:
         raise DataError(
-            f"only one class, {name!r}, which holds the folders {few(map(safe_text, inside))}",
+            f"{what}, which holds the folders {few(map(safe_text, inside))}" if not empty else what,
             where=folder,
-            remedy=f"if those are the classes, give {folder / pictures[0].split('/')[0]}",
+            remedy=f"if the classes are in it, give {os.path.join(root, top)}",
         )
+    raise DataError(
+        what,
+        where=folder,
+        remedy=f"a classifier needs two or more: one folder (or label) for each class, {_by_table(root, top)}",
+    )
 
 
 def _aside(top: _Listing, split_folders: Mapping[SplitName, str]) -> list[str]:
@@ -509,7 +542,7 @@ def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
             raise DataError(
                 f"{safe_text(have)} has no class folders",
                 where=root,
-                remedy=f"make a folder for each class in it, {_BY_NAMES}",
+                remedy=f"make a folder for each class in it, {_by_table(root, have)}",
             )
         raise DataError(f"the splits are inside of the class folders ({safe_text(have)})", where=root, remedy=remedy)
 
@@ -531,7 +564,7 @@ def _no_classes(folder: Path, top: _Listing, left_out: _LeftOut) -> DataError:
         return DataError(
             f"{len(top.pictures):,} pictures but no class folders",
             where=folder,
-            remedy=f"expected folders named after the classes, such as cat/ and dog/, {_BY_NAMES}",
+            remedy=f"expected folders named after the classes, such as cat/ and dog/, {_by_table(os.fspath(folder))}",
         )
     remedy = "expected folders named after the classes"
     if left_out.kinds:
