@@ -456,6 +456,15 @@ class TestRefused:
             (("my/cat/1.png", "my/dog/1.png", "a.jpg"), "'my', which holds the folders 'cat', 'dog' in"),
             (("images/cat/1.png", "images/dog/1.png", "parts/a.txt"), "only images/ holds pictures, beside 'parts' in"),
             (("jpg/1.jpg", "a.mat"), "only one class, 'jpg' in"),
+            (
+                ("images/Images/a/1.jpg", "images/Images/b/1.jpg", "labels/a"),
+                "if the classes are in images/Images, give",
+            ),
+            (("JPEGImages/1.jpg", "Annotations/1.xml", "ImageSets/a.txt", "SegmentationClass/1.png"), "are no classes"),
+            (
+                ("Data/v/train/cat/1.png", "Data/v/val/1.png", "Annotations/v/train/a.xml", "Annotations/v/val/a.xml"),
+                "the splits are inside of the class folders (Data/v/train)",
+            ),
             (("cat/1.png", "dog/"), "class 'dog' has no training pictures"),
             (
                 ("cat/1.png", "dog/readme.txt"),
@@ -557,6 +566,12 @@ class TestRefused:
             (("images/1.png", "annotations/a.xml", "list.csv"), "{}/list.csv --pictures {}/images"),
             (("images_1/1.png", "images_2/1.png", "entries.csv"), "{}/entries.csv --pictures {}"),
             (("1.png", "2.png"), "{}"),
+            (
+                ("train/1.png", "train/_classes.csv", "valid/_classes.csv"),
+                "{}/train/_classes.csv {}/valid/_classes.csv",
+            ),
+            (("Task3_Input/1.png", "Task3_Truth/truth.csv"), "{}/Task3_Truth/truth.csv --pictures {}/Task3_Input"),
+            (("celebs/celebs/1.png", "attributes.csv"), "{}/attributes.csv --pictures {}/celebs/celebs"),
         ],
     )
     def test_the_command_that_makes_a_table_is_said(self, tmp_path: Path, paths: tuple[str, ...], command: str) -> None:

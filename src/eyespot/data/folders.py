@@ -26,6 +26,7 @@ from eyespot.data.names import (
     few,
     is_litter,
     make_unique,
+    may_be_picture,
     other_kind,
     safe_text,
     split_of,
@@ -42,7 +43,9 @@ _MASK_FOLDER = re.compile("masks?", re.IGNORECASE)
 _PICTURE_FOLDERS = ("images", "image", "Images", "imgs", "img", "originals")
 # What an archive holds beside its pictures: no classes, where there is nothing else.
 _PICTURE_PART = re.compile("(?:jpe?g)?images?|imgs?|pictures?|photos?", re.IGNORECASE)
-_OTHER_PART = re.compile("annotations?|labels?|masks?|trimaps?|segmentation[a-z]*|ground[-_ ]?truth", re.IGNORECASE)
+_OTHER_PART = re.compile(
+    "annotations?|imagesets|labels?|masks?|trimaps?|segmentation[a-z]*|ground[-_ ]?truth", re.IGNORECASE
+)
 # What a large data set is cut into for its download: `images_001`, `scans_part_2`, `batch 3`.
 _NUMBERED_PART = re.compile(
     r"(.*(?<![a-z]))?(batch|chunk|(?:data)?set|data|folder|images?|imgs?|part|photos?|pictures?|shard|zip)[-_ ]?[0-9]+"
@@ -392,37 +395,63 @@ def _refuse_torn_splits(root: str, top: _Listing) -> None:
             )
 
 
-def _by_table(root: str, folder: str = "") -> str:
+def _by_table(root: str, folder: str = "", beside: Iterable[str] = ()) -> str:
     """Return the next step where no folder says the class: a command, with the table that may say it.
 
     Args:
         root: The data set.
         folder: Of the pictures, relative to it.
+        beside: Folders, relative to it, that a table may be in, too.
     """
-    pictures = os.path.join(root, folder) if folder else root
-    for place in dict.fromkeys((pictures, root)):
-        names = sorted(name for name in os.listdir(place) if name.endswith(_TABLES) and not is_litter(name))
-        names = [name for name in names if not _NO_TABLE.search(name.casefold())]
-        names.sort(key=lambda name: not re.search("train|label|class|meta", name.casefold()))
-        if names:
-            table = f"{quoted(os.path.join(place, names[0]))} --pictures {quoted(pictures)}"
-            return (
-                f"or, where {safe_text(names[0])} says the class: eyespot data table {safe_text(table)} --out NEW.csv"
-            )
-    return f"or, where names say the class: eyespot data table {safe_text(quoted(pictures))} --out NEW.csv"
+    pictures = os.path.normpath(os.path.join(root, folder))
+    around = os.path.dirname(root)
+    outer = (
+        [around] if [name for name in _names_in(around) if os.path.isdir(os.path.join(around, name))][1:] == [] else []
+    )
+    for place in (pictures, os.path.dirname(pictures), root, *(os.path.join(root, name) for name in beside), *outer):
+        for name in _tables(place):
+            tables = [os.path.join(root, other, name) for other in _names_in(root) if split_of(other)]
+            tables = [table for table in tables if os.path.isfile(table)]
+            if place != pictures or len(tables) < 2:
+                tables = [os.path.join(place, name), "--pictures", pictures]
+            command = " ".join(quoted(safe_text(word)) for word in tables)
+            return f"or, where {safe_text(name)} says the class: eyespot data table {command} --out NEW.csv"
+    return f"or, where names say the class: eyespot data table {quoted(safe_text(pictures))} --out NEW.csv"
 
 
-def _refuse_parts(classes: Iterable[str], folder: Path, root: str) -> None:
+def _names_in(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not is_litter(name))
+    except OSError:  # it only is looked at for a better message
+        return []
+
+
+def _tables(folder: str) -> list[str]:
+    """Return the names of the tables in a folder that may have labels, the likeliest first."""
+    names = [name for name in _names_in(folder) if name.endswith(_TABLES) and not _NO_TABLE.search(name.casefold())]
+    return sorted(names, key=lambda name: not re.search("train|label|class|meta", name.casefold()))
+
+
+def _refuse_parts(classes: Mapping[str, list[str]], folder: Path, root: str) -> None:
     """Raise where the folders taken for classes are pictures and what belongs to them, such as `images` and `masks`."""
     names = sorted(classes)
     others = [name for name in names if _OTHER_PART.fullmatch(name)]
     pictures = [name for name in names if _PICTURE_PART.fullmatch(name)]
     if others and pictures and len(others) + len(pictures) == len(names):
+        inner = _folder_of_folders(classes[pictures[0]])
         raise DataError(
             f"folders {few(names)} are no classes",
             where=folder,
-            remedy=f"give a folder for each class, {_by_table(root, pictures[0])}",
+            remedy=f"if the classes are in {inner}, give {os.path.join(root, inner)}"
+            if inner
+            else f"give a folder for each class, {_by_table(root, pictures[0])}",
         )
+
+
+def _folder_of_folders(pictures: Sequence[str]) -> str:
+    """Return the folder below which several others hold all these pictures; nothing where there is none."""
+    around = os.path.commonpath([os.path.dirname(picture) for picture in pictures]) if pictures else ""
+    return "" if any(os.path.dirname(picture) == around for picture in pictures) else around.replace(os.sep, "/")
 
 
 def _refuse_wrapper(classes: Mapping[str, list[str]], folder: Path, root: str) -> None:
@@ -431,22 +460,23 @@ def _refuse_wrapper(classes: Mapping[str, list[str]], folder: Path, root: str) -
     if len(filled) != 1:
         return
     name, pictures = filled[0], classes[filled[0]]
-    inside = sorted({picture.split("/")[1] for picture in pictures if picture.count("/") > 1})
     empty = [name for name, pictures in classes.items() if not pictures]
-    if empty and not (len(inside) > 1 or _PICTURE_PART.fullmatch(name)):
+    top, inner = pictures[0].split("/")[0], _folder_of_folders(pictures)
+    companions = _PICTURE_PART.fullmatch(name) or any(_tables(os.path.join(root, other)) for other in empty)
+    if empty and not inner and not companions:
         return  # `check_classes` will say it
     what = f"only {name}/ holds pictures, beside {few(empty)}" if empty else f"only one class, {name!r}"
-    top = pictures[0].split("/")[0]
-    if len(inside) > 1:
+    if inner:
+        inside = sorted({picture[len(inner) + 1 :].split("/")[0] for picture in pictures})
         raise DataError(
             f"{what}, which holds the folders {few(map(safe_text, inside))}" if not empty else what,
             where=folder,
-            remedy=f"if the classes are in it, give {os.path.join(root, top)}",
+            remedy=f"if the classes are in it, give {os.path.join(root, inner)}",
         )
     raise DataError(
         what,
         where=folder,
-        remedy=f"a classifier needs two or more: one folder (or label) for each class, {_by_table(root, top)}",
+        remedy="a classifier needs two or more: one folder (or label) for each class, " + _by_table(root, top, empty),
     )
 
 
@@ -533,7 +563,7 @@ def _identity(folder: str) -> tuple[int, int]:
 def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
     """Raise where a class folder, or one below it, holds the splits: `data/data/train` beside `test/`, too."""
     inside = {split: names[0] for split, names in _by_split(listing.folders)[0].items()}
-    if "train" in inside and len(inside) > 1:
+    if "train" in inside and len(inside) > 1 and _holds_pictures(os.path.join(root, class_folder)):
         have = f"{class_folder}/{inside['train']}"
         remedy = f"turn them round: {safe_text(inside['train'] + '/' + class_folder)}"
         if _list(os.path.join(root, have), "", _LeftOut()).folders:  # `data/train/cat` beside `docs/`
@@ -545,6 +575,10 @@ def _check_no_splits(root: str, class_folder: str, listing: _Listing) -> None:
                 remedy=f"make a folder for each class in it, {_by_table(root, have)}",
             )
         raise DataError(f"the splits are inside of the class folders ({safe_text(have)})", where=root, remedy=remedy)
+
+
+def _holds_pictures(folder: str) -> bool:
+    return any(may_be_picture(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 def _check_no_copy(root: str, class_folder: str, listing: _Listing, beside: frozenset[str]) -> None:
