@@ -355,6 +355,11 @@ def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
                for said in read_csv(table(folder, spaced)).notes)  # fmt: skip
     each_its_own = "path,label,case\na.png,cat,1\nb.png,cat,2\nc.png,dog,3\nd.png,dog,4\n"
     assert read_csv(table(folder, each_its_own)).notes == ()
+    folds = "path,label,fold\na.png,cat,0\nb.png,cat,1\nc.png,dog,0\nd.png,dog,1\n"
+    assert any("the column 'fold' has 2 values for 4 pictures and is not used" in said
+               for said in read_csv(table(folder, folds)).notes)  # fmt: skip
+    divided = "path,label,split,fold\na.png,cat,train,0\nb.png,dog,train,1\nc.png,cat,test,0\nd.png,dog,test,1\n"
+    assert read_csv(table(folder, divided)).notes == ("only one training picture of 2 classes: 'cat', 'dog'",)
     a_label = "path,group\na.png,cat\nb.png,dog\n"
     with pytest.raises(DataError):  # two columns without a label's name: the first line is a row
         read_csv(table(folder, a_label))

@@ -370,6 +370,8 @@ def _columns(first: list[str], line: int, path: Path) -> _Columns:
     )
     if place is not None and label is not None:
         groups = [i for i, name in enumerate(names) if _GROUP_COLUMN.fullmatch(name) and i not in (place, label)]
+        if split is None:  # beside splits, folds divide train alone
+            groups += [i for i, name in enumerate(names) if name in ("fold", "kfold")]
         group = groups[0] if groups else None
         return _Columns(place, label, split, group, len(first), header=True)
     if len(first) == 2 or (len(first) == 3 and names[2] in SPLIT_WORDS):

@@ -61,6 +61,8 @@ _LITTER = frozenset(
 
 # What programs write where there is no label; a class may well be called so, too.
 _NO_LABEL = frozenset(["nan", "NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "-1"])
+_UNLABELLED = re.compile("(?:un|no[-_ ]?)label(?:l?ed)?", re.IGNORECASE)  # as tools for labelling name a folder
+_BETWEEN_LABELS = re.compile(r"[|;,&+\s]+")
 _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -214,7 +216,16 @@ def check_classes(
     for names in by_number.values():
         if len(names) > 1:
             notes.append(f"classes that are the same number: {few(names)}")
-    unnamed = [name for name in class_names if name in _NO_LABEL]
+    decimal = [name for name in class_names if _NUMBER.fullmatch(name) and float(name) % 1]
+    if decimal:
+        example = f"classes that are numbers with decimals, such as {decimal[0]!r}"
+        notes.append(f"{example}: each is a class of its own, and no quantity is estimated")
+    parts = {name: {*_BETWEEN_LABELS.split(name)} for name in class_names}
+    several = [name for name in class_names if len(parts[name]) > 1 and parts[name] <= parts.keys()]
+    if several:
+        together = f"classes that are other classes together: {few(several)}"
+        notes.append(f"{together}; each is a class of its own, and a picture is given one")
+    unnamed = [name for name in class_names if name in _NO_LABEL or _UNLABELLED.fullmatch(name)]
     if unnamed:
         what = "is a class that is" if len(unnamed) == 1 else "are classes that are"
         notes.append(f"{few(unnamed)} {what} named as if there were no label: where that is so, remove the pictures")
