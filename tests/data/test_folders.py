@@ -213,6 +213,9 @@ class TestListing:
         dataset = read(tmp_path, "cat/1.png", "dog/1.png", "cat/a.txt", "cat/b.TXT", "labels.csv", "dog/x.jpg.md")
         assert len(dataset.splits["train"]) == 2
         assert "4 files of other kinds left out: .txt 2, " in dataset.notes[-1]
+        dataset = read(tmp_path / "texts", "set/readme/1.png", "set/dog/1.png", "set/dog/LICENSE", "set/README")
+        assert (dataset.class_names, len(dataset.splits["train"])) == (("dog", "readme"), 2)
+        assert dataset.notes[-1] == "2 files of other kinds left out: readme 1, license 1"
 
     def test_what_people_take_for_pictures_is_kept_for_the_scan_to_judge(self, tmp_path: Path) -> None:
         kept = ["a.svg", "b.pdf", "c.heic", "d.psd", "noextension", "scan.2024.05", "e.jpg ", "f.final version"]
@@ -236,6 +239,12 @@ class TestListing:
         assert set(dataset.splits) == {"train"}
         assert "test/ holds 2 pictures and no class folders, so it is not used: no labels" in dataset.notes
         assert "val/ holds nothing and no class folders, so it is not used: no labels" in dataset.notes
+        trained = [f"train/{kind}/images/1.png" for kind in ("cat", "dog")]
+        dataset = read(tmp_path / "inner", *trained, "val/images/1.png", "val/labels.txt", "test/test/2.png")
+        assert set(dataset.splits) == {"train"}
+        assert "val/ holds 1 picture and no class folders, so it is not used: no labels" in dataset.notes
+        named = [f"{split}/{kind}/1.png" for split in ("train", "test") for kind in ("images", "test")]
+        assert set(read(tmp_path / "classes", *named).splits) == {"train", "test"}
 
     def test_a_split_without_pictures_is_not_used(self, tmp_path: Path) -> None:
         dataset = read(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/", "val/dog/", "test/cat/2.png")

@@ -22,6 +22,7 @@ from eyespot.data.csvfile import quoted
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
 from eyespot.data.names import (
     SPLIT_WORDS,
+    TEXTS,
     check_classes,
     few,
     is_litter,
@@ -72,7 +73,8 @@ class _LeftOut:
 
     def describe_kinds(self) -> str:
         """Return how many files of which other kinds are no pictures."""
-        kinds = ", ".join(f".{kind} {count:,}" for kind, count in self.kinds.most_common(5))
+        most = self.kinds.most_common(5)
+        kinds = ", ".join(f"{kind if kind in TEXTS else f'.{kind}'} {count:,}" for kind, count in most)
         inside = " (pictures in archives are not looked for: unpack them)" if _ARCHIVES & self.kinds.keys() else ""
         return f"{_files(self.kinds.total())} of other kinds left out: {kinds}{inside}"
 
@@ -153,8 +155,9 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
         notes = _aside(top, split_folders)
         for split, split_folder in split_folders.items():
             listing = _list(os.path.join(root, split_folder), f"{split_folder}/", left_out)
-            if split != "train" and not listing.folders:
-                count = f"{len(listing.pictures):,} pictures" if listing.pictures else "nothing"
+            pictures = _unlabelled(root, split_folder, listing, found.get("train", {}))
+            if split != "train" and pictures is not None:
+                count = f"{len(pictures):,} picture{'' if len(pictures) == 1 else 's'}" if pictures else "nothing"
                 notes.append(f"{split_folder}/ holds {count} and no class folders, so it is not used: no labels")
                 continue
             _count_stray(listing.pictures, f"{split_folder}/", left_out)
@@ -252,6 +255,18 @@ def _unwrap(root: str) -> tuple[str, _Listing, list[str]]:
         notes = [f"the class folders are those in its only folder, {safe_text(top.folders[0])!r}"]
         root, top = inner, listing
     return root, top, notes
+
+
+def _unlabelled(root: str, split_folder: str, listing: _Listing, classes: Mapping[str, object]) -> list[str] | None:
+    """Return the pictures of a split without class folders, which may be `val/images` or `test/test`; else None."""
+    if not listing.folders:
+        return listing.pictures
+    name = listing.folders[0]
+    if len(listing.folders) > 1 or listing.pictures or name in classes:
+        return None
+    inner = _list(os.path.join(root, split_folder, name), "", _LeftOut())
+    only_pictures = not inner.folders and bool(_PICTURE_PART.fullmatch(name) or split_of(name))
+    return inner.pictures if only_pictures else None
 
 
 def _find_splits(root: str, top: _Listing) -> dict[SplitName, str] | None:

@@ -58,6 +58,8 @@ _LITTER = frozenset(
         "__pycache__",
     }
 )
+# Texts that data sets bring; a folder may be a class that is called so.
+TEXTS = frozenset({"licence", "license", "readme"})
 
 # What programs write where there is no label; a class may well be called so, too.
 _NO_LABEL = frozenset(["nan", "NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "-1"])
@@ -120,8 +122,10 @@ def is_litter(name: str) -> bool:
 
 
 def other_kind(name: str) -> str:
-    """Return the extension of a file that is plainly no picture, or nothing where it may be one."""
+    """Return the extension of a file that is plainly no picture (of a README its name), or nothing where it may be."""
     stem, _, extension = name.rpartition(".")
+    if not stem and name.casefold() in TEXTS:
+        return name.casefold()
     return _other_extension(extension) if stem else ""
 
 
