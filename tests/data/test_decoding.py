@@ -817,3 +817,18 @@ def test_grey_and_equal_rgb_have_one_hash() -> None:
     assert content_hash(grey) == content_hash(to_channels(grey, 3))
     np.testing.assert_array_equal(to_channels(to_channels(grey, 3), 1), grey)
     assert to_channels(grey, 1) is grey
+
+
+def test_a_tiff_that_is_whole_but_not_read_is_not_called_damaged(capfd: pytest.CaptureFixture[str]) -> None:
+    """Satellites have 13 bands, and what Pillow logs of each is not printed a thousand times."""
+    buffer = io.BytesIO()
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[256], tags[257], tags[258], tags[262], tags[277], tags[339] = 8, 8, (16,) * 13, 1, 13, (1,) * 13
+    buffer.write(b"II*\0\x08\0\0\0")
+    tags.save(buffer)
+    whole = buffer.getvalue() + bytes(8 * 8 * 13 * 2)
+    with pytest.raises(BadImageError, match="is a TIFF of 13 bands of 16 bits, which is not read here"):
+        decode_picture(whole)
+    with pytest.raises(BadImageError, match="broken TIFF header"):
+        decode_picture(b"II*\0\x08\0\0\0" + bytes(100))
+    assert capfd.readouterr().err == ""

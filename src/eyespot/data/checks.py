@@ -190,16 +190,26 @@ def require_usable(report: ScanReport, dataset: Dataset, *, on_bad_image: Litera
     for split, found in class_counts(dataset).items():
         usable = report.counts[split]
         lost = [name for name in dataset.class_names if found[name] and not usable[name]]
-        remedy = "repair its files (eyespot check lists them) or remove the class"
-        if not any(usable.values()) and len(dataset.splits[split]):
-            raise DataError(f"none of the {split} pictures can be used", where=dataset.name, remedy=remedy)
-        if lost and split == "train":
+        everything = not any(usable.values()) and len(dataset.splits[split])
+        if everything or (lost and split == "train"):
+            which = f" of class {_quoted(lost)}" if not everything else ""
             raise DataError(
-                f"none of the train pictures of class {_quoted(lost)} can be used", where=dataset.name, remedy=remedy
+                f"none of the {split} pictures{which} can be used ({_first_bad(report, dataset, split, lost)})",
+                where=dataset.name,
+                remedy="repair or convert them" if everything else "repair or convert them, or remove the class",
             )
         if lost:
             sentences.append(f"None of the {split} pictures of class {_quoted(lost)} can be used: it is not measured.")
     return tuple(sentences)
+
+
+def _first_bad(report: ScanReport, dataset: Dataset, split: SplitName, classes: Sequence[str]) -> str:
+    """Return a picture of one of these classes that cannot be used, and why."""
+    items = dataset.splits[split]
+    label_of = dict(zip(items.ids, items.labels.tolist(), strict=True))
+    bad = [image for image in report.bad if image.split == split]
+    first = next(image for image in bad if dataset.class_names[label_of[image.id]] in classes)
+    return f"{first.id} {first.reason}{', ...' if len(bad) > 1 else ''}"
 
 
 def count_leaked(report: ScanReport) -> dict[str, int]:

@@ -35,6 +35,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import logging
 import os
 import re
 import stat
@@ -424,6 +425,7 @@ def _over_white(picture: Image.Image) -> Image.Image:
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TIFF_MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 _CR2_MAGIC = b"CR\x02"
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 _TIFF_OFFSET_TAGS = {273, 324}  # StripOffsets, TileOffsets
 
@@ -581,7 +583,9 @@ def _reason_unidentified(data: bytes) -> str:
 
     name = "AVIF" if features.check("avif") and data[4:12] in {b"ftypavif", b"ftypavis"} else match(_PICTURE_MAGIC)
     if name:
-        return "is truncated" if _is_cut_off(data) else f"is damaged (broken {name} header)"
+        if _is_cut_off(data):
+            return "is truncated"
+        return (name == "TIFF" and _reason_tiff(data)) or f"is damaged (broken {name} header)"
     if name := match(_NOT_PICTURES):
         return f"is {name}, not a picture"
     if name := match(_UNSUPPORTED):
@@ -603,7 +607,24 @@ def _reason_unidentified(data: bytes) -> str:
     return "is not a picture in a format that is read here"
 
 
+def _reason_tiff(data: bytes) -> str:
+    """Return what Pillow does not read in a whole TIFF, such as 13 bands of a satellite; nothing where it is broken."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bands, bits = int(tags[_SAMPLES_PER_PIXEL]), int(tags[_BITS_PER_SAMPLE][0])
+    except Exception:  # whatever stands there
+        return ""
+    form = f"a TIFF of {bands} band{'' if bands == 1 else 's'} of {bits} bits"
+    return f"is {form}, which is not read here (convert it to 8 bits, grey or RGB)"
+
+
 # --------------------------------------------------------------------------------------------------- Pillow's warnings
+
+# Otherwise Python prints what Pillow logs of a file that it does not read, once for each of ten thousand.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
