@@ -106,6 +106,15 @@ class TestListing:
         assert read(tmp_path / "b", *[f"{name}/1.png" for name in names]).class_names == names
         assert read(tmp_path / "c", "bus/1.png", "test/1.png").class_names == ("bus", "test")
 
+    def test_films_and_patients_in_the_names_are_said_where_test_is_drawn(self, tmp_path: Path) -> None:
+        frames = [f"{kind}/walk{n}/frame_000{n}.jpg" for kind in ("wave", "clap") for n in range(2)]
+        assert any("4 pictures are named like those of films or patients, 'clap/walk0/frame" in note
+                   for note in read(tmp_path / "a", *frames).notes)  # fmt: skip
+        divided = [f"{split}/{name}" for split in ("train", "test") for name in frames]
+        persons = [f"{patient}/{n}.png" for patient in ("patient1", "patient2") for n in range(2)]
+        for folder, paths in (("b", divided), ("c", persons)):
+            assert not any("film" in note for note in read(tmp_path / folder, *paths).notes)
+
     def test_masks_beside_their_pictures_are_said(self, tmp_path: Path) -> None:
         breast = [f"{kind}/{kind} (1){end}.png" for kind in ("benign", "normal") for end in ("", "_mask", "_mask_1")]
         assert any("4 pictures are named like masks of others, 'benign/benign (1)_mask.png'" in note

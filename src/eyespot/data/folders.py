@@ -56,6 +56,8 @@ _TABLES = (".csv", ".tsv", ".jsonl")
 # What competitions hand out beside the table of labels: tables without labels.
 _NO_TABLE = re.compile("sample|submission|(?<![a-z])test(?![a-z])")
 _DIGITS = re.compile("[0-9]+")
+# What pictures may have in common beyond their class, as it stands in their paths: `frame_0012.jpg`, `patient3/1.png`.
+_ALIKE = re.compile(r"(?<![a-z])(clip|frame|patient|subject|video)s?[-_ ]?[0-9]+", re.IGNORECASE)
 # A download folder in a folder in a folder: nobody wraps a data set deeper.
 _MAX_WRAPPERS = 5
 
@@ -172,6 +174,8 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
     other_kinds = left_out.describe_kinds() if left_out.kinds else ""
     class_names, class_notes = check_classes(counts, folder, left_out=other_kinds)
+    if "test" not in found:
+        class_notes = (*class_notes, *_note_alike(found["train"], root))
     masks = [name for classes in found.values() for names in classes.values() for name in _masks(names)]
     if masks:
         what = f"{len(masks):,} picture{' is' if len(masks) == 1 else 's are'} named like masks of others"
@@ -519,6 +523,17 @@ def _read_classes(root: str, prefix: str, folders: list[str], left_out: _LeftOut
     for names in classes.values():
         names.sort(key=safe_text)
     return classes
+
+
+def _note_alike(classes: Mapping[str, list[str]], root: str) -> list[str]:
+    """Return a note where test will be drawn of pictures whose paths speak of films or patients."""
+    names = [name for of_class in classes.values() for name in of_class]
+    alike = [name for name in names if _ALIKE.search(name.partition("/")[2])]
+    if len(alike) * 2 < len(names):
+        return []
+    command = f"eyespot data table {quoted(safe_text(root))} --pattern '^[^/]+' --groups REGEX --out NEW.csv"
+    what = f"{len(alike):,} pictures are named like those of films or patients, {few(map(safe_text, alike))}"
+    return [f"{what}: with one of them both in train and in test, test says too much. Splits that keep each: {command}"]
 
 
 def _masks(names: list[str]) -> list[str]:
