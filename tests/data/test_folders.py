@@ -106,6 +106,15 @@ class TestListing:
         assert read(tmp_path / "b", *[f"{name}/1.png" for name in names]).class_names == names
         assert read(tmp_path / "c", "bus/1.png", "test/1.png").class_names == ("bus", "test")
 
+    def test_tables_named_after_splits_are_said_not_to_be_read(self, tmp_path: Path) -> None:
+        dataset = read(tmp_path, "cat/1.png", "dog/1.png", "train.csv", "test_labels.csv", "classes.csv")
+        told, command = dataset.notes[0].split("; ")
+        assert (
+            told == "'test_labels.csv', 'train.csv' beside the class folders are not read, and other splits are drawn"
+        )
+        assert f"{tmp_path / 'test_labels.csv'} {tmp_path / 'train.csv'} --out NEW.csv" in command
+        assert not any("not read" in note for note in read(tmp_path / "one", "cat/1.png", "a/1.png", "train.csv").notes)
+
     def test_films_and_patients_in_the_names_are_said_where_test_is_drawn(self, tmp_path: Path) -> None:
         frames = [f"{kind}/walk{n}/frame_000{n}.jpg" for kind in ("wave", "clap") for n in range(2)]
         assert any("4 pictures are named like those of films or patients, 'clap/walk0/frame" in note

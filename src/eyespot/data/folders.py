@@ -150,6 +150,7 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
         if doubtful:
             notes.append(f"taken for a class, not for a split, since it holds no class folders: {few(doubtful)}")
         _count_stray(_list(root, "", left_out).pictures, "", left_out)
+        notes += _note_split_tables(root)
         found["train"] = _read_classes(root, "", top.folders, left_out)
         if not found["train"]:
             raise _no_classes(folder, top, left_out)
@@ -443,6 +444,18 @@ def _names_in(folder: str) -> list[str]:
         return sorted(name for name in os.listdir(folder) if not is_litter(name))
     except OSError:  # it only is looked at for a better message
         return []
+
+
+def _note_split_tables(root: str) -> list[str]:
+    """Return a note where tables beside the class folders are named after splits: other ones will be drawn."""
+    names = [name for name in _names_in(root) if name.endswith(_TABLES)]
+    splits = {name: {SPLIT_WORDS[word] for word in _SPLIT_PART.findall(name.casefold())} for name in names}
+    tables = [name for name in names if len(splits[name]) == 1]
+    if not {"train"} < set().union(*(splits[name] for name in tables)):
+        return []
+    command = " ".join(quoted(safe_text(os.path.join(root, name))) for name in tables)
+    told = f"{few(map(safe_text, tables))} beside the class folders are not read, and other splits are drawn"
+    return [f"{told}; where they say the splits: eyespot data table {command} --out NEW.csv"]
 
 
 def _tables(folder: str) -> list[str]:
