@@ -151,14 +151,18 @@ def splits_of_paths(paths: Sequence[str]) -> list[SplitName | None]:
     Args:
         paths: N paths with forward slashes.
     """
-    folders = [path.split("/")[:-1] for path in paths]
+    parents = [path.rpartition("/")[0] for path in paths]
+    folders = sorted(parent.split("/") for parent in {*parents})  # few, where pictures are many
     shared = 0
-    if folders:
-        first, last = min(folders), max(folders)
-        while shared < min(len(first), len(last)) and first[shared] == last[shared]:
-            shared += 1
-    splits = [next((split for name in names[shared:] if (split := split_of(name))), None) for names in folders]
-    return splits if {"train"} < {split for split in splits if split} else [None] * len(paths)
+    while len(folders) > 1 and folders[0][shared : shared + 1] == folders[-1][shared : shared + 1] != []:
+        shared += 1
+    found: dict[str, SplitName | None] = {
+        "/".join(names): next((split for name in names[shared:] if (split := split_of(name))), None)
+        for names in folders
+    }
+    if not {"train"} < {split for split in found.values() if split}:
+        return [None] * len(paths)
+    return [found[parent] for parent in parents]
 
 
 def check_classes(
