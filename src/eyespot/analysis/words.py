@@ -14,7 +14,10 @@ MISSING = "–"
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction in [0, 1] as `94.1 %`; never `100.0 %` or `0.0 %` for what is not exactly that."""
+    """Return a fraction in [0, 1] as `94.1 %`; never `100.0 %` or `0.0 %` for what is not exactly that.
+
+    Closer to all or nothing than four digits can say it is `>99.9999 %` or `<0.0001 %`.
+    """
     if fraction is None or not math.isfinite(fraction):
         return MISSING
     return f"{_hundredths(fraction)} %"
@@ -81,11 +84,13 @@ def p_value(p: float) -> str:
 def _hundredths(fraction: float) -> str:
     """Return a fraction in per cent with as many digits as keep it from looking like all or nothing."""
     text = f"{100 * fraction:.1f}"
+    if min(abs(fraction), abs(1 - fraction)) < 1e-9:  # rounding of a bound
+        return text.replace("-0.0", "0.0")
     for digits in (2, 3, 4):
-        if float(text) not in {0.0, 100.0} or min(abs(fraction), abs(1 - fraction)) < 1e-9:  # rounding of a bound
-            break
+        if float(text) not in {0.0, 100.0}:
+            return text
         text = f"{100 * fraction:.{digits}f}"
-    return text.replace("-0.0", "0.0") if float(text) == 0 else text
+    return {0.0: "<0.0001", 100.0: ">99.9999"}.get(float(text), text)
 
 
 def share(count: int, n: int) -> str:
