@@ -54,6 +54,11 @@ def test_numbers_keep_their_units() -> None:
     assert keep_together("100 secrets") == "100 secrets"
 
 
+def test_an_option_is_not_torn_between_its_hyphens_and_copied_as_it_is() -> None:
+    assert keep_together("then --on-bad-image skip") == 'then <span class="nowrap">--on-bad-image</span> skip'
+    assert keep_together("<b> -- a--b ---") == "&lt;b&gt; -- a--b ---"
+
+
 def test_a_page_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     write_page("old", path)

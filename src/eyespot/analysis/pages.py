@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from eyespot.arrays import UInt8Array
@@ -26,6 +26,8 @@ _TURNED = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # A number and its unit, or `n = 10`, that a line break would tear apart.
 _UNIT = re.compile(r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)")
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{,20}(?![\w-])")
 
 
 def to_picture(pixels: UInt8Array) -> Image.Image:
@@ -54,9 +56,11 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
-def keep_together(text: object) -> str:
-    """Return text with no-break spaces between numbers and their units; it is not escaped by this."""
-    return _UNIT.sub("\N{NO-BREAK SPACE}", str(text))
+def keep_together(text: object) -> Markup:
+    """Return text as HTML that breaks no line between a number and its unit, nor inside of an option like `--set`."""
+    # Not with no-break hyphens: what is copied into a shell must be the option itself.
+    escaped = str(escape(_UNIT.sub("\N{NO-BREAK SPACE}", str(text))))
+    return Markup(_OPTION.sub(r'<span class="nowrap">\g<0></span>', escaped))
 
 
 def isolate_folders(path: str) -> Markup:
