@@ -130,6 +130,17 @@ def test_labels_of_lines_that_end_together_do_not_cover_each_other() -> None:
     assert places[-1] <= 220 - 34 + 4
 
 
+def test_lines_without_a_name_do_not_push_the_names_of_others_away() -> None:
+    named = [Series(name, name, [1, 2], [0.0, end]) for name, end in (("a", 0.5), ("b", 0.9))]
+    nameless = [Series("", "a dashed", [1, 2], [0.0, end]) for end in (0.97, 0.98, 1.0)]
+
+    def places(root: ElementTree.Element) -> list[str | None]:
+        return [element.get("y") for element in root.iter("text") if element.get("class") in {"label c-a", "label c-b"}]
+
+    top = Series("top", "top", [1, 2], [0.0, 1.0], points=True)
+    assert places(draw(*named, *nameless)) == places(draw(*named, top))
+
+
 def test_a_logarithmic_axis_leaves_out_what_is_not_positive() -> None:
     root = draw(Series("train", "train", [1, 2, 3], [10.0, 0.1, 0.0]), log_y=True)
     (path,) = paths(root, "line")
@@ -171,6 +182,13 @@ def test_the_mark_is_labelled_on_the_side_with_room() -> None:
         (label,) = [element for element in root.iter("text") if element.get("class") == "mark-label"]
         assert label.get("text-anchor") == anchor
         assert label.text == f"best: {epoch}"
+
+
+def test_a_mark_beside_the_lines_lies_on_the_axis() -> None:
+    root = draw(Series("train", "train", [1, 2], [0.0, 1.0]), mark_x=(3.0, "beyond"))
+    (mark,) = [element for element in root.iter("path") if element.get("class") == "mark"]
+    (axis,) = [element for element in root.iter("path") if element.get("class") == "axis"]
+    assert mark.get("d", "").partition(" ")[0].removeprefix("M") == axis.get("d", "").rpartition("H")[2]
 
 
 def test_names_are_text_not_markup() -> None:

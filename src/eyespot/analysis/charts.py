@@ -39,7 +39,7 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        name: Written at its end.
+        name: Written at its end; empty for a line that another one's name tells of.
         css: Its colour and dashes are those of the class `c-CSS`.
         x: Float (E,), rising.
         y: Float (E,); nan leaves a gap.
@@ -202,6 +202,8 @@ def line_chart(
         return ""
     every = [points[np.isfinite(points[:, 1])] for _, points in lines]
     every += [np.array([(bar.x, bar.low), (bar.x, bar.high)], dtype=np.float64) for bar in bars]
+    if mark_x is not None:
+        every.append(np.array([(mark_x[0], every[0][0, 1])], dtype=np.float64))  # it may lie beside the lines
     frame = _Frame.around(np.concatenate(every), height, log_x=log_x, log_y=log_y)
     parts = [_axes(frame, x_label, write_y, height, whole_y=whole_y)]
     for bar in bars:
@@ -215,12 +217,13 @@ def line_chart(
             parts.append(_scatter(frame, one.css, points))
             continue
         parts.append(_polyline(frame, one.css, points))
-        last = points[np.isfinite(points[:, 1])][-1]
-        labels.append((frame.y(last[1]), one))
+        if one.name:
+            last = points[np.isfinite(points[:, 1])][-1]
+            labels.append((frame.y(last[1]), one))
     for y, one in _spread(labels, frame.bottom):
         x = frame.right + 7
         parts.append(f'<text class="label c-{one.css}" x="{x:.1f}" y="{y + 4:.1f}">{escape(one.name)}</text>')
-    spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines if not one.points)
+    spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines if one.name and not one.points)
     return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
 
 
