@@ -235,7 +235,7 @@ def test_confusion_shades_show_shares_and_lift_rare_mistakes() -> None:
     assert confusion_cells(np.eye(2, dtype=np.int64))[0][1].shade == 0.0
 
 
-def test_a_heat_map_holds_every_cell_and_up_to_a_hundred_names() -> None:
+def test_a_heat_map_holds_every_cell_and_as_many_names_as_have_room() -> None:
     confusion = np.diag(np.full(100, 9))
     confusion[3, 7] = 1
     names = [f"<class {index}>" for index in range(100)]
@@ -248,13 +248,16 @@ def test_a_heat_map_holds_every_cell_and_up_to_a_hundred_names() -> None:
     assert pixels[3, 7, 3] == 255
     assert pixels[7, 3, 3] == 0
     assert tuple(pixels[0, 0, :3]) != tuple(pixels[3, 7, :3])
-    unnamed = parse(heat_map(np.diag(np.full(300, 9)), ["x"] * 300))
-    assert texts(unnamed) == []
-    for drawn in (root, unnamed):
+    many = parse(heat_map(np.diag(np.full(300, 9)), [f"class {index}" for index in range(300)]))
+    assert texts(many)[:4] == ["class 0", "class 0", "class 3", "class 3"]
+    for drawn in (root, many):
         assert float(drawn.get("viewBox", "").split()[2]) <= 990  # of a section on a page 1080 px wide
     assert "a rather long name o…" not in texts(root)
     assert "a very very very lo…" in texts(
         parse(heat_map(np.eye(30, dtype=np.int64), ["a very very very long name"] * 30))
+    )
+    assert "\N{CJK UNIFIED IDEOGRAPH-732B}" * 9 + "…" in texts(
+        parse(heat_map(np.eye(30, dtype=np.int64), ["\N{CJK UNIFIED IDEOGRAPH-732B}" * 12] * 30))
     )
 
 

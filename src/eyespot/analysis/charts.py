@@ -15,6 +15,7 @@ from html import escape
 from typing import TypeAlias
 
 import numpy as np
+from rich.cells import cell_len
 
 from eyespot.analysis import words
 from eyespot.analysis.pages import png_data_uri
@@ -27,8 +28,10 @@ _LABEL_GAP = 14.0
 _LETTER_WIDTH, _LETTER_HEIGHT = 8.0, 12.0  # of a bold digit
 # Readable in both themes, on white and on near-black: the picture itself has no theme.
 _RIGHT_RGB, _WRONG_RGB = (58, 122, 214), (222, 106, 32)
-_MOST_NAMES = 100
-_WIDEST_MAP = 986.0  # in px: a page 1080 px wide shows it without scrolling
+# In px. A page 1080 px wide shows the widest map without scrolling; up to about 60 classes have cells of full size.
+_WIDEST_MAP, _WIDEST_CELL, _WIDEST_NAMES = 986.0, 14.0, 145.0
+_SMALLEST_NAME = 8.5  # where the cells are smaller, some classes are not named
+_LETTER_OF_EM = 0.6
 
 
 _Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -586,7 +589,7 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
 
     Args:
         confusion: Counts int64 (K, K), rows true, columns predicted.
-        class_names: K names, written up to 100 classes.
+        class_names: K names; each second, third, ... is written where not all have room.
     """
     classes = len(confusion)
     _, shades = _shares_and_shades(confusion)
@@ -594,25 +597,26 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
     pixels[..., :3] = _WRONG_RGB
     pixels[np.arange(classes), np.arange(classes), :3] = _RIGHT_RGB
     pixels[..., 3] = np.round(255 * shades)
-    named = classes <= _MOST_NAMES
-    margin = min(110.0, 12 + 5.0 * max(len(name) for name in class_names)) if named else 4.0
-    cell = min(10.0, (_WIDEST_MAP - margin - 4) / classes)
+    names = [shorten(name, 20) for name in class_names]
+    letter = min(11.0, max(_SMALLEST_NAME, 0.8 * (_WIDEST_MAP - _WIDEST_NAMES) / classes))  # height, in px
+    margin = min(_WIDEST_NAMES, 12 + _LETTER_OF_EM * letter * max(map(cell_len, names)))
+    cell = min(_WIDEST_CELL, (_WIDEST_MAP - margin - 4) / classes)
     side = cell * classes
     parts = [
         f'<rect class="frame" x="{margin:.1f}" y="{margin:.1f}" width="{side:.1f}" height="{side:.1f}"/>',
         f'<image class="cells" x="{margin:.1f}" y="{margin:.1f}" width="{side:.1f}" height="{side:.1f}"'
         f' preserveAspectRatio="none" href="{png_data_uri(pixels)}"/>',
+        f'<g style="--letter:{letter:.1f}px">',
     ]
-    if named:
-        for index, name in enumerate(class_names):
-            middle, text = margin + cell * (index + 0.5), escape(shorten(name, 20))
-            parts.append(
-                f'<text class="tiny" x="{margin - 4:.1f}" y="{middle + 3:.1f}" text-anchor="end">{text}</text>'
-            )
-            parts.append(
-                f'<text class="tiny" x="{middle + 3:.1f}" y="{margin - 4:.1f}"'
-                f' transform="rotate(-90 {middle + 3:.1f} {margin - 4:.1f})">{text}</text>'
-            )
+    for index in range(0, classes, math.ceil(letter / cell)):
+        text, middle = escape(names[index]), margin + cell * (index + 0.5)
+        line = middle + 0.36 * letter
+        parts.append(f'<text class="tiny" x="{margin - 4:.1f}" y="{line:.1f}" text-anchor="end">{text}</text>')
+        parts.append(
+            f'<text class="tiny" x="{line:.1f}" y="{margin - 4:.1f}"'
+            f' transform="rotate(-90 {line:.1f} {margin - 4:.1f})">{text}</text>'
+        )
+    parts.append("</g>")
     spoken = (
         f"Confusion matrix of {classes} classes as a heat map, rows true, columns predicted; the tables say the same"
     )
@@ -620,8 +624,12 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """Return text of at most so many letters, with an ellipsis where some are left out."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Return text of at most so many letters, with an ellipsis where some are left out; wide ones count as two."""
+    if cell_len(text) <= most:
+        return text
+    while cell_len(text) >= most:
+        text = text[:-1]
+    return text + "…"
 
 
 def _svg(width: float, height: float, spoken: str, inside: str) -> str:

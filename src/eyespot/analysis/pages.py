@@ -26,7 +26,6 @@ _TURNED = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # A number and its unit, or `n = 10`, that a line break would tear apart.
 _UNIT = re.compile(r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)")
-
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{,20}(?![\w-])")
 
 
