@@ -122,7 +122,7 @@ def test_the_place_that_decides_is_hot_and_passes_the_check(method: str) -> None
     assert check.is_passed
     assert check.hidden < 0.3 < check.hidden_elsewhere
     assert check.kept > check.kept_elsewhere
-    assert "1 of 1 maps" in summarise_checks([check, None])
+    assert "1 of 1 map points at" in summarise_checks([check, None])
     assert "in float32: its probabilities may differ a little" in summarise_checks([check])
 
 

@@ -36,7 +36,9 @@ def test_mistakes_come_surest_first_and_one_right_answer_a_class() -> None:
 def test_what_fails_or_takes_too_long_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(why, "_ALWAYS_SECONDS", 0.0)
     monkeypatch.setattr(why, "_BATCH", 2)
-    assert "Not drawn: it took" in collect(train_seconds=0.0).note
+    note = collect(train_seconds=0.0).note
+    assert "Not drawn: it took" in note
+    assert "eyespot explain" in note
 
     def refuse(*args: object, **settings: object) -> None:
         raise ModelError("no places")

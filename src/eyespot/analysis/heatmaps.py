@@ -551,6 +551,7 @@ def summarise_checks(checks: Sequence[MapCheck | None]) -> str:
     return (
         f"Checked on {words.plural(len(known), 'map')}: covering the hottest {words.percent(_HIDDEN_SHARE)} of the"
         f" pixels takes the probability from {mean('prob')} to {mean('hidden')} on average, covering the same shape at"
-        f" random places to {mean('hidden_elsewhere')}. {passed} of {len(known)} maps point at more than a random"
-        " place does. The check computes in float32: its probabilities may differ a little from those of the answers."
+        f" random places to {mean('hidden_elsewhere')}. {passed} of {words.plural(len(known), 'map')}"
+        f" {'points' if passed == 1 else 'point'} at more than a random place does. The check"
+        " computes in float32: its probabilities may differ a little from those of the answers."
     )

@@ -121,7 +121,8 @@ def collect_why(
             seconds = time.perf_counter() - started
             if seconds > limit and len(found) < len(places):
                 told = f"it took {words.duration(seconds)} for {words.plural(len(found), 'picture')}"
-                return Why(note=f"Not drawn: {told}, more than a few per cent of the training.")
+                told += ", more than a few per cent of the training; eyespot explain RUN PICTURE draws them at any time"
+                return Why(note=f"Not drawn: {told}.")
     except Exception as error:  # whatever it is, hours of training are behind it and the report is still to be written
         reason = error.what if isinstance(error, EyespotError) else _described(error)
         return Why(note=f"Not drawn: {reason}.")
