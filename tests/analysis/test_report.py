@@ -403,6 +403,14 @@ def test_a_lone_surrogate_does_not_stop_the_writing(input_of: Make, tmp_path: Pa
     assert r"caf\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_name_that_is_cut_in_the_confusion_table_is_cut_at_its_own_end_and_told_whole(report: ReportInput) -> None:
+    heads = [head for head in Page(render_report(report)).all("th") if head.get("title")]
+    assert {head["title"] for head in heads} == set(report.class_names)
+    rows = [head for head in heads if head["scope"] == "row"]
+    assert len(rows) == len(report.class_names)
+    assert all(head.get("dir") == "auto" for head in rows)  # an Arabic name begins on the right
+
+
 def test_the_page_can_be_read_without_seeing_it(report: ReportInput) -> None:
     page = Page(render_report(report))
     assert page.all("html")[0]["lang"] == "en"
