@@ -414,4 +414,5 @@ def test_a_page_without_a_wrong_label_says_so(tmp_path: Path, monkeypatch: pytes
     check_labels(draw_pictures(tmp_path / "data", ("cat", "dog"), 6), out=tmp_path / "labels.html")
     page = (tmp_path / "labels.html").read_text(encoding="utf-8")
     assert "<h2>None of 12 labels looks wrong</h2>" in page
-    assert "about 1 label is wrong" in page
+    assert "about 1 label is wrong." in page
+    assert "--fix" not in page  # there is nothing to correct
