@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import pytest
 from PIL import Image
 
 import eyespot
+from eyespot.analysis import words
 from eyespot.deployment import connections
 from eyespot.deployment.bodies import read_body
 from eyespot.deployment.engine import open_engine
@@ -182,6 +185,16 @@ def test_the_other_addresses(client: httpx.Client, trained: Run) -> None:
     for part in ("/app.js", "/style.css"):
         assert client.get(part).status_code == 200
         assert not re.search(r"https?://", client.get(part).text), "the page asks nobody else"
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the page's script runs where there is node")
+def test_the_page_writes_shares_as_every_other_place_does() -> None:
+    script = (files("eyespot.deployment") / "page" / "app.js").read_text(encoding="utf-8")
+    (function,) = re.findall(r"^function hundredths.*?^}", script, re.M | re.S)
+    shares = [0.0, 1e-12, 4e-8, 0.0004, 0.01, 0.1234, 0.9412, 0.9997, 0.99998, 0.99999996, 1 - 1e-12, 1.0]
+    command = ["node", "-e", f"{function}\nconsole.log({shares}.map(hundredths).join())"]
+    written = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert written.strip().split(",") == [words.percent(share).removesuffix(" %") for share in shares]
 
 
 # ----------------------------------------------------------------------------------------------------- hostile requests

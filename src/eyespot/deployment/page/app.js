@@ -13,9 +13,19 @@ let running = 0;
 let limits = { body_bytes: 32 * 1024 * 1024 };
 let explains = false;
 
-const percent = (prob) => `${(100 * prob).toFixed(1)}\u00a0%`;
+const percent = (prob) => `${hundredths(prob)}\u00a0%`;
 const short = (name) => { const letters = [...name]; return letters.length > LONGEST ? `${letters.slice(0, LONGEST - 1).join("")}…` : name; };
 const say = (text) => { byId("status").textContent = text; };
+
+// As `words.percent` in Python: what is not exactly all or nothing does not look like it.
+function hundredths(prob) {
+  if (Math.min(Math.abs(prob), Math.abs(1 - prob)) < 1e-9) return prob < 0.5 ? "0.0" : "100.0";
+  for (const digits of [1, 2, 3, 4]) {
+    const text = (100 * prob).toFixed(digits);
+    if (![0, 100].includes(Number(text))) return text;
+  }
+  return prob < 0.5 ? "<0.0001" : ">99.9999";
+}
 
 function complain(text) {
   byId("problem").replaceChildren(Object.assign(document.createElement("p"), { textContent: text }));
@@ -47,7 +57,7 @@ async function describe() {
   for (const button of document.querySelectorAll(".answer.told-all .why")) button.hidden = !explains;
   const test = model.metrics && model.metrics.test;
   const measured = test
-    ? ` ${test.flaw ? `${test.flaw}: ` : ""}${percent(test.top1)} [${percent(test.top1_ci95[0])}, ${percent(test.top1_ci95[1])}] right on test (n = ${test.n.toLocaleString("en")}).`
+    ? ` ${test.flaw ? `${test.flaw}: ` : ""}${percent(test.top1)} [${test.top1_ci95.map(hundredths).join(", ")}] right on test (n = ${test.n.toLocaleString("en")}).`
     : "";
   const names = model.class_names;
   const more = names.length - LISTED;
