@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyespot.analysis.pages import isolate_folders, keep_together, png_data_uri, render_page, write_page
+from eyespot.analysis.pages import isolate_folders, keep_options, keep_together, png_data_uri, render_page, write_page
 from eyespot.errors import RunError
 
 GALLERY = {
@@ -56,6 +56,7 @@ def test_numbers_keep_their_units() -> None:
 
 def test_an_option_is_not_torn_between_its_hyphens_and_copied_as_it_is() -> None:
     assert keep_together("then --on-bad-image skip") == 'then <span class="nowrap">--on-bad-image</span> skip'
+    assert keep_options("train 5 s --top 3") == 'train 5 s <span class="nowrap">--top</span> 3'
     assert keep_together("<b> -- a--b ---") == "&lt;b&gt; -- a--b ---"
 
 

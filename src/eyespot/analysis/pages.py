@@ -57,9 +57,12 @@ def data_uri(data: bytes, kind: str) -> str:
 
 def keep_together(text: object) -> Markup:
     """Return text as HTML that breaks no line between a number and its unit, nor inside of an option like `--set`."""
-    # Not with no-break hyphens: what is copied into a shell must be the option itself.
-    escaped = str(escape(_UNIT.sub("\N{NO-BREAK SPACE}", str(text))))
-    return Markup(_OPTION.sub(r'<span class="nowrap">\g<0></span>', escaped))
+    return keep_options(_UNIT.sub("\N{NO-BREAK SPACE}", str(text)))
+
+
+def keep_options(text: object) -> Markup:
+    """Return text as HTML that breaks no line inside of an option; a command that is copied is what it was."""
+    return Markup(_OPTION.sub(r'<span class="nowrap">\g<0></span>', str(escape(text))))
 
 
 def isolate_folders(path: str) -> Markup:
@@ -79,6 +82,7 @@ def render_page(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["together"] = keep_together
+    environment.filters["command"] = keep_options
     environment.filters["folders"] = isolate_folders
     return environment.get_template(template).render(context)
 
