@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -795,6 +796,13 @@ def test_an_old_locale_and_no_home_are_no_trouble(tmp_path: Path) -> None:
         assert done.stdout.isascii()
         if "--json" in words:
             assert json.loads(done.stdout)["name"] == "日本"
+
+
+def test_a_stream_without_our_signs_gets_others_and_names_become_escapes() -> None:
+    codecs.register_error("here", cli._write_otherwise)
+    told = "\N{MINUS SIGN}0.8 \N{RIGHTWARDS ARROW} 日本 ±2 \N{EN DASH} é"
+    assert told.encode("cp1252", "here").decode("cp1252") == "-0.8 -> \\u65e5\\u672c ±2 \N{EN DASH} é"
+    assert told.encode("ascii", "here") == b"-0.8 -> \\u65e5\\u672c +-2 - \\xe9"
 
 
 # ------------------------------------------------------------------------------------------------- models in the box

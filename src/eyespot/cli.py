@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so that `eyespot --help` an
 from __future__ import annotations
 
 import _thread
+import codecs
 import errno
 import os
 import signal
@@ -91,12 +92,25 @@ def main(arguments: list[str] | None = None) -> None:
 
     2 for wrong use, 1 for a failure, 130, 143 and 129 for Ctrl-C, SIGTERM and a closed terminal.
     """
+    codecs.register_error("eyespot", _write_otherwise)
     for stream in (sys.stdout, sys.stderr):
-        # In an old locale a name in another alphabet is printed as escapes instead of ending the command.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="eyespot")
     _answer_signals()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+# What stands for our own signs where a stream cannot carry them: in a pipe on Windows, -0.8 is no \u22120.8.
+_SIGNS = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "→": "->", "±": "+-", "·": "-", "×": "x", "…": "..."}
+
+
+def _write_otherwise(error: UnicodeError) -> tuple[str, int]:
+    """Return the text for characters that an old locale lacks: a name in another alphabet becomes escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    escape = [_SIGNS.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in missing]
+    return "".join(escape), error.end
 
 
 def _answer_signals() -> None:
