@@ -145,6 +145,8 @@ def test_runs_are_sorted_and_found_by_their_tags(tmp_path: Path, capsys: pytest.
     show_runs(tmp_path, json=False)
     told = capsys.readouterr().out
     assert "good, old" in told
+    header, first = told.splitlines()[:2]
+    assert not first[header.index("epochs") : header.index("epochs") + 6].strip()  # trained without epochs, not for 0
     assert "damaged: not the notes of a run" in told
     show_runs(tmp_path, json=False, tag="none")
     assert "no runs in" in capsys.readouterr().out

@@ -209,7 +209,8 @@ def show_runs(folder: Path, *, json: bool, sort: str = "created", tag: str | Non
     for row in rows:
         took = words.duration(row["train_seconds"])
         size = "" if row["parameters"] is None else f"{row['parameters']:,}"
-        cells = (row["run"], row["recipe"], row["data"], size, str(row["epochs"]), took, row["val"], row["result"])
+        epochs = str(row["epochs"] or "")  # a head that was solved had none
+        cells = (row["run"], row["recipe"], row["data"], size, epochs, took, row["val"], row["result"])
         add_row(table, *cells, ", ".join(row["tags"]))
     print_table(table)
 
