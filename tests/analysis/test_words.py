@@ -38,6 +38,7 @@ def test_percent_never_claims_all_or_nothing(fraction: float) -> None:
 def test_points_interval_and_counts() -> None:
     assert words.points(-0.046) == "4.6 points"
     assert words.points(0.01) == "1.0 point"
+    assert words.decimal(3142.04, 1) == "3,142.0"
     assert words.interval((0.9361, 0.9449)) == "[93.6, 94.5]"
     assert words.interval((0.99964, 0.99991)) == "[99.96, 99.99]"
     assert words.interval((0.0, 1.0)) == "[0.0, 100.0]"

@@ -144,8 +144,8 @@ def plural(number: int, one: str, many: str = "") -> str:
 
 
 def decimal(number: float | None, digits: int = 3) -> str:
-    """Return a loss or score with a fixed number of digits, or a dash where it was not measured."""
-    return MISSING if number is None or not math.isfinite(number) else f"{number:.{digits}f}"
+    """Return a loss or score as `0.295` or `3,142.0`, or a dash where it was not measured."""
+    return MISSING if number is None or not math.isfinite(number) else f"{number:,.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:
