@@ -97,6 +97,8 @@ def test_learning_rates_have_two_digits(number: float, text: str) -> None:
     assert words.learning_rate(number) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(1.388, "1.388"), (1e-5, "1e-5"), (1.05e-5, "1.05e-5"), (1e-10, "1e-10")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.388, "1.388"), (1e-5, "1e-5"), (1.05e-5, "1.05e-5"), (1e-10, "1e-10"), (2e6, "2e6")]
+)
 def test_numbers_beside_an_axis_are_short(value: float, text: str) -> None:
     assert words.axis_number(value) == text

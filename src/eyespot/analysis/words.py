@@ -29,8 +29,8 @@ def axis_percent(fraction: float) -> str:
 
 
 def axis_number(value: float) -> str:
-    """Return a round loss or rate beside an axis with four digits, as `1.388` or `1e-5`: there is little room."""
-    return f"{value:.4g}".replace("e-0", "e-")
+    """Return a round loss or rate beside an axis with four digits, as `1.388`, `1e-5` or `1e6`: room is little."""
+    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def points(difference: float) -> str:
