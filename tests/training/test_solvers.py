@@ -157,6 +157,31 @@ def test_torchs_own_loss_has_no_slope_at_the_solution(
 # ----------------------------------------------------------------------------------------- what the answer depends on
 
 
+@pytest.mark.parametrize("turn", [1e-1, 1e-2, 1e-3, 1e-5])
+def test_a_way_that_falls_steeply_at_first_and_then_rises_slowly_is_gone_down(
+    turn: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where one picture of a class weighs as much as all of another: no step was found, and the head stayed at zero.
+    def loss_at(place: Tensor) -> Tensor:
+        return 30 * turn * F.softplus(-place.double() / turn) + 5 * place
+
+    def evaluate(solver: Any, parameters: Tensor, l2: float) -> solvers._Value:
+        place = parameters.clone().requires_grad_()
+        loss = loss_at(place).sum()
+        (slope,) = torch.autograd.grad(loss, place)
+        return solvers._Value(parameters, loss.item(), 0.0, slope, slope, 1.0)
+
+    monkeypatch.setattr(solvers._Solver, "_evaluate", evaluate)
+    solver: Any = object.__new__(solvers._Solver)
+    start = evaluate(solver, torch.zeros(1, 1), 0.0)
+    descent = start.gradient.item()
+    assert descent == pytest.approx(-10)
+    found = solver._search(start, torch.ones(1, 1), descent, 0.0)
+    assert found is not None
+    assert found.loss < start.loss
+    assert abs(found.gradient.item()) < 0.9 * abs(descent)
+
+
 @pytest.mark.parametrize(
     "change",
     [

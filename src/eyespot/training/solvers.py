@@ -35,7 +35,7 @@ _PATH_TOLERANCE = 1e-4
 _PATH_SHARE = 1e-2
 _LAST_TOLERANCE = 1e-10
 _MAX_ITERATIONS = 500
-_LINE_TRIALS = 10
+_LINE_TRIALS = 30
 _PAIRS = 20
 # Pairs of steps and gradients are two more copies of the weights each: with very many classes fewer are kept.
 _PAIRS_NUMBERS = 2**26
@@ -469,21 +469,23 @@ class _Solver:
         """
         length, low, low_descent = 1.0, 0.0, descent
         high, high_descent = math.inf, 0.0
+        moved = 0  # how often in a row one end of the bracket has: a straight line misleads where few rows weigh much
         noise = 1e-7 * (1 + abs(start.loss))  # of float32, when the rows are few
         for _ in range(_LINE_TRIALS):
             value = self._evaluate(start.parameters + length * direction, l2)
             slope = _dot(value.gradient, direction)
             if not (slope <= -0.5 * descent and value.loss <= start.loss + 1e-4 * length * descent + noise):
-                high, high_descent = length, slope
+                high, high_descent, moved = length, slope, max(moved, 0) + 1
             elif slope < 0.9 * descent:
-                low, low_descent = length, slope
+                low, low_descent, moved = length, slope, min(moved, 0) - 1
             else:
                 return value
             if math.isinf(high):
                 length *= 2.5
                 continue
             # Where the derivative would be zero if it were a straight line, but well within the bracket.
-            share = low_descent / (low_descent - high_descent) if high_descent > low_descent else 0.5
+            straight = abs(moved) < 3 and high_descent > low_descent
+            share = low_descent / (low_descent - high_descent) if straight else 0.5
             length = low + (high - low) * min(0.9, max(0.1, share))
         return None
 
