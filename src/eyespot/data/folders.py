@@ -394,7 +394,8 @@ def _refuse_initials(root: str, top: _Listing) -> None:
         raise DataError(
             f"the classes seem to be a level deeper, sorted by their initials ({safe_text(example)})",
             where=root,
-            remedy=f"make a CSV of path,label: eyespot data table {quoted(root)} --pattern '^./([^/]+)' --out NEW.csv",
+            remedy=f"make a CSV of path,label: eyespot data table {quoted(root)} --pattern '^./([^/]+)' --out NEW.csv; "
+            "where the letters are the classes, with --pattern '^[^/]+'",
         )
 
 
