@@ -299,7 +299,7 @@ def test_what_is_no_file_is_refused_unopened(tmp_path: Path, monkeypatch: pytest
     assert error.remedy == "name a file that exists, or --set model.weights=auto, package or hub"
     fails("hubb", "cannot read")
     fails("~nobody-of-this-name/w.pth", "cannot read")
-    fails("", "a folder")
+    fails("", "an empty path", UsageError)
     fails(tmp_path / "folder.pth", r"a folder in file .*folder\.pth: name a file")
     fails("a\0b", r"cannot read \(not a file name\) in file .*a\\x00b")
     fails(tmp_path / "w.onnx", r"unknown kind of file '.onnx', allowed are .safetensors, .pt, .pth, .bin")
