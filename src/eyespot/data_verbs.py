@@ -156,6 +156,8 @@ def tabulate(
     )
 
     sources = [user_path(one) for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
+    if not sources:
+        raise UsageError("no table named", remedy="give a folder, a table, or a table of each split")
     source, out = sources[0], user_path(out)
     for one in sources[1:]:
         if not (source.is_file() and one.is_file()):

@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
-from eyespot.data.names import SPLIT_WORDS, check_classes, few, make_unique, safe_text, splits_of_paths
+from eyespot.data.names import SPLIT_WORDS, check_classes, few, make_unique, quoted, safe_text, splits_of_paths
 from eyespot.errors import DataError, did_you_mean
 
 # Ten million rows; the whole table is read into memory.
@@ -250,11 +250,6 @@ def _note_few_groups(found: dict[SplitName, _Rows], name: str) -> tuple[str, ...
         f"the {len(groups):,} {split} pictures have only {values} of the column {shown(name)}: intervals take pictures "
         "for independent, so for new values they are too narrow, and more pictures than said may be called unknown",
     )
-
-
-def quoted(text: str) -> str:
-    """Return a word of a command line, for any shell."""
-    return f'"{text}"' if " " in text else text
 
 
 def _folder_of(path: Path) -> str:

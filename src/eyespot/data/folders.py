@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from eyespot.data.csvfile import quoted
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
 from eyespot.data.names import (
     SPLIT_WORDS,
@@ -29,6 +28,7 @@ from eyespot.data.names import (
     make_unique,
     may_be_picture,
     other_kind,
+    quoted,
     safe_text,
     split_of,
 )
