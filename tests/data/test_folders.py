@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyespot.data import folders
+from eyespot.data import listing
 from eyespot.data.dataset import Dataset, PathList
 from eyespot.data.folders import read_folder
 from eyespot.data.names import PICTURE_EXTENSIONS, few, make_unique, safe_text
@@ -627,7 +627,7 @@ class TestRefused:
                 os.rmdir(tmp_path / "dog")
             return real(folder)
 
-        monkeypatch.setattr(folders.os, "scandir", scandir)
+        monkeypatch.setattr(listing.os, "scandir", scandir)
         with pytest.raises(DataError, match="vanished") as caught:
             read_folder(tmp_path, name="photos")
         assert caught.value.where == str(tmp_path / "dog")
@@ -644,7 +644,7 @@ class TestRefused:
                     raise PermissionError(13, "Permission denied")
                 return real(folder)
 
-            monkeypatch.setattr(folders.os, "scandir", scandir)
+            monkeypatch.setattr(listing.os, "scandir", scandir)
         else:
             closed.chmod(0)
         try:
@@ -663,7 +663,7 @@ class TestRefused:
                 raise OSError(5, "Input/output error")
             return real(path, *args, **kwargs)
 
-        monkeypatch.setattr(folders.os, "stat", fail)
+        monkeypatch.setattr(listing.os, "stat", fail)
         with pytest.raises(DataError, match="Input/output error"):
             read_folder(tmp_path, name="photos")
 
@@ -690,6 +690,6 @@ def test_names_are_listed_without_a_look_at_each_file(tmp_path: Path, monkeypatc
         looks += 1
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(folders.os, "stat", stat_counted)
+    monkeypatch.setattr(listing.os, "stat", stat_counted)
     assert len(read_folder(tmp_path, name="photos").splits["train"]) == 1000
     assert looks < 10

@@ -147,6 +147,23 @@ def split_of(name: str) -> SplitName | None:
     return SPLIT_WORDS[found[1]] if found else None
 
 
+def by_split(folders: Sequence[str]) -> tuple[dict[SplitName, list[str]], list[str]]:
+    """Return the folders that are named after each split, and the others.
+
+    Beside `test`, `test_images` is one of the others: what a plain name says needs no guess.
+    """
+    plain = {SPLIT_WORDS[name.casefold()] for name in folders if name.casefold() in SPLIT_WORDS}
+    by_split: dict[SplitName, list[str]] = {}
+    others = []
+    for name in folders:
+        split = split_of(name)
+        if split is None or (split in plain and name.casefold() not in SPLIT_WORDS):
+            others.append(name)
+        else:
+            by_split.setdefault(split, []).append(name)
+    return by_split, others
+
+
 def splits_of_paths(paths: Sequence[str]) -> list[SplitName | None]:
     """Return for each path the split that a folder of it is named after, as in `photos/train/cat/1.jpg`.
 
