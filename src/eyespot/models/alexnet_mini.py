@@ -10,15 +10,15 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from eyespot.models.dropout import Dropout
-from eyespot.models.keras_defaults import keras_init, keras_linear_like, keras_norm
-from eyespot.models.protocol import check_dropout, check_images, check_num_classes, check_request
+from eyespot.models.keras_defaults import KerasNetwork, keras_init, keras_norm
+from eyespot.models.protocol import check_dropout, check_request
 
 NAME = "alexnet-mini"
 MIN_SIZE_PX = 23  # 11x11 with stride 4 leaves 4x4 of 23 px, which two poolings halve to 1x1.
 HIDDEN = 1024
 
 
-class AlexNetMini(nn.Module):
+class AlexNetMini(KerasNetwork):
     """An AlexNet cut for 32 px: 2,913,034 parameters and 2,304 statistics at 32 px, RGB, 10 classes.
 
     Conv 11x11 stride 4 "valid" (128) - pool - conv 5x5 (256) - pool - conv 3x3, 1x1, 1x1 (256) - pool - Flatten - Dense
@@ -42,6 +42,8 @@ class AlexNetMini(nn.Module):
         rate are not given: ReLU before the normalisation and 0.5 are ours. Changed: logits instead of softmax, and see
         `keras_norm`.
     """
+
+    name = NAME
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, *, size_px: int = 32, dropout: float = 0.5) -> None:
         super().__init__()
@@ -86,27 +88,7 @@ class AlexNetMini(nn.Module):
         self.classifier = nn.Linear(HIDDEN, num_classes)
         keras_init(self)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return the last map, (B, 256, H', H'), H' = 1 at 32 px, of images float (B, C, size_px, size_px)."""
-        check_images(NAME, images, in_channels=self.in_channels, size_px=self.size_px)
-        features: Tensor = self.features(images)
-        return features
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, K) of the last map, or with `pre_logits` the hidden vector (B, 1024), at least 0."""
+    def read_map(self, features: Tensor) -> Tensor:
+        """Return the hidden vector (B, 1024), at least 0, of the last map (B, 256, H', H'), H' = 1 at 32 px."""
         vector: Tensor = self.hidden(features)
-        return vector if pre_logits else self.classifier(vector)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float (B, K), of images float (B, C, size_px, size_px)."""
-        return self.forward_head(self.forward_features(images))
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last layer: (B, 1024) in, (B, K) out."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a newly initialised last layer with `num_classes` outputs in place of the old one."""
-        check_num_classes(NAME, num_classes)
-        self.num_classes = num_classes
-        self.classifier = keras_linear_like(self.classifier, num_classes)
+        return vector

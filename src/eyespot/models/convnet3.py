@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from eyespot.models.dropout import Dropout
-from eyespot.models.keras_defaults import keras_init, keras_linear_like
-from eyespot.models.protocol import check_dropout, check_images, check_num_classes, check_request
+from eyespot.models.keras_defaults import KerasNetwork, keras_init
+from eyespot.models.protocol import check_dropout, check_request
 
 NAME = "convnet3"
 MIN_SIZE_PX = 8  # Three poolings halve the map; below 8 px the last one has nothing left.
 HIDDEN = 80
 
 
-class ConvNet3(nn.Module):
+class ConvNet3(KerasNetwork):
     """A small network for small pictures: 257,978 parameters at 32 px, RGB, 10 classes.
 
     Conv 3x3 (32) - ReLU - pool - dropout, the same with 64 and 128 channels, Flatten, Dense 80 - ReLU - dropout,
@@ -39,6 +39,8 @@ class ConvNet3(nn.Module):
         "[Deep Learning Lab] Episode-2: CIFAR-10", Deep Learning Turkey, 2018. The article lost its activation, dropout
         and dense lines; they are recovered from public copies of the program. Changed: logits instead of softmax.
     """
+
+    name = NAME
 
     def __init__(
         self,
@@ -75,27 +77,7 @@ class ConvNet3(nn.Module):
         self.classifier = nn.Linear(HIDDEN, num_classes)
         keras_init(self)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return the last map, (B, 128, size_px // 8, size_px // 8), of images float (B, C, size_px, size_px)."""
-        check_images(NAME, images, in_channels=self.in_channels, size_px=self.size_px)
-        features: Tensor = self.features(images)
-        return features
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, K) of the last map, or with `pre_logits` the hidden vector (B, 80), at least 0."""
+    def read_map(self, features: Tensor) -> Tensor:
+        """Return the hidden vector (B, 80), at least 0, of the last map (B, 128, size_px // 8, size_px // 8)."""
         vector: Tensor = self.hidden_drop(self.hidden_relu(self.hidden(self.flatten(features))))
-        return vector if pre_logits else self.classifier(vector)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float (B, K), of images float (B, C, size_px, size_px)."""
-        return self.forward_head(self.forward_features(images))
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last layer: (B, 80) in, (B, K) out."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a newly initialised last layer with `num_classes` outputs in place of the old one."""
-        check_num_classes(NAME, num_classes)
-        self.num_classes = num_classes
-        self.classifier = keras_linear_like(self.classifier, num_classes)
+        return vector

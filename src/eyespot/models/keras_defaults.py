@@ -1,11 +1,13 @@
-"""What Keras does where a publication says nothing: initial weights and the epsilon of its batch normalisation.
+"""What the networks of the published studies share: Keras' initial weights, its batch normalisation, and one way.
 
 Before it: nothing. After it: the networks of the published studies, which were all Keras programs.
 """
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+
+from eyespot.models.protocol import check_images, check_num_classes
 
 KERAS_NORM_EPS = 1e-3
 
@@ -39,8 +41,52 @@ def keras_init(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def keras_linear_like(old: nn.Linear, num_classes: int) -> nn.Linear:
-    """Return a new classifier with `num_classes` outputs for the place of `old`: its inputs, device and dtype."""
-    new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-    keras_init(new)
-    return new
+class KerasNetwork(nn.Module):
+    """A network of a fixed picture size: `features` makes the last map, `read_map` a vector of it, `classifier` logits.
+
+    Attributes:
+        name: Of the model, for errors.
+        num_classes: Number of outputs, K.
+        in_channels: Number of image channels, C.
+        num_features: Length of the vector that the classifier reads.
+        size_px: Side of the square images, in pixels.
+    """
+
+    name: str
+    num_classes: int
+    in_channels: int
+    num_features: int
+    size_px: int
+    features: nn.Sequential
+    classifier: nn.Linear
+
+    def read_map(self, features: Tensor) -> Tensor:
+        """Return what the classifier reads, (B, num_features), of the last map."""
+        raise NotImplementedError
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return the last map, (B, C', H', W'), of images float (B, C, size_px, size_px)."""
+        check_images(self.name, images, in_channels=self.in_channels, size_px=self.size_px)
+        features: Tensor = self.features(images)
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits (B, K) of the last map, or with `pre_logits` what the classifier reads, (B, num_features)."""
+        vector = self.read_map(features)
+        return vector if pre_logits else self.classifier(vector)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, float (B, K), of images float (B, C, size_px, size_px)."""
+        return self.forward_head(self.forward_features(images))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer: (B, num_features) in, (B, K) out."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a newly initialised last layer with `num_classes` outputs in place of the old one."""
+        check_num_classes(self.name, num_classes)
+        old = self.classifier
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+        keras_init(self.classifier)

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from eyespot.models.dropout import Dropout
-from eyespot.models.keras_defaults import keras_init, keras_linear_like, keras_norm
-from eyespot.models.protocol import check_dropout, check_images, check_num_classes, check_request
+from eyespot.models.keras_defaults import KerasNetwork, keras_init, keras_norm
+from eyespot.models.protocol import check_dropout, check_request
 
 NAME = "vgg16-mini"
 MIN_SIZE_PX = 16  # Four poolings halve the map; below 16 px the last one has nothing left.
 WIDTHS = (32, 64, 128, 256)
 
 
-class VGGMini(nn.Module):
+class VGGMini(KerasNetwork):
     """A VGG with nine weight layers: 1,184,426 parameters and 1,920 statistics at 32 px, RGB, 10 classes.
 
     Four blocks of (conv 3x3 "same" - ReLU - batch norm) twice - pool 2x2 - dropout, with 32, 64, 128 and 256 channels,
@@ -41,6 +41,8 @@ class VGGMini(nn.Module):
         normalisation, as `Conv2D(activation="relu")` does it) and the rates 0.2, 0.3, 0.4, 0.5 are ours. Changed:
         logits instead of softmax, and see `keras_norm`.
     """
+
+    name = NAME
 
     def __init__(
         self,
@@ -73,27 +75,7 @@ class VGGMini(nn.Module):
         self.classifier = nn.Linear(self.num_features, num_classes)
         keras_init(self)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return the last map, (B, 256, size_px // 16, size_px // 16), of images float (B, C, size_px, size_px)."""
-        check_images(NAME, images, in_channels=self.in_channels, size_px=self.size_px)
-        features: Tensor = self.features(images)
-        return features
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, K) of the last map, or with `pre_logits` the flattened map (B, num_features)."""
+    def read_map(self, features: Tensor) -> Tensor:
+        """Return the last map (B, 256, size_px // 16, size_px // 16), flattened."""
         vector: Tensor = self.flatten(features)
-        return vector if pre_logits else self.classifier(vector)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float (B, K), of images float (B, C, size_px, size_px)."""
-        return self.forward_head(self.forward_features(images))
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last layer: (B, num_features) in, (B, K) out."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a newly initialised last layer with `num_classes` outputs in place of the old one."""
-        check_num_classes(NAME, num_classes)
-        self.num_classes = num_classes
-        self.classifier = keras_linear_like(self.classifier, num_classes)
+        return vector
