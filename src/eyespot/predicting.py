@@ -24,8 +24,8 @@ from eyespot.analysis import words
 from eyespot.answer_file import AnswerFile, check_target, csv_row
 from eyespot.arrays import UInt8Array
 from eyespot.data.csvfile import is_address
+from eyespot.data.decode_limits import MAX_FILE_BYTES, MAX_SECONDS
 from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
-from eyespot.data.decoding import MAX_FILE_BYTES, MAX_SECONDS
 from eyespot.data.stream_workers import StreamWorkers
 from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.errors import BadImageError, DataError, EyespotError, UsageError, printable

@@ -32,8 +32,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from eyespot.data import archives
-from eyespot.data.archives import ARCHIVE_SUFFIXES, ExtractLimits, ExtractReport, extract_archive
+from eyespot.data import archives, safe_tree
+from eyespot.data.archives import ARCHIVE_SUFFIXES, extract_archive
+from eyespot.data.safe_tree import ExtractLimits, ExtractReport
 from eyespot.errors import ArchiveError, DataError, EyespotError, MissingExtraError
 
 # Names in order, None as content for a folder.
@@ -447,7 +448,7 @@ def test_the_unicode_name_of_a_zip_is_believed_where_python_reads_it(tmp_path: P
 
 
 def test_a_surrogate_in_a_name_is_refused(tmp_path: Path) -> None:
-    tree = archives._Tree(tmp_path / "a", 1, tmp_path, ExtractLimits(), ExtractReport(tmp_path))
+    tree = safe_tree.SafeTree(tmp_path / "a", 1, tmp_path, ExtractLimits(), ExtractReport(tmp_path))
     with pytest.raises(ArchiveError, match="not Unicode"):
         tree.add_file("a\ud800b", [b"x"])
 
@@ -457,11 +458,11 @@ def test_names_that_windows_does_not_allow_are_refused_only_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     archive = write(tmp_path, "a.tar", tar_bytes([(name, b"x")]))
-    monkeypatch.setattr(archives, "_WINDOWS", True)
+    monkeypatch.setattr(safe_tree, "_WINDOWS", True)
     if name != "a:b":  # that one is a drive letter everywhere
         refused(archive, "Windows does not allow")
     if os.name != "nt" and name != "a:b":
-        monkeypatch.setattr(archives, "_WINDOWS", False)
+        monkeypatch.setattr(safe_tree, "_WINDOWS", False)
         extract_archive(archive, tmp_path / "out")
         assert files_under(tmp_path / "out") == {name: b"x"}
 
@@ -894,7 +895,7 @@ def test_a_disk_error_is_clear_and_leaves_nothing(
     def fail(descriptor: int, piece: bytes) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(archives, "_write_all", fail)
+    monkeypatch.setattr(safe_tree, "_write_all", fail)
     archive = write(tmp_path, "a.tar.gz", gzip.compress(tar_bytes(GOOD)))
     error = refused(archive, f"cannot unpack a.tar.gz: .*({text})", DataError)
     assert str(tmp_path / "out") in str(error)

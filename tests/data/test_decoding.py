@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from eyespot.data import decoding
+from eyespot.data import decode_limits, decoding, undecodable
+from eyespot.data.decode_limits import MAX_PIXELS
 from eyespot.data.decoding import (
-    MAX_PIXELS,
     content_hash,
     decode_image,
     decode_picture,
@@ -531,7 +531,7 @@ def test_only_listed_formats_are_opened() -> None:
 
 def test_without_avif_in_pillow_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(Image.OPEN, "AVIF")
-    monkeypatch.setattr(decoding.features, "check", lambda name: False)
+    monkeypatch.setattr(undecodable.features, "check", lambda name: False)
     assert reason(LOSSY["avif"]).startswith("is a picture in the format AVIF, which is not read here")
 
 
@@ -608,12 +608,12 @@ def test_parsers_that_loop_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     start = 13 + 3 * 2 ** ((data[10] & 7) + 1)
     hostile = data[:start] + b"\x21\xfe" + (b"\xff" + b"c" * 255) * 40_000 + b"\0" + data[start:]
     decode_image(hostile, channels=3)
-    monkeypatch.setattr(decoding, "MAX_SECONDS", 0.002)
+    monkeypatch.setattr(decode_limits, "MAX_SECONDS", 0.002)
     assert reason(hostile) == "takes more than 5 s to decode"
 
 
 def test_slow_text_pictures_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MAX_SECONDS", 0.05)
+    monkeypatch.setattr(decode_limits, "MAX_SECONDS", 0.05)
     data = b"P3 1000 1000 200\n" + b"1 2 3 " * 1_000_000
     assert reason(data) == "takes more than 5 s to decode"
 

@@ -34,19 +34,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import logging
 import os
-import re
 import stat
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import (
@@ -60,13 +57,26 @@ from PIL import (
     PngImagePlugin,
     PpmImagePlugin,
     TiffImagePlugin,
-    UnidentifiedImageError,
     WebPImagePlugin,
-    features,
 )
 
 from eyespot.arrays import Float32Array, UInt8Array
+from eyespot.data.decode_limits import (
+    MAX_FILE_BYTES,
+    MAX_JPEG2000_BYTES,
+    MAX_JPEG_SCANS,
+    MAX_JPEG_WORK,
+    MAX_PIXELS,
+    TIFF_MAGIC,
+    TOO_LARGE,
+    TOO_LONG,
+    TOO_SLOW,
+    TimedReader,
+    count_jpeg_scans,
+    refuse_tiff_tiles,
+)
 from eyespot.data.resizing import Channels
+from eyespot.data.undecodable import RAW, UNREAD, reasons_in_words
 from eyespot.errors import BadImageError, CostlyImageError
 
 PictureSource: TypeAlias = "Path | str | bytes | BinaryIO | Image.Image"
@@ -89,23 +99,6 @@ _PLUGINS = (
 PICTURE_FORMATS: tuple[str, ...] = tuple(plugin.format for plugin in _PLUGINS)
 """Pillow's names of the formats that are read, whatever the file is called."""
 
-MAX_PIXELS = 89_478_485
-"""Largest width times height, Pillow's own limit."""
-
-MAX_FILE_BYTES = 512 * 1024**2
-"""Largest file that is read: more than 89 Mpx of uncompressed RGB need."""
-
-# Guards against small files that keep a decoder busy for minutes. Each is far over what real pictures have.
-MAX_SECONDS = 5.0  # processor time of this thread, looked at whenever the decoder asks for more bytes
-MAX_JPEG_SCANS = 100  # a progressive JPEG has about ten; every further scan walks over the whole picture again
-MAX_JPEG_WORK = 2_500_000_000  # scans times pixels: 28 scans of the largest picture
-MAX_JPEG2000_BYTES = 32 * 1024**2  # 8 MB/s were measured, and the decoder is one call that nothing can stop
-MAX_TIFF_TILES = 500_000  # Pillow makes a Python object of each before the first read
-
-_TOO_LARGE = f"is over {MAX_PIXELS // 10**6} Mpx"
-_TOO_LONG = f"is larger than {MAX_FILE_BYTES // 1024**2} MB"
-_TOO_SLOW = f"takes more than {MAX_SECONDS:.0f} s to decode"
-
 _PROBE_BYTES = 256 * 1024  # holds the header of nearly every photograph, with its EXIF and colour profile
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -117,6 +110,8 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_CR2_MAGIC = b"CR\x02"
+_NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 # round(value / 257) in integers; a table is ten times faster than dividing 89 million pixels.
 _GREY16_TO_8 = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 
@@ -173,10 +168,10 @@ def decode_picture(source: PictureSource) -> Decoded:
     """
     where = source if isinstance(source, (str, Path)) else None
     if isinstance(source, Image.Image):
-        with _quiet_decoders(), _reasons(b"", where):
+        with _quiet_decoders(), reasons_in_words(b"", where):
             return _decode_opened(source)
     data = _read(source, where)
-    with _quiet_decoders(), _reasons(data, where), _open(data) as picture:
+    with _quiet_decoders(), reasons_in_words(data, where), _open(data) as picture:
         return _decode_opened(picture)
 
 
@@ -198,7 +193,7 @@ def probe_picture(path: Path | str) -> Header:
 
 def _probe(data: bytes, path: Path | str) -> Header:
     _refuse_length(data, path)
-    with _quiet_decoders(), _reasons(data, path), _open(data) as picture:
+    with _quiet_decoders(), reasons_in_words(data, path), _open(data) as picture:
         return Header(picture.width, picture.height, picture.mode)
 
 
@@ -253,7 +248,7 @@ def _refuse_length(data: bytes, where: object) -> None:
     if not data:
         raise BadImageError("is empty (0 bytes)", where=where)
     if len(data) > MAX_FILE_BYTES:
-        raise CostlyImageError(_TOO_LONG, where=where)
+        raise CostlyImageError(TOO_LONG, where=where)
 
 
 def _read_file(path: Path | str, most_bytes: int) -> bytes:
@@ -266,7 +261,7 @@ def _read_file(path: Path | str, most_bytes: int) -> bytes:
             status = os.fstat(file.fileno())
             _require_regular(status, path)
             if status.st_size > MAX_FILE_BYTES:
-                raise CostlyImageError(_TOO_LONG, where=path)
+                raise CostlyImageError(TOO_LONG, where=path)
             return file.read(min(most_bytes, status.st_size))
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise BadImageError(_reason_unreadable(error), where=path) from error
@@ -297,46 +292,25 @@ def _reason_unreadable(error: OSError | ValueError) -> str:
     return reasons.get(number or 0) or f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
-class _TimedReader(io.BytesIO):
-    """Bytes that stop answering after MAX_SECONDS of this thread's processor time.
-
-    Pillow's parsers are loops around `read`: this ends those that a hostile file keeps turning. Processor time, not
-    wall time, so that a busy machine does not make a picture bad.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._ends_at = time.thread_time() + MAX_SECONDS
-        self._reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes, or raise TimeoutError."""
-        self._reads += 1
-        # Asking for the time costs as much as five small reads, and a 32 px JPEG has forty of them.
-        if (self._reads % 32 == 0 or size is None or not 0 <= size < 4096) and time.thread_time() > self._ends_at:
-            raise TimeoutError(_TOO_SLOW)
-        return super().read(size)
-
-
 # ------------------------------------------------------------------------------------------------- opening, decoding
 
 
 def _open(data: bytes) -> Image.Image:
     """Return the opened picture, its header read and its cost found acceptable, nothing decoded."""
-    if data[:4] in _TIFF_MAGIC:
+    if data[:4] in TIFF_MAGIC:
         if data.startswith(_CR2_MAGIC, 8):
-            raise BadImageError(_UNREAD.format(_RAW))
-        _refuse_tiff_tiles(data)
-    picture = Image.open(_TimedReader(data), formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
+            raise BadImageError(UNREAD.format(RAW))
+        refuse_tiff_tiles(data)
+    picture = Image.open(TimedReader(data), formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and _is_raw(picture.tag_v2):
-        raise BadImageError(_UNREAD.format(_RAW))
+        raise BadImageError(UNREAD.format(RAW))
     _refuse_size(picture)
     if picture.format in {"JPEG", "MPO"} and "progressive" in picture.info:
-        scans = _count_jpeg_scans(data)
+        scans = count_jpeg_scans(data)
         if scans > MAX_JPEG_SCANS or scans * picture.width * picture.height > MAX_JPEG_WORK:
-            raise CostlyImageError(f"{_TOO_SLOW} (a JPEG of {scans} scans)")
+            raise CostlyImageError(f"{TOO_SLOW} (a JPEG of {scans} scans)")
     if picture.format == "JPEG2000" and len(data) > MAX_JPEG2000_BYTES:
-        raise CostlyImageError(f"{_TOO_SLOW} (JPEG 2000 of more than {MAX_JPEG2000_BYTES // 1024**2} MB)")
+        raise CostlyImageError(f"{TOO_SLOW} (JPEG 2000 of more than {MAX_JPEG2000_BYTES // 1024**2} MB)")
     return picture
 
 
@@ -351,7 +325,7 @@ def _refuse_size(picture: Image.Image) -> None:
     if width <= 0 or height <= 0:
         raise BadImageError(f"has no pixels ({width} x {height})")
     if width * height > MAX_PIXELS:
-        raise CostlyImageError(f"{_TOO_LARGE} ({width} x {height} px)")
+        raise CostlyImageError(f"{TOO_LARGE} ({width} x {height} px)")
 
 
 def _decode_opened(picture: Image.Image) -> Decoded:
@@ -418,207 +392,6 @@ def _over_white(picture: Image.Image) -> Image.Image:
     # paste blends with rounding to the nearest level; alpha 255 gives the colour and alpha 0 gives white exactly.
     white.paste(picture.convert(white.mode), mask=picture.getchannel("A"))
     return white
-
-
-# ---------------------------------------------------------------------------------------- what hostile files would cost
-
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_TIFF_MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
-_CR2_MAGIC = b"CR\x02"
-_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277
-_NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
-_TIFF_OFFSET_TAGS = {273, 324}  # StripOffsets, TileOffsets
-
-
-def _count_jpeg_scans(data: bytes) -> int:
-    """Return the number of scans of the first picture in the file."""
-    scans, position = 0, 2
-    while marker := _JPEG_MARKER.search(data, position):
-        kind = data[marker.start() + 1]
-        if kind == 0xD9:  # end of image; behind it may be a thumbnail or a film with bytes of any kind
-            break
-        scans += kind == 0xDA
-        # Every segment says its length in two bytes; the entropy-coded data behind a scan's holds no bare markers.
-        position = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
-    return scans
-
-
-def _refuse_tiff_tiles(data: bytes) -> None:
-    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-    big = data[2:4] in {b"+\0", b"\0+"}
-    word, count_size, entry_size = (8, 8, 20) if big else (4, 2, 12)
-
-    def number(position: int, size: int) -> int:
-        return int.from_bytes(data[position : position + size], order)
-
-    directory = number(8 if big else 4, word)
-    first = directory + count_size
-    for entry in range(first, first + min(number(directory, count_size), 4096) * entry_size, entry_size):
-        if number(entry, 2) in _TIFF_OFFSET_TAGS and number(entry + 4, word) > MAX_TIFF_TILES:
-            raise CostlyImageError(f"{_TOO_SLOW} (a TIFF of {number(entry + 4, word):,} strips or tiles)")
-
-
-# ---------------------------------------------------------------------------------------------------- reasons in words
-
-
-@contextmanager
-def _reasons(data: bytes, where: object) -> Iterator[None]:
-    """Turn whatever a decoder raises into a BadImageError with the reason in words."""
-    try:
-        yield
-    except BadImageError as error:
-        raise type(error)(error.what, where=where) from error.__cause__
-    except UnidentifiedImageError as error:
-        raise BadImageError(_reason_unidentified(data), where=where) from error
-    except Image.DecompressionBombError as error:
-        raise CostlyImageError(_TOO_LARGE, where=where) from error
-    except MemoryError as error:
-        raise BadImageError("needs more memory to decode than there is", where=where) from error
-    except Exception as error:
-        # The decoders are a dozen libraries. For damaged data they raise OSError, ValueError, SyntaxError, EOFError,
-        # struct.error, IndexError, ZeroDivisionError, ..., and the list grows with Pillow.
-        kind = CostlyImageError if isinstance(error, TimeoutError) else BadImageError
-        raise kind(_reason_undecodable(data, error), where=where) from error
-
-
-def _reason_undecodable(data: bytes, error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, TimeoutError):
-        return _TOO_SLOW
-    if "too large" in text and "Decompressed data" in text:
-        return "is a decompression bomb (text that unpacks to more than 1 MB)"
-    if "truncated" in text.lower() or _is_cut_off(data):
-        return "is truncated"
-    # Only the libraries' own sentences help; "invalid literal for int()" and "decoder error -2" do not.
-    if isinstance(error, OSError) and text and "decoder error" not in text:
-        return f"is damaged ({text.splitlines()[0][:120]})"
-    return "is damaged" if data else "is a Pillow image that is closed or damaged"
-
-
-def _is_cut_off(data: bytes) -> bool:
-    """Return whether a file that failed to decode ends too early for its format."""
-    tail = data[-64:]
-    if data[:3] == b"\xff\xd8\xff":
-        return b"\xff\xd9" not in tail
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return b"IEND" not in tail
-    if data[:4] == b"GIF8":
-        return not data.endswith(b";")
-    if data[:4] == b"RIFF":
-        return len(data) < int.from_bytes(data[4:8], "little") + 8
-    if data[:2] == b"BM":
-        return len(data) < int.from_bytes(data[2:6], "little")
-    if data[:4] in _TIFF_MAGIC:
-        order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-        return len(data) < 8 or len(data) < int.from_bytes(data[4:8], order) + 2
-    if data[:4] == b"\xff\x4f\xff\x51" or data[4:8] == b"jP  ":
-        return not data.endswith(b"\xff\xd9")
-    return data[4:8] == b"ftyp" and _boxes_cut_off(data)
-
-
-def _boxes_cut_off(data: bytes) -> bool:
-    """Return whether the last box of an ISO media file (AVIF, HEIC, films) reaches behind the end."""
-    position = 0
-    while position < len(data):
-        size = int.from_bytes(data[position : position + 4], "big")
-        if size < 8:  # to the end of the file, or a 64-bit size that no picture needs
-            return len(data) - position < 8
-        position += size
-    return position > len(data)
-
-
-# Offset, bytes, what it is. What people find in their picture folders, in the order of the look.
-_NOT_PICTURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"%PDF", "a PDF"),
-    (0, b"%!PS", "a PostScript file"),
-    (0, b"\xc5\xd0\xd3\xc6", "a PostScript file"),
-    (0, b"8BPS", "a Photoshop file"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"Rar!", "a RAR archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (0, b"\xfd7zXZ", "an xz archive"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
-    (0, b"SQLite format 3", "an SQLite database"),
-    (0, b"\x7fELF", "a program"),
-    (0, b"MZ", "a Windows program"),
-    (0, b"\x00\x05\x16\x07", "an AppleDouble file of macOS"),
-    (0, b"\x00\x00\x01\x00", "an icon (ICO)"),
-    (0, b"Bud1", "a .DS_Store file of macOS"),
-    (4, b"Bud1", "a .DS_Store file of macOS"),
-    (0, b"\x1a\x45\xdf\xa3", "a film"),
-    (8, b"AVI ", "a film"),
-    (8, b"WAVE", "a sound"),
-    (0, b"ID3", "a sound"),
-    (0, b"\x93NUMPY", "a numpy array"),
-    (0, b"SIMPLE  =", "a FITS file"),
-    (0, b"version https://git-lfs", "a Git LFS pointer (the picture itself was not fetched: git lfs pull)"),
-)
-_RAW = "raw of a camera"  # those that are a TIFF are recognised by their tags
-_UNREAD = "is a picture in the format {}, which is not read here (convert it to JPEG or PNG)"
-_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
-    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
-    (4, b"ftypavif", "AVIF"),  # reached only where this Pillow was built without AVIF
-    (0, b"\xff\x0a", "JPEG XL"),
-    (4, b"JXL ", "JPEG XL"),
-    (0, b"qoif", "QOI"),
-    *((0, magic, _RAW) for magic in (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"\0MRM")),
-    (4, b"ftypcrx ", _RAW),
-)
-_PICTURE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WebP"),
-    (0, b"GIF8", "GIF"),
-    (0, b"BM", "BMP"),
-    *((0, magic, "TIFF") for magic in sorted(_TIFF_MAGIC)),
-    (4, b"jP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-)
-
-
-def _reason_unidentified(data: bytes) -> str:
-    def match(table: tuple[tuple[int, bytes, str], ...]) -> str | None:
-        return next((name for offset, magic, name in table if data.startswith(magic, offset)), None)
-
-    name = "AVIF" if features.check("avif") and data[4:12] in {b"ftypavif", b"ftypavis"} else match(_PICTURE_MAGIC)
-    if name:
-        if _is_cut_off(data):
-            return "is truncated"
-        return (name == "TIFF" and _reason_tiff(data)) or f"is damaged (broken {name} header)"
-    if name := match(_NOT_PICTURES):
-        return f"is {name}, not a picture"
-    if name := match(_UNSUPPORTED):
-        return _UNREAD.format(name)
-    if data.startswith(b"ftyp", 4):
-        return "is a film, not a picture"
-    head = data[:1024]
-    if not head.strip(b"\0"):
-        return "is not a picture (it holds only zero bytes)" if not data.strip(b"\0") else "is not a picture"
-    lower = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in lower:
-        return "is an SVG drawing, not a picture of pixels"
-    if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "is an HTML page, not a picture"
-    if lower.startswith(b"<?xml"):
-        return "is an XML file, not a picture"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return "is a text file, not a picture"
-    return "is not a picture in a format that is read here"
-
-
-def _reason_tiff(data: bytes) -> str:
-    """Return what Pillow does not read in a whole TIFF, such as 13 bands of a satellite; nothing where it is broken."""
-    try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
-        file = io.BytesIO(data)
-        file.seek(tags.next)
-        tags.load(file)
-        bands, bits = int(tags[_SAMPLES_PER_PIXEL]), int(tags[_BITS_PER_SAMPLE][0])
-    except Exception:  # whatever stands there
-        return ""
-    form = f"a TIFF of {bands} band{'' if bands == 1 else 's'} of {bits} bits"
-    return f"is {form}, which is not read here (convert it to 8 bits, grey or RGB)"
 
 
 # --------------------------------------------------------------------------------------------------- Pillow's warnings
