@@ -23,7 +23,7 @@ from eyespot.data.dataset import PackedDataset
 from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
 from eyespot.errors import CheckpointError, DataError, Interrupted, RunError, UsageError
-from eyespot.evaluation.metrics import softmax
+from eyespot.evaluation.metrics import softmax, wilson_interval
 from eyespot.label_check import SuspectLabel, _suspects, check_labels, judge_features, together
 from eyespot.opening import load_recipe, open_data, pack_data
 from eyespot.terminal import Terminal
@@ -194,7 +194,7 @@ def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monk
     assert recipe_from_scratch(20_000, 3.0).name == "fast"
     monkeypatch.setattr("eyespot.cross_validation.recipe_from_scratch", tiny)
     listener = Listener(quiet=True)
-    found = check_labels(data, folds=2, minutes=6, observer=listener)
+    found = check_labels(data, folds=2, minutes=6, observer=listener).suspects
     assert any("so from scratch: a network for each of 2 folds, 6 min in all" in line for line in listener.heard)
     assert asked == [(48, 3.0)]
     assert {it.id for it in found[:2]} == {"dog/planted3.png", "dog/planted4.png"}
@@ -232,7 +232,7 @@ def test_a_class_with_one_grey_picture_is_said_and_not_judged(tmp_path: Path, mo
 
     monkeypatch.setattr("eyespot.cross_validation.encode_all", mean_colours)
     listener = Listener(quiet=True)
-    assert all(it.given != "eel" for it in check_labels(data, observer=listener))
+    assert all(it.given != "eel" for it in check_labels(data, observer=listener).suspects)
     assert any(line.startswith("note: 1 picture is of a class that is in one fold only") for line in listener.heard)
 
 
@@ -290,7 +290,8 @@ def test_a_class_of_one_patient_is_not_judged(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("eyespot.cross_validation.encode_all", mean_colours)
     listener = Listener(quiet=True)
     table = table_of_patients(tmp_path, lambda number, label: "p" if label == "dog" else f"q{number}")
-    assert check_labels(table, folds=3, observer=listener) == []
+    found = check_labels(table, folds=3, observer=listener)
+    assert (found.suspects, found.judged) == ([], 12)  # the cats
     assert any(line.startswith("note: 12 pictures are of a class that is in one fold only") for line in listener.heard)
 
 
@@ -299,9 +300,16 @@ def test_planted_errors_come_first_and_files_stay(tmp_path: Path) -> None:
     (data / "cat" / "003.png").rename(data / "dog" / "planted.png")
     before = sorted(path.name for path in data.rglob("*"))
     table = tmp_path / "labels.csv"
-    found = check_labels(data, csv_path=table, out=tmp_path / "labels.html", folds=2)
+    checked = check_labels(data, csv_path=table, out=tmp_path / "labels.html", folds=2)
+    found = checked.suspects
     assert found[0].id == "dog/planted.png"
     assert (found[0].given, found[0].suggested) == ("dog", "cat")
+    told = checked.as_dict()
+    assert told["labels"][0]["id"] == "dog/planted.png"
+    assert told["expected_wrong"] == checked.expected_wrong > 0
+    assert told["judged"] == 40
+    assert told["cross_validated_top1"] == checked.agreed / 40 < 1
+    assert told["cross_validated_top1_ci95"] == wilson_interval(checked.agreed, 40)
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert (rows[0]["id"], rows[0]["decision"]) == ("dog/planted.png", "")
     page = (tmp_path / "labels.html").read_text(encoding="utf-8")
@@ -330,7 +338,7 @@ def test_a_second_list_holds_the_decisions_of_the_first(tmp_path: Path, monkeypa
     decisions = {"dog/002.png": "accept", "dog/003.png": "reject"}
     first.write_text("".join(f"{row}{decisions.get(row.split(',')[0], '')}\n" for row in table), encoding="utf-8")
     listener = Listener(quiet=True)
-    found = check_labels(data, csv_path=second, fix=first, observer=listener)
+    found = check_labels(data, csv_path=second, fix=first, observer=listener).suspects
     assert (found[0].id, found[0].given, found[0].suggested) == ("dog/002.png", "cat", "dog")
     rows = [tuple(row.values()) for row in csv.DictReader(second.read_text(encoding="utf-8").splitlines())]
     assert rows == [

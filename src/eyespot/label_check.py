@@ -9,10 +9,10 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eyespot.caches import user_path
 from eyespot.checking import fix_settings
@@ -57,6 +57,36 @@ class SuspectLabel:
     score: float
 
 
+@dataclass(frozen=True)
+class LabelCheck:
+    """What cross-validation says about the labels of a data set.
+
+    Attributes:
+        suspects: Pictures whose labels look wrong, the worst first.
+        judged: How many pictures were judged, of all splits.
+        agreed: How many of them models that were fitted to others name as labelled.
+        expected_wrong: How many labels are wrong by this estimate, listed or not.
+    """
+
+    suspects: list[SuspectLabel]
+    judged: int
+    agreed: int
+    expected_wrong: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints: accuracies are fractions; None where no picture was judged."""
+        from eyespot.evaluation.metrics import wilson_interval
+
+        return {
+            "judged": self.judged,
+            "agreed": self.agreed,
+            "cross_validated_top1": self.agreed / self.judged if self.judged else None,
+            "cross_validated_top1_ci95": wilson_interval(self.agreed, self.judged) if self.judged else None,
+            "expected_wrong": self.expected_wrong,
+            "labels": [asdict(it) for it in self.suspects],
+        }
+
+
 def check_labels(
     data: str | Path,
     *,
@@ -66,7 +96,7 @@ def check_labels(
     fix: str | Path | None = None,
     minutes: float = 10.0,
     observer: Observer | None = None,
-) -> list[SuspectLabel]:
+) -> LabelCheck:
     """Return the pictures whose labels look wrong, the worst first, judged by models that were fitted to others.
 
     Many small pictures, those that `train` would take from scratch, are judged by a network for each fold that was
@@ -127,7 +157,7 @@ def check_labels(
                 watcher.on_message(f"note: the decisions of {fix} stand first in {csv_path}: {len(decided):,} rows")
         if page is not None:
             _write_page(packed, suspects, found, page)
-    return suspects
+    return LabelCheck(suspects, found.judged, found.agreed, found.expected)
 
 
 def _checked_list(path: str | Path, fix: str | Path | None) -> Path:

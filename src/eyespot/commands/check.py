@@ -67,16 +67,15 @@ def check(
 def _show_labels(
     data: str, out: Path | None, csv: Path | None, folds: int | None, fix: Path | None, minutes: float, *, json: bool
 ) -> None:
-    from dataclasses import asdict
-
     from eyespot.label_check import check_labels
     from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table
 
     with Terminal(quiet=json) as terminal, terminal.says_how_to_go_on(lambda: "the same command goes on"):
-        found = check_labels(data, csv_path=csv, out=out, folds=folds, fix=fix, minutes=minutes, observer=terminal)
+        checked = check_labels(data, csv_path=csv, out=out, folds=folds, fix=fix, minutes=minutes, observer=terminal)
     if json:
-        print_json({"labels": [asdict(it) for it in found]})
+        print_json(checked.as_dict())
         return
+    found = checked.suspects
     table = plain_table("picture", "given", "suggested", "score>")
     for it in found[:_LISTED]:
         add_row(table, it.id, it.given, it.suggested, f"{it.score:.3f}")
