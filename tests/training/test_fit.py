@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -302,7 +303,30 @@ def test_chance_level_is_said_in_plain_words(tmp_path: Path) -> None:
     run_fit(tmp_path, tiny_config(training__epochs=4, optimizer__lr=1e-6), watcher=watcher, packed=packed)
     said = [text for text in watcher.messages if "chance" in text]
     assert len(said) == 1
-    assert "guessing gives 33.3%" in said[0]
+    assert "guessing gives 33.3 %" in said[0]
+    # As the verdict's rule: only where guessing lies in the interval of what was measured, which is said with its n.
+    bounds = re.search(r"% \[([0-9.]+), [0-9.]+\] on train \(n = [0-9]+\) after 3 epochs", said[0])
+    assert bounds is not None
+    assert float(bounds[1]) <= 33.3
+
+
+@pytest.mark.parametrize(("right", "told"), [(0.40, True), (0.438, False)])
+def test_chance_level_is_not_said_of_what_guessing_would_hardly_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: float, told: bool
+) -> None:
+    # Of 144 pictures, chance being 1/3: the lower ends of their intervals are 32.4 and 36.0 %.
+    watcher = Watcher()
+    loop = types.SimpleNamespace(
+        state=types.SimpleNamespace(
+            epoch=3, history=[{"train/top1": 0.3}, {"train/top1": 0.35}, {"train/top1": right}]
+        ),
+        hardest=None,
+        data=types.SimpleNamespace(num_classes=3, train=types.SimpleNamespace(num_images=144)),
+        config=tiny_config(),
+        observer=watcher,
+    )
+    fit_module._Loop._warn_at_chance(loop)  # type: ignore[arg-type]
+    assert bool(watcher.messages) == told
 
 
 def test_minutes_plan_the_epochs_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from eyespot.config import Config
 from eyespot.data.loaders import Batch, Loader
 from eyespot.device import ComputePlan, is_memory_error
 from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
+from eyespot.evaluation.metrics import wilson_interval
 from eyespot.runs import CHECKPOINTS, RunWriter
 from eyespot.training.checkpoint import (
     Checkpoint,
@@ -476,12 +477,15 @@ class _Loop:
         split, loader = ("val", self.data.val) if self.hardest else ("train", self.data.train)
         if state.epoch != _CHANCE_EPOCHS or loader is None:
             return
-        chance = 1 / self.data.num_classes
-        noise = 3 * math.sqrt(chance * (1 - chance) / loader.num_images)
-        if all(row[f"{split}/top1"] < chance + noise for row in state.history):
+        chance, n = 1 / self.data.num_classes, loader.num_images
+        shares = [row[f"{split}/top1"] for row in state.history]
+        bounds = [wilson_interval(round(share * n), n) for share in shares]
+        if all(low <= chance for low, _ in bounds):
+            low, high = bounds[-1]
             self.observer.on_message(
-                f"still at chance level: {state.history[-1][f'{split}/top1']:.1%} on {split} after {state.epoch} "
-                f"epochs, guessing gives {chance:.1%}. Likely causes: learning rate too high or too low "
+                f"still at chance level: {100 * shares[-1]:.1f} % [{100 * low:.1f}, {100 * high:.1f}] on {split} "
+                f"(n = {n:,}) after {state.epoch} epochs, guessing gives {100 * chance:.1f} %. "
+                "Likely causes: learning rate too high or too low "
                 f"(optimizer.lr = {self.config.optimizer.peak_lr:g}), labels that do not belong to the pictures, or a "
                 "network too deep to start."
             )
