@@ -408,7 +408,7 @@ def test_a_long_list_of_unmeasured_classes_is_cut() -> None:
 
 
 def test_too_few_pictures_for_a_split_without_stratify() -> None:
-    with pytest.raises(DataError, match=r"2 pictures in train are too few to take 10% of them for test in photos"):
+    with pytest.raises(DataError, match=r"2 pictures in train are too few to take 10 % of them for test in photos"):
         split(simple(1, 1), stratify=False)
 
 

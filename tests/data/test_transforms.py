@@ -338,7 +338,7 @@ ACTIVE = {
     "flip": ("random", "mirrored left-right with probability 0.5"),
     "vertical_flip": (True, "turned upside down with probability 0.5"),
     "translate_px": (3, "shifted by up to 3 px each way (uncovered: mirrored picture)"),
-    "random_resized_crop": (0.35, "cropped to 35% to 100% of the area"),
+    "random_resized_crop": (0.35, "cropped to 35 to 100 % of the area"),
     "rotate_degrees": (15, "rotated by up to 15 degrees"),
     "width_shift": (0.12, "shifted sideways by up to 0.12 of the width"),
     "height_shift": (0.13, "shifted up or down by up to 0.13 of the height"),

@@ -84,7 +84,7 @@ def make_splits(
         indices[name] = {"train": pool.draw(share, derive_seed(seed, "split", name), last=name == "val")}
         if not indices[name]["train"].size:
             raise DataError(
-                f"{len(given['train'])} pictures in train are too few to take {share:.0%} of them for {name}",
+                f"{len(given['train'])} pictures in train are too few to take {100 * share:.3g} % of them for {name}",
                 where=packed.dataset.name,
                 remedy=f"add pictures, or --set data.{name}_fraction=0",
             )

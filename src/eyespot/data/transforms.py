@@ -473,7 +473,7 @@ def _augmentation_words(config: AugmentConfig) -> list[tuple[bool, str]]:
         ),
         (
             config.random_resized_crop > 0,
-            f"cropped to {config.random_resized_crop:.0%} to 100% of the area and enlarged to full size",
+            f"cropped to {100 * config.random_resized_crop:.3g} to 100 % of the area and enlarged to full size",
         ),
         (config.rotate_degrees > 0, f"rotated by up to {config.rotate_degrees:g} degrees"),
         (config.width_shift > 0, f"shifted sideways by up to {config.width_shift:.3g} of the width"),
