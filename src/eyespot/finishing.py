@@ -71,6 +71,8 @@ def finish(
     metrics["epochs"] = state.epoch
     metrics["stopped"] = state.stopped
     metrics["best_epoch"] = state.best_epoch if config.training.restore_best else state.epoch
+    if trained.head.get("kept"):
+        metrics["best_epoch"] = 0  # as of any head that was solved: no epoch made these weights
     metrics["test_reads"] = reads
     if "test" in metrics and (shared := count_leaked(packed.report)["test"]):
         metrics["test"]["also_in_train"] = shared

@@ -509,3 +509,12 @@ def test_the_table_and_the_curves_say_which_loss_they_show(report: ReportInput) 
     assert said in render_report(replace(report, metrics={**report.metrics, "calibration": fitted}))
     unfitted = {"temperature": 1.0, "fitted_on": None, "n": 0, "note": "no val"}
     assert said not in render_report(replace(report, metrics={**report.metrics, "calibration": unfitted}))
+
+
+def test_curves_of_a_network_that_was_not_kept_are_said_to_be_of_another(input_of: Make) -> None:
+    head = {"l2": 0.1, "path": [{}], "chosen_on": "val", "encode_seconds": 1.0, "solve_seconds": 1.0}
+    for kept in (True, False):
+        metrics = {**input_of().metrics, "head": {**head, **({"kept": True} if kept else {})}}
+        page = render_report(input_of(metrics=metrics))
+        assert ("These are the curves of the fine-tuning" in page) == kept
+        assert ("Fine tuning not kept" in page) == kept

@@ -264,6 +264,20 @@ def test_a_solved_head_is_not_told_to_augment_or_keep_an_epoch(split_of: Split) 
     assert "--minutes" in finding.text
 
 
+def test_curves_of_a_fine_tuning_that_was_not_kept_are_not_those_of_the_head_that_was_measured(
+    split_of: Split, history_of: History
+) -> None:
+    metrics = {"test": split_of(0.7, 1000), "train": split_of(1.0, 1000), "head": {"l2": 0.1, "kept": True}}
+    verdict = judge(history_of([2.3] * 10), metrics, num_classes=10, epochs_planned=20)
+    found = {finding.kind: finding.text for finding in verdict.findings}
+    assert list(found) == ["overfit", "too-few-pictures", "fine-tuning-not-kept"]
+    assert "--minutes" not in found["overfit"]
+    assert "restore_best" not in found["overfit"]
+    del metrics["head"]["kept"]
+    tuned, *_ = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
+    assert "restore_best" in tuned.text
+
+
 def test_no_gap_is_not_called_one(split_of: Split, history_of: History) -> None:
     metrics = {name: split_of(0.9) for name in ("test", "train")}
     sentence = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).sentence

@@ -169,6 +169,7 @@ def render_report(inputs: ReportInput) -> str:
     context = {
         "run_name": inputs.run_name,
         "head": _describe_head(metrics),
+        "head_kept": _head_kept(metrics),
         "subtitle": _subtitle(inputs),
         "verdict": verdict,
         "top1": words.percent(metrics[split]["top1"]) if split else "",
@@ -283,6 +284,11 @@ def _split_table(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def _head_kept(metrics: Mapping[str, Any]) -> bool:
+    """Return whether the epochs trained another network than the one that was measured."""
+    return bool((metrics.get("head") or {}).get("kept"))
+
+
 def _describe_head(metrics: Mapping[str, Any]) -> str:
     """Return how a head was solved on frozen features, in sentences; empty where it was not."""
     head = metrics.get("head")
@@ -388,7 +394,7 @@ def _best_epoch(inputs: ReportInput) -> tuple[float, str] | None:
     if len(rows) < 2:
         return None
     epoch = min(rows)[2]
-    kept = " (kept)" if training.get("restore_best") else ""
+    kept = " (kept)" if training.get("restore_best") and not _head_kept(inputs.metrics) else ""
     return float(epoch), f"best {key}: epoch {epoch:g}{kept}"
 
 

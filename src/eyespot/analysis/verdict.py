@@ -187,6 +187,9 @@ def judge(
     run = _Run(history, metrics, num_classes, epochs_planned)
     found = [finding for rule in _RULES if (finding := rule(run)) is not None]
     if any(finding.kind in _GUESSING | {"diverged"} for finding in found):
+    kept = bool((metrics.get("head") or {}).get("kept"))
+    if kept:  # the curves are those of another network than the one that was measured
+        history = ()
         # Whoever guesses underfits, too; and curves around chance carry no further message.
         found = [f for f in found if f.kind not in {"underfit", "val-and-test-disagree", "learning-rate-too-low"}]
     if any(finding.kind in {"overfit", "val-loss-turned"} for finding in found):
@@ -202,7 +205,8 @@ def judge(
     kinds = {finding.kind for finding in found}
     quiet = "nothing in its curves speaks against it" if len(history) > 1 else "a single epoch leaves no curve to judge"
     if not history and metrics.get("head"):
-        quiet = "its head was solved on frozen features, without epochs"
+        after = "and the fine-tuning after it was not kept" if kept else "without epochs"
+        quiet = f"its head was solved on frozen features, {after}"
     meaning = next((text for kind, text in _MEANING.items() if kind in kinds), quiet)
     names = list(class_names) or list(metrics[split].get("per_class", {}))
     sentences = [f"{headline}: {meaning}.", _say_gap(metrics, split)]
@@ -388,8 +392,9 @@ def _overfit(run: _Run) -> Finding | None:
         return Finding("val-loss-turned", "warning", text[0].upper() + text[1:])
     text = f"Train is {words.points(gap)} above {held[0]}: {_both(train, 'train', held[1], held[0])}"
     text += f"; and {turned}" if turned else ""
-    if run.metrics.get("head"):  # solved: there are no epochs to choose from and nothing was augmented
-        text += ". More pictures of each class narrow it; --minutes fine-tunes the network after the head."
+    if (head := run.metrics.get("head")) and not run.epochs:  # there are none to choose from; nothing was augmented
+        text += ". More pictures of each class narrow it"
+        text += "." if head.get("kept") else "; --minutes fine-tunes the network after the head."
     else:
         text += (
             ". Augment more, raise weight decay or dropout, or keep the best epoch with training.restore_best = true."
@@ -542,6 +547,17 @@ def _too_few_pictures(run: _Run) -> Finding | None:
         f"{describe_top1(figures, name)}: the interval is {words.points(width)} wide, so smaller differences are luck."
         f" About {words.whole(enough)} pictures would make it {words.points(_USEFUL_WIDTH)} wide."
     )
+def _head_kept(run: _Run) -> Finding | None:
+    """Say that the figures are not those of the network that the epochs trained."""
+    if not (run.metrics.get("head") or {}).get("kept"):
+        return None
+    text = (
+        "Fine-tuning made the loss on val no better, so the head on frozen features was kept: every figure is that of"
+        " the head, and the learning curves are those of the network that was not kept."
+    )
+    return Finding("fine-tuning-not-kept", "note", text)
+
+
     if figures["n"] < _FEW:
         text += " Until then eyespot check DATA --labels tells how many of all pictures cross-validation names right."
     return Finding("too-few-pictures", "warning", text)
@@ -610,6 +626,7 @@ def _say_gap(metrics: Mapping[str, Any], split: str) -> str:
     if held != split:
         figures += f", {describe_top1(metrics[held], held)}"
     apart = words.points(gap)
+    _head_kept,
     if apart == words.points(0.0):
         return f"Train is level with {held}: {figures}."
     return f"Train is {apart} {'above' if gap >= 0 else 'below'} {held}: {figures}."

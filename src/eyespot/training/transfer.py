@@ -490,8 +490,7 @@ def _fine_tune(
         "the head on frozen features is kept"
     )
     model.load_state_dict(kept)
-    state = replace(result.state, stopped="fine-tuning was no better on val: the head on frozen features is kept")
-    return replace(before, result=FitResult(model.eval(), state))
+    return replace(before, result=FitResult(model.eval(), result.state), head={**before.head, "kept": True})
 
 
 def _val_loss(model: nn.Module, splits: Splits, store: FeatureStore, prepared: Prepared, plan: ComputePlan) -> float:
