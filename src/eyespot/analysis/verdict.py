@@ -53,6 +53,9 @@ RECOVERED_TOP1 = 0.9
 VAL_SWING = 0.02
 # A loss that falls by less than this over the whole run, and on a straight line, has only begun to fall.
 SLOW_FALL = 0.4
+# A rate that falls to zero bends even that line, as the end of a curve is bent. It is straight over the rates added up;
+# so are healthy curves of a few epochs, which fall by more than this.
+BARELY_FALL = 0.1
 STRAIGHT_R2 = 0.95
 # An interval wider than this cannot tell a good change from luck: most changes to a recipe bring less.
 WIDE_INTERVAL = 0.05
@@ -487,16 +490,16 @@ def _learning_rate_too_low(run: _Run) -> Finding | None:
     if run.epochs < 5 or not np.isfinite(loss).all() or loss[0] <= 0 or run.has_fitted():
         return None
     fall = float(1 - loss[-1] / loss[0])
-    steps = np.arange(run.epochs, dtype=np.float64)
-    spread = float(((loss - loss.mean()) ** 2).sum())
-    if not 0.01 < fall < SLOW_FALL or spread == 0:
+    if not 0.01 < fall < SLOW_FALL:
         return None
-    fitted = np.polyval(np.polyfit(steps, loss, 1), steps)
-    if 1 - float(((loss - fitted) ** 2).sum()) / spread < STRAIGHT_R2:
+    straight = _straightness(loss, np.arange(run.epochs, dtype=np.float64)) >= STRAIGHT_R2
+    if not straight and fall < BARELY_FALL and np.isfinite(run.lr).all():
+        straight = _straightness(loss, run.lr.cumsum()) >= STRAIGHT_R2
+    if not straight:
         return None
     text = (
-        f"The train loss fell by only {words.percent(fall)}, from {loss[0]:.3f} to {loss[-1]:.3f}, and almost on a"
-        f" straight line over {run.epochs} epochs: learning had barely begun. Find a rate with --lr auto, or raise it"
+        f"The train loss fell by only {words.percent(fall)}, from {loss[0]:.3f} to {loss[-1]:.3f}, and almost evenly"
+        f" with the rate over {run.epochs} epochs: learning had barely begun. Find a rate with --lr auto, or raise it"
         " three- to tenfold."
     )
     return Finding("learning-rate-too-low", "warning", text)
@@ -515,6 +518,15 @@ def _not_converged(run: _Run) -> Finding | None:
     if after == 1 or after - before <= max(needed, picture, 2 * _standard_error(val)):
         return None
     last = "epoch" if tail == 1 else f"{tail} epochs"
+def _straightness(loss: Float64Array, steps: Float64Array) -> float:
+    """Return the share of the loss's (E,) spread that a straight line over steps (E,) explains; 0 without any."""
+    spread = float(((loss - loss.mean()) ** 2).sum())
+    if not spread or not np.ptp(steps):
+        return 0.0
+    fitted = np.polyval(np.polyfit(steps, loss, 1), steps)
+    return 1 - float(((loss - fitted) ** 2).sum()) / spread
+
+
     text = (
         f"The last {last} of {run.epochs} still raised val/top1 by {words.points(after - before)}, from"
         f" {words.percent(before)} to {words.percent(after)}. Train for more epochs."
