@@ -175,7 +175,7 @@ def _policies(packed: PackedDataset) -> list[tuple[str, bool]]:
     for sentence in checks.describe_conflicts(report, dataset):
         step = "Remove the wrong ones, or correct their labels with --fix FILE.csv."
         told.append((sentence, False) if dataset.published else (f"{sentence} {step}", True))
-    judge(lambda: checks.describe_balance(report.counts.get("train", {})))
+    judge(lambda: checks.describe_balance(report))
     return told
 
 

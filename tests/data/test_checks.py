@@ -248,7 +248,7 @@ def test_imbalance_is_said_above_three_to_one(cats: int, said: bool) -> None:
     found = sentences(rows)
     assert bool(found) == said
     if said:
-        assert "(4.0 to 1): 'cat' has 4 training pictures, 'dog' has 1" in found[0]
+        assert "(4.0 to 1): 'cat' has 4 pictures, 'dog' has 1" in found[0]
 
 
 def test_a_class_without_training_pictures_is_said() -> None:

@@ -142,7 +142,7 @@ def enforce(
         *judge_leaks(report, dataset, allow_leak=allow_leak),
         *describe_copies(report),
         *describe_conflicts(report, dataset),
-        *describe_balance(report.counts.get("train", {})),
+        *describe_balance(report),
     )
 
 
@@ -256,12 +256,13 @@ def judge_leaks(report: ScanReport, dataset: Dataset, *, allow_leak: bool) -> tu
     return tuple(sentences)
 
 
-def describe_balance(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the sentence about a training split whose classes differ much in size, if they do.
+def describe_balance(report: ScanReport) -> tuple[str, ...]:
+    """Return the sentence about pictures to train on whose classes differ much in size, if they do.
 
-    Args:
-        counts: Class -> how many pictures.
+    Where the data bring no other split, val and test are still to be taken from them.
     """
+    counts = report.counts.get("train", {})
+    where = " in train" if len(report.counts) > 1 else ""
     if len(counts) < 2:
         return ()
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
@@ -269,7 +270,7 @@ def describe_balance(counts: Mapping[str, int]) -> tuple[str, ...]:
         return ()
     ratio = f"{counts[largest] / counts[smallest]:.1f} to 1" if counts[smallest] else "one class is empty"
     return (
-        f"The classes are imbalanced ({ratio}): {largest!r} has {counts[largest]:,} training pictures, "
+        f"The classes are imbalanced ({ratio}): {largest!r} has {counts[largest]:,} pictures{where}, "
         f"{smallest!r} has {counts[smallest]:,}; look at the per-class figures, not at accuracy alone.",
     )
 
