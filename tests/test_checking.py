@@ -224,6 +224,14 @@ def test_digits_of_28_px_are_too_alike_to_tell_copies(tmp_path: Path) -> None:
 def test_pictures_that_differ_in_hue_have_no_conflicting_labels(tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     for index in range(12):
+def test_near_copies_of_data_without_a_test_split_are_told_of_once(tmp_path: Path) -> None:
+    draw_smooth(tmp_path / "photos", 30, seed=0)
+    with Image.open(tmp_path / "photos" / "cat" / "003.png") as picture:
+        picture.save(tmp_path / "photos" / "cat" / "again.jpg", quality=60)
+    card, _ = eyespot.check(tmp_path / "photos")
+    assert len([note for note in card["notes"] if note.startswith("2 pictures nearly equal another one")]) == 1
+
+
         texture = Image.fromarray(dice.integers(60, 256, (6, 6), dtype=np.uint8)).resize((32, 32))
         for name, channel in (("red", 0), ("blue", 2)):
             (tmp_path / "tiles" / name).mkdir(parents=True, exist_ok=True)

@@ -120,6 +120,8 @@ def check(
         DataError: Data that are no data set at all, such as an empty folder; corrections that do not fit them.
         RunError: The page cannot be written.
     """
+    from eyespot.data.dividing import SHOWN_BY_CHECK
+
     watcher = observer or Terminal(quiet=True)
     page = None if out is None else checked_page(out)
     dataset = open_data(data, watcher)
@@ -131,7 +133,8 @@ def check(
     for sentence, decided in _policies(packed):
         (decisions if decided else notes).append(sentence)
     try:
-        notes += divide(packed, config, watcher).notes
+        # Near copies are told of below, in all splits and with their pictures.
+        notes += [note for note in divide(packed, config, watcher).notes if not note.endswith(SHOWN_BY_CHECK)]
     except DataError as error:
         decisions.append(str(error))
     look = look_at(packed, watcher)

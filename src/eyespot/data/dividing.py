@@ -18,6 +18,9 @@ from eyespot.data.splits import Splits, frozen
 from eyespot.errors import DataError, UsageError
 from eyespot.seeds import derive_seed
 
+SHOWN_BY_CHECK = "(eyespot check DATA --out FILE.html shows them)."
+"""How the note on near copies ends; `check` itself says the same with more."""
+
 
 def make_splits(
     packed: PackedDataset,
@@ -416,7 +419,7 @@ def _draw_notes(splits: Splits, packed: PackedDataset, pool: _Pool, shares: Mapp
     if shares and pictures:
         notes.append(
             f"{pictures:,} pictures nearly equal another one, in {groups:,} group{'' if groups == 1 else 's'}, each of "
-            "which stays in one split (eyespot check shows them)."
+            f"which stays in one split {SHOWN_BY_CHECK}"
         )
     if shares and pool.loose:
         names = ", ".join(repr(packed.dataset.class_names[k]) for k in pool.loose[:5])
