@@ -291,20 +291,22 @@ def _named(look: Look, places: Int64Array) -> str:
 
 def _drift_notes(drift: Drift) -> list[str]:
     """Say whether train and test look different, the effect before the p-value."""
+    from eyespot.analysis import words
+
     notes = []
     if drift.looks_different:
         low, high = drift.auc_ci95
         most = max(drift.differences, key=lambda name: abs(drift.differences[name]))
         notes.append(
             f"test looks different from train: by colours and contrast alone a linear model tells them apart with an "
-            f"area under the curve of {drift.auc:.2f} [{low:.2f}, {high:.2f}] (0.5 is chance, p = {drift.p_value:.1g}, "
-            f"n = {sum(drift.n):,} that it was not fitted to); most in {most} "
+            f"area under the curve of {drift.auc:.2f} [{low:.2f}, {high:.2f}] (0.5 is chance, "
+            f"{words.p_value(drift.p_value)}, n = {sum(drift.n):,} that it was not fitted to); most in {most} "
             f"({drift.differences[most]:+.2f} deviations)"
         )
     if drift.labels_effect >= 0.1 and drift.labels_p_value < 0.01:
         notes.append(
             f"the classes have other shares in test than in train (Cramér's V {drift.labels_effect:.2f}, "
-            f"p = {drift.labels_p_value:.1g})"
+            f"{words.p_value(drift.labels_p_value)})"
         )
     return notes
 
@@ -368,6 +370,7 @@ def write_check_page(look: Look, card: DataCard, decisions: list[str], path: Pat
     """
     import numpy as np
 
+    from eyespot.analysis import words
     from eyespot.analysis.pages import render_page, write_page
 
     pairs, names = look.pairs, np.array(look.splits, dtype="U5")
@@ -412,6 +415,7 @@ def write_check_page(look: Look, card: DataCard, decisions: list[str], path: Pat
         "sections": sections,
         "singles": singles,
         "drift": card.get("drift"),
+        "p_value": words.p_value,
         "small": look.packed.size_px < 96,
     }
     write_page(render_page("check.html.j2", context), path)
