@@ -28,7 +28,7 @@ def test_before_and_after_stand_beside_each_other() -> None:
     found = trust_of(metrics_with_rule(), "test")
     assert found is not None
     assert [row[:2] for row in found["rows"]] == [("before", "0.1900"), ("after", "0.0117 [0.0000, 0.0312]")]
-    assert found["told"].startswith("Logits are divided by 0.533, the temperature at which 400 val pictures")
+    assert found["told"].startswith("Logits are divided by 0.533, the temperature that fits 400 val pictures best")
     assert "Here 6 are refused, 6.0 % [3.0, 12.0]; accuracy on the other 94: 95.0 % [88.0, 98.0]." in found["unknown"]
     # Conformal: of few val pictures, none at all is above the threshold.
     assert (

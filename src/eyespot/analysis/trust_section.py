@@ -46,9 +46,9 @@ def _calibration(fitted: Mapping[str, Any]) -> str:
     if not fitted.get("n"):
         return f"Logits are taken as they are.{note}"
     return (
-        f"Logits are divided by {fitted['temperature']:.3g}, the temperature at which "
-        f"{words.plural(fitted['n'], 'val picture is', 'val pictures are')} most likely to have "
-        f"{'its label' if fitted['n'] == 1 else 'their labels'}; no answer changes by that.{note}"
+        f"Logits are divided by {fitted['temperature']:.3g}, the temperature that fits "
+        f"{words.plural(fitted['n'], 'val picture')} best, held back towards 1 where they say little; "
+        f"no answer changes by that.{note}"
     )
 
 

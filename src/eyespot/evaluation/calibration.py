@@ -47,7 +47,7 @@ class Calibration:
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> Calibration:
-    """Return the temperature at which val pictures are most likely to have their labels.
+    """Return the temperature that makes the labels of val most likely, held back towards 1 where they say little.
 
     Args:
         logits: float (N, K) of val, finite, with the views that prediction takes.
