@@ -120,6 +120,14 @@ def figures() -> dict[str, Any]:
     return {**grid, "n": 9, "of": 90, "split": "val", "views": "none", "seed": 0, "mean_corruption_error": 0.5}
 
 
+def test_a_cell_that_is_nearly_all_or_nothing_does_not_look_like_it() -> None:
+    cells = [{"top1": share, "top1_ci95": [share, share]} for share in (1.0, 0.9965, 0.5, 0.004, 0.0)]
+    shown = re.findall(
+        r">([\d.]+)</td>", render_section({**figures(), "corruptions": {"fog": cells}}).split("shifted")[0]
+    )
+    assert shown == ["100", "99.7", "50", "0.4", "0", "50.0"]  # the last is their mean
+
+
 def test_a_mistake_on_purpose_stamps_these_figures_too() -> None:
     one = {**figures(), "flaw": "leaked"}
     page = render_section(one)

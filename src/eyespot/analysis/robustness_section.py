@@ -48,14 +48,14 @@ def render_section(found: Mapping[str, Any]) -> str:
         return [
             {
                 "share": figure["top1"],
-                "shown": f"{100 * figure['top1']:.0f}",
+                "shown": _whole_percent(figure["top1"]),
                 "told": f"{words.percent(figure['top1'])} {words.interval(figure['top1_ci95'])}",
             }
             for figure in figures
         ]
 
     rows = [
-        {"kind": kind, "cells": cells(figures), "mean": f"{sum(f['top1'] for f in figures) / len(figures) * 100:.1f}"}
+        {"kind": kind, "cells": cells(figures), "mean": words.percent(_mean(figures)).removesuffix(" %")}
         for kind, figures in found["corruptions"].items()
     ]
     clean = {**found["clean"], "n": found["n"], "views": found["views"], "flaw": found.get("flaw", "")}
@@ -76,3 +76,13 @@ def render_section(found: Mapping[str, Any]) -> str:
             "seed": found["seed"],
         },
     ).strip()
+
+
+def _mean(figures: list[dict[str, Any]]) -> float:
+    return float(sum(one["top1"] for one in figures) / len(figures))
+
+
+def _whole_percent(share: float) -> str:
+    """Return a share in per cent without digits, except where that would make all or nothing of what is not."""
+    text = f"{100 * share:.0f}"
+    return text if text not in {"0", "100"} else words.percent(share).removesuffix(" %").removesuffix(".0")
