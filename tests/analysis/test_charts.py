@@ -101,7 +101,8 @@ def test_one_epoch_and_constant_values_can_be_drawn() -> None:
     assert len(list(root.iter("circle"))) == 1
     assert "nan" not in ElementTree.tostring(root, encoding="unicode")
     draw(Series("train", "train", [1, 2], [0.0, 0.0]))
-    draw(Series("train", "train", [1, 2], [-3.0, 2.0]))
+    root = draw(Series("train", "train", [-5, 0, 5], [-3.0, 2.0, 1.0]))
+    assert "\N{MINUS SIGN}4" in texts(root)
 
 
 @pytest.mark.parametrize("value", [0.115, 0.9999, 2.302585, 9.99, 4321.0])

@@ -366,7 +366,8 @@ def _axes(
         x_ticks = [(tick, f"{tick:g}") for tick in ticks if tick == int(tick)]
     for tick, text in x_ticks:
         place = f'x="{frame.x(tick):.1f}" y="{frame.bottom + 15:.1f}"'
-        parts.append(f'<text {place} text-anchor="middle">{escape(text)}</text>')
+        shown = f"\N{MINUS SIGN}{text[1:]}" if tick < 0 and text.startswith("-") else text
+        parts.append(f'<text {place} text-anchor="middle">{escape(shown)}</text>')
     parts.append(f'<path class="axis" d="M{_MARGIN_LEFT:.1f} {frame.bottom:.1f}H{frame.right:.1f}"/>')
     middle = (_MARGIN_LEFT + frame.right) / 2
     parts.append(f'<text x="{middle:.1f}" y="{frame.bottom + 30:.1f}" text-anchor="middle">{escape(x_label)}</text>')
