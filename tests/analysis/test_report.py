@@ -427,6 +427,9 @@ def test_the_page_can_be_read_without_seeing_it(report: ReportInput) -> None:
     assert len(ids) == len(set(ids))
     labels = [attributes["aria-labelledby"] for attributes in page.all("section")]
     assert set(labels) <= set(ids)
+    stops = [attributes for _, attributes in page.tags if "tabindex" in attributes]
+    assert stops
+    assert all(stop.get("role") and stop.get("aria-label") for stop in stops)
 
 
 def luminance(colour: tuple[int, ...]) -> float:
@@ -457,6 +460,9 @@ def test_text_has_enough_contrast_in_both_themes_and_on_paper() -> None:
         for front, back in pairs:
             high, low = sorted((luminance(colours[front]), luminance(colours[back])), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 4.5, (front, back)
+    css = (resources.files("eyespot.analysis") / "templates" / "report.css").read_text(encoding="utf-8")
+    faded = [rule for rule in re.findall(r"([^{}]+)\{[^}]*\bopacity:", css) if not rule.strip().startswith(".chart ")]
+    assert not faded  # text that is made paler than its colour
 
 
 def test_the_file_is_replaced_whole_and_equal_for_equal_runs(report: ReportInput, tmp_path: Path) -> None:
