@@ -147,6 +147,11 @@ def test_differences_are_written_as_they_can_be() -> None:
     assert words.signed_interval((-0.0031, -1e-17)) == "[\N{MINUS SIGN}0.3, +0.0]"
 
 
+def test_a_p_value_beside_the_level_that_decides_is_written_on_its_own_side() -> None:
+    found = [words.p_value(p) for p in (0.0494, 0.0498, 0.04998, 0.05, 0.05002, 0.0503)]
+    assert found == ["p = 0.049", "p = 0.0498", "p < 0.05", "p = 0.050", "p > 0.05", "p = 0.0503"]
+
+
 def level(right: int) -> np.ndarray[Any, Any]:
     return np.arange(N) < right
 

@@ -75,9 +75,11 @@ def signed_interval(bounds: Sequence[float]) -> str:
 
 
 def p_value(p: float) -> str:
-    """Return a p-value as `p = 0.03`, never as 0."""
+    """Return a p-value as `p = 0.03`, never as 0, and beside 0.05, which decides, on its own side of it."""
     if p < 0.001:
         return "p < 0.001"
+    if f"{p:.3f}" == "0.050" and p != 0.05:
+        return f"p = {p:.4f}" if f"{p:.4f}" != "0.0500" else f"p {'<' if p < 0.05 else '>'} 0.05"
     return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
@@ -164,7 +166,7 @@ def duration(seconds: float | None) -> str:
 def minutes(number: float | None) -> str:
     """Return minutes, or seconds in a column of them, as `8.6`, and as `0.036` where one digit would leave nothing."""
     return (
-        MISSING if number is None or not math.isfinite(number) else f"{number:.1f}" if number >= 1 else f"{number:.2g}"
+        MISSING if number is None or not math.isfinite(number) else f"{number:.1f}" if number >= 1 else f"{number:#.2g}"
     )
 
 
