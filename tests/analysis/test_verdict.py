@@ -312,6 +312,12 @@ def test_no_better_than_the_most_frequent_class(metrics_of: Split, history_of: H
     assert [finding.kind for finding in verdict.findings] == ["no-better-than-one-answer"]
     assert "90.0 %" in verdict.findings[0].text
     assert "it cannot be told from always naming the most frequent class" in verdict.sentence
+    assert "show the rare classes more often" in verdict.findings[0].text
+    metrics = {"test": metrics_of([[81, 17], [1, 1]], ["well", "ill"])}  # as where the rare class was weighted up
+    worse = judge(history_of(falling()), metrics, num_classes=2, epochs_planned=30).findings[0]
+    assert worse.kind == "worse-than-one-answer"
+    assert "rare classes" not in worse.text
+    assert "it is the most frequent one that is missed" in worse.text
 
 
 @pytest.mark.parametrize(

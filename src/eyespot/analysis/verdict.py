@@ -349,9 +349,22 @@ def _one_answer(run: _Run) -> Finding | None:
         " Read the recall of each class"
     )
     # Of classes that are about as frequent none is rare, and there is nothing to balance.
-    uneven = truths.max() >= UNEVEN * truths[truths > 0].min()
-    text += "; show the rare classes more often, or collect more of them." if uneven else "."
+    if truths.max() < UNEVEN * truths[truths > 0].min():
+        text += "."
+    elif _misses_the_frequent(figures):
+        text += (
+            "; it is the most frequent one that is missed: --set training.class_balance=none weighs all pictures alike."
+        )
+    else:
+        text += "; show the rare classes more often, or collect more of them."
     return Finding("worse-than-one-answer" if difference < 0 else "no-better-than-one-answer", "warning", text)
+
+
+def _misses_the_frequent(figures: Mapping[str, Any]) -> bool:
+    """Return whether more of the wrong answers are about pictures of the most frequent class than about all others."""
+    confusion = np.asarray(figures["confusion"], dtype=np.int64)
+    missed = confusion.sum(axis=1) - confusion.diagonal()
+    return bool(2 * missed[confusion.sum(axis=1).argmax()] > missed.sum())
 
 
 def _against_one_answer(figures: Mapping[str, Any]) -> int:
