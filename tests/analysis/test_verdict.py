@@ -396,20 +396,22 @@ def test_a_slow_straight_fall_means_a_low_learning_rate(split_of: Split, history
     assert "learning-rate-too-low" not in kinds_of(history_of(falling(end=1.4, pace=2)), metrics)
 
 
+def test_a_rate_that_falls_to_zero_does_not_hide_that_it_was_too_low(split_of: Split, history_of: History) -> None:
+    metrics = {"test": split_of(0.35), "val": split_of(0.35, 5_000), "train": split_of(0.36, 45_000)}
+    rates = [0.001 * (1 - i / 12) for i in range(12)]
+    for steepness, low in ((0.08, True), (0.8, False)):  # the second is a healthy run of few epochs
+        history = history_of((2.3 - steepness * np.cumsum(rates) / sum(rates)).tolist(), lr=rates)
+        found = {one.kind: one.text for one in judge(history, metrics, num_classes=10, epochs_planned=12).findings}
+        assert ("learning-rate-too-low" in found) == low
+        assert ("find a rate with --lr auto first" in found["underfit"]) == low
+
+
 def test_who_overfits_has_learned_and_is_not_told_to_learn_faster_or_to_augment_less(
     split_of: Split, history_of: History
 ) -> None:
     slow = [1.1 - 0.013 * i for i in range(30)]
     history = history_of(slow, [1.08 - 0.006 * min(i, 10) + 0.012 * max(0, i - 10) for i in range(30)], [0.45] * 30)
     wide = {"test": split_of(0.45), "val": split_of(0.45, 5_000), "train": split_of(0.6, 45_000)}
-def test_a_rate_that_falls_to_zero_does_not_hide_that_it_was_too_low(split_of: Split, history_of: History) -> None:
-    metrics = {"test": split_of(0.35), "val": split_of(0.35, 5_000), "train": split_of(0.36, 45_000)}
-    rates = [0.001 * (1 - i / 12) for i in range(12)]
-    for steepness, low in ((0.08, True), (0.8, False)):  # the second is a healthy run of few epochs
-        losses = (2.3 - steepness * np.cumsum(rates) / sum(rates)).tolist()
-        assert ("learning-rate-too-low" in kinds_of(history_of(losses, lr=rates), metrics)) == low
-
-
     assert kinds_of(history, wide, classes=3) == ["overfit"]
     level = {**wide, "train": split_of(0.47, 45_000)}
     assert kinds_of(history, level, classes=3) == ["val-loss-turned"]

@@ -187,12 +187,12 @@ def judge(
         epochs_planned: Epochs the recipe asked for; fewer in the history means that the run ended early.
         class_names: K names in the order of the confusion matrix; without them the keys of `per_class` are used.
     """
-    run = _Run(history, metrics, num_classes, epochs_planned)
-    found = [finding for rule in _RULES if (finding := rule(run)) is not None]
-    if any(finding.kind in _GUESSING | {"diverged"} for finding in found):
     kept = bool((metrics.get("head") or {}).get("kept"))
     if kept:  # the curves are those of another network than the one that was measured
         history = ()
+    run = _Run(history, metrics, num_classes, epochs_planned)
+    found = [finding for rule in _RULES if (finding := rule(run)) is not None]
+    if any(finding.kind in _GUESSING | {"diverged"} for finding in found):
         # Whoever guesses underfits, too; and curves around chance carry no further message.
         found = [f for f in found if f.kind not in {"underfit", "val-and-test-disagree", "learning-rate-too-low"}]
     if any(finding.kind in {"overfit", "val-loss-turned"} for finding in found):
@@ -445,9 +445,12 @@ def _underfit(run: _Run) -> Finding | None:
     chance = words.percent(1 / run.num_classes)
     text = (
         f"{describe_top1(train, 'train')} is less than half of the way from guessing ({chance}) to"
-        f" perfect, and {held[0]} is about as good. Train longer, take a larger model or more input pixels, or augment"
-        " less."
+        f" perfect, and {held[0]} is about as good."
     )
+    fall = 1 - run.train_loss[-1] / run.train_loss[0] if run.epochs > 1 else math.nan
+    if 0 < fall < BARELY_FALL:
+        text += f" The train loss fell by only {words.percent(float(fall))}: find a rate with --lr auto first."
+    text += " Train longer, take a larger model or more input pixels, or augment less."
     return Finding("underfit", "warning", text)
 
 
@@ -518,6 +521,15 @@ def _learning_rate_too_low(run: _Run) -> Finding | None:
     return Finding("learning-rate-too-low", "warning", text)
 
 
+def _straightness(loss: Float64Array, steps: Float64Array) -> float:
+    """Return the share of the loss's (E,) spread that a straight line over steps (E,) explains; 0 without any."""
+    spread = float(((loss - loss.mean()) ** 2).sum())
+    if not spread or not np.ptp(steps):
+        return 0.0
+    fitted = np.polyval(np.polyfit(steps, loss, 1), steps)
+    return 1 - float(((loss - fitted) ** 2).sum()) / spread
+
+
 def _not_converged(run: _Run) -> Finding | None:
     """Find a val accuracy that the last tenth of the epochs still raised."""
     tail = run.tail()
@@ -531,20 +543,22 @@ def _not_converged(run: _Run) -> Finding | None:
     if after == 1 or after - before <= max(needed, picture, 2 * _standard_error(val)):
         return None
     last = "epoch" if tail == 1 else f"{tail} epochs"
-def _straightness(loss: Float64Array, steps: Float64Array) -> float:
-    """Return the share of the loss's (E,) spread that a straight line over steps (E,) explains; 0 without any."""
-    spread = float(((loss - loss.mean()) ** 2).sum())
-    if not spread or not np.ptp(steps):
-        return 0.0
-    fitted = np.polyval(np.polyfit(steps, loss, 1), steps)
-    return 1 - float(((loss - fitted) ** 2).sum()) / spread
-
-
     text = (
         f"The last {last} of {run.epochs} still raised val/top1 by {words.points(after - before)}, from"
         f" {words.percent(before)} to {words.percent(after)}. Train for more epochs."
     )
     return Finding("not-converged", "warning", text)
+
+
+def _head_kept(run: _Run) -> Finding | None:
+    """Say that the figures are not those of the network that the epochs trained."""
+    if not (run.metrics.get("head") or {}).get("kept"):
+        return None
+    text = (
+        "Fine-tuning made the loss on val no better, so the head on frozen features was kept: every figure is that of"
+        " the head, and the learning curves are those of the network that was not kept."
+    )
+    return Finding("fine-tuning-not-kept", "note", text)
 
 
 def _stopped_early(run: _Run) -> Finding | None:
@@ -572,17 +586,6 @@ def _too_few_pictures(run: _Run) -> Finding | None:
         f"{describe_top1(figures, name)}: the interval is {words.points(width)} wide, so smaller differences are luck."
         f" About {words.whole(enough)} pictures would make it {words.points(_USEFUL_WIDTH)} wide."
     )
-def _head_kept(run: _Run) -> Finding | None:
-    """Say that the figures are not those of the network that the epochs trained."""
-    if not (run.metrics.get("head") or {}).get("kept"):
-        return None
-    text = (
-        "Fine-tuning made the loss on val no better, so the head on frozen features was kept: every figure is that of"
-        " the head, and the learning curves are those of the network that was not kept."
-    )
-    return Finding("fine-tuning-not-kept", "note", text)
-
-
     if figures["n"] < _FEW:
         text += " Until then eyespot check DATA --labels tells how many of all pictures cross-validation names right."
     return Finding("too-few-pictures", "warning", text)
@@ -626,6 +629,7 @@ _RULES = (
     _not_converged,
     _too_few_pictures,
     _disagree,
+    _head_kept,
     _stopped_early,
 )
 
@@ -651,7 +655,6 @@ def _say_gap(metrics: Mapping[str, Any], split: str) -> str:
     if held != split:
         figures += f", {describe_top1(metrics[held], held)}"
     apart = words.points(gap)
-    _head_kept,
     if apart == words.points(0.0):
         return f"Train is level with {held}: {figures}."
     return f"Train is {apart} {'above' if gap >= 0 else 'below'} {held}: {figures}."
