@@ -359,7 +359,10 @@ def _announce(
     asked = [(outcome.point.data, configs[outcome.point.id]) for outcome in todo]
     seconds, unknown = estimate_seconds(asked, device=limits.device, observer=observer)
     rest = f", and {words.plural(unknown, 'point')} of unknown length" if unknown else ""
-    observer.on_message(f"estimate: at most about {words.duration(seconds)} for all{rest}, from a few measured steps")
+    observer.on_message(
+        f"estimate: about {words.duration(seconds)} for all{rest}, from a few measured steps; early stopping makes it "
+        "shorter, other work on the machine longer"
+    )
 
 
 def _tell_rest(done: Mapping[str, Outcome], rest: Sequence[Outcome], folder: Path, observer: Observer) -> None:
