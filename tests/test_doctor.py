@@ -23,6 +23,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from eyespot import cli, doctor
+from eyespot.analysis import words
 from eyespot.doctor import Check, Diagnosis
 
 
@@ -70,6 +71,7 @@ def test_the_estimate_for_fast_is_the_measured_one_at_the_measured_pace(monkeypa
     assert found.gflops is not None
     assert found.fast_minutes == pytest.approx(7.2 * 874 / found.gflops)
     assert "estimate" in one(found, "recipe fast").value
+    assert words.duration(60 * found.fast_minutes) in one(found, "recipe fast").value
 
 
 def test_no_network_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def _compute() -> list[Check]:
     checks = [Check("machine", "device", "ok", f"{device}, {plan.precision}: {plan.reason}")]
     fast = plan.device != "cpu" or plan.precision == "bf16"
     shown = ", ".join(name.upper().replace("_", "-") for name in features) or "none that matter"
-    advice = "" if fast else "no fast bf16 in hardware: training in float32, slower; nothing is wrong"
+    advice = "" if fast else "its bf16 is missing or slow: training in float32, which takes longer; nothing is wrong"
     checks.append(Check("machine", "CPU features", "ok" if fast else "note", shown, advice))
     return checks
 
@@ -277,7 +277,8 @@ def _speed() -> tuple[float | None, float | None, list[Check]]:
         "machine",
         "recipe fast",
         "note" if slow else "ok",
-        f"about {minutes:.0f} min for cifar10 (estimate: {_FAST_MINUTES:g} min at {_FAST_GFLOPS:g} GFLOP/s, measured)",
+        f"about {words.duration(60 * minutes)} for cifar10 "
+        f"(estimate: {_FAST_MINUTES:g} min at {_FAST_GFLOPS:g} GFLOP/s, measured)",
         "--minutes M keeps a training within a time; --recipe features needs less" if slow else "",
     )
     return pace, minutes, [Check("machine", "speed", "ok", value), estimate]
