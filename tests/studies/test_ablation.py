@@ -313,6 +313,10 @@ def test_missing_seeds_are_left_out_of_the_pairs(arms: list[Arm]) -> None:
     assert found.effects[0].seeds == (1,)
     assert found.effects[0].reason == "seed 0 failed: no memory"
     assert math.isfinite(found.effects[0].difference.low)
+    # The others' p is over seeds; who reads this one like theirs takes two networks for two recipes.
+    assert any(note.startswith("Only one seed of worse can be compared") for note in found.notes)
+    assert "4 seeds at most" in render_ablation(found)
+    assert "4 seeds each" in render_ablation(measured(arms))
     alone = measured([Arm("baseline", "baseline", "", {}), Arm("x", "x", "", {0: arms[1].runs[0]})])
     assert "Nothing can be compared yet" in render_ablation(alone)
     json.dumps(found.as_dict(), allow_nan=False)

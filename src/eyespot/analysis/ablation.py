@@ -264,6 +264,13 @@ def _notes(effects: Sequence[Effect], baseline: Mapping[int, ComparedRun], split
             "change and 10 for five, 5 find 2.4 and 3.7 (docs/ablations.md). --resume --seeds N adds seeds; decide "
             "on N before looking."
         )
+    once = [effect.title for effect in effects if len(effect.seeds) == 1]
+    if once and len(baseline) > 1:
+        notes.append(
+            f"Only one seed of {', '.join(once)} can be compared: that interval is the paired bootstrap of the pictures"
+            " and that p the exact McNemar test, which say whether two trained networks differ on these pictures, not"
+            " whether the change matters."
+        )
     if split == "val":
         notes.append(
             f"Measured on val (n = {words.whole(n)}); test was not read, so that the recipe that comes of this can "

@@ -41,11 +41,12 @@ def render_ablation(
     """Return the page of an ablation as text."""
     measured = [effect for effect in found.effects if effect.seeds]
     seeds = sorted({seed for effect in [found.baseline, *measured] for seed in effect.seeds})
+    whole = all(len(effect.seeds) == len(seeds) for effect in found.effects)
     rows = [charts.Delta(e.title, _css(e), 100 * e.difference.mean, *_bounds(e), _each(e)) for e in measured]
     context = {
         "title": f"Ablation of {found.recipe} on {Path(found.data).name}",
         "subtitle": f"{words.plural(len(found.effects), 'change')}, one at a time, {words.plural(len(seeds), 'seed')} "
-        f"each, on {words.plural(found.n, found.split + ' picture')}",
+        f"{'each' if whole else 'at most'}, on {words.plural(found.n, found.split + ' picture')}",
         "lead": lead(found),
         "baseline": describe_level(found.baseline),
         "split": found.split,
