@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from PIL import Image
 
 import eyespot
 from eyespot.errors import DataError, UsageError
+from eyespot.studies.points import Limits
+from eyespot.sweeps.sweep import _checked
 from eyespot.terminal import Terminal
 
 from .conftest import TINY
@@ -207,6 +210,34 @@ def test_arguments_of_a_wrong_type_are_said_in_words(arguments: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: eyespot.ablate("small", "digits", without="flip", seeds="5"), "--seeds is '5': give 1 or more"),
+        (lambda: eyespot.ablate("small", "digits", without="flip", minutes="5"), "--minutes is '5': give a number"),
+        (lambda: eyespot.run_study("dll2018", seeds=1.5), r"--seeds is 1\.5: give 1 or more"),
+        (lambda: eyespot.run_study("dll2018", epochs_scale="0.1"), r"--epochs-scale is '0\.1': give a factor"),
+        (lambda: eyespot.sweep(options=eyespot.SweepOptions(trials="5")), "trials is '5': use a whole number, 1 or"),
+        (lambda: eyespot.sweep(options=eyespot.SweepOptions(at_once=1.5)), r"at_once is 1\.5: use a whole number"),
+        (lambda: eyespot.sweep(options=eyespot.SweepOptions(seed=float("nan"))), "seed is nan: use a whole number"),
+        (lambda: eyespot.serve("spot-cifar10", port="8000"), "port is '8000': use 1 to 65535"),
+    ],
+)
+def test_what_is_no_number_is_said_in_words(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        call()
+
+
+def test_numbers_of_numpy_are_numbers(trained: eyespot.Run) -> None:
+    predictor = eyespot.load(trained)
+    pictures = [np.full((4, 4, 3), 90, np.uint8)] * 201
+    assert len(predictor.predict(pictures, batch_size=np.uint8(100), top_k=np.int64(1))) == 201  # 200 + 100 > 255
+    plan = _checked(eyespot.SweepOptions(trials=np.int64(2), minutes=np.float32(0.5), seed=np.int64(0)))
+    assert json.dumps([plan.trials, plan.minutes, plan.seed]) == "[2, 0.5, 0]"
+    limits = Limits(minutes=np.int64(3), epochs_scale=np.float32(0.5))
+    assert json.dumps([limits.minutes, limits.epochs_scale]) == "[3.0, 0.5]"
+
+
+@pytest.mark.parametrize(
     "call",
     [
         lambda: eyespot.train("digits", out=""),
@@ -230,6 +261,31 @@ def test_one_word_stands_for_a_list_of_one() -> None:
         eyespot.ablate("small", "digits", without="flap")
     with pytest.raises(UsageError, match=r"no point 'adamm'. Did you mean 'adam'"):
         eyespot.run_study("dll2018", only="adamm")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: eyespot.ablate("small", "digits", without=None),
+        lambda: eyespot.ablate("small", "digits", factors=[5]),
+        lambda: eyespot.run_study("dll2018", data="digits", changes=5),
+        lambda: eyespot.run_study("dll2018", data="digits", only=None),
+    ],
+)
+def test_what_is_no_list_of_words_is_said_in_words(
+    call: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="where text or a list of texts is needed: give such a one, or leave it out"):
+        call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_data_of_a_study_may_be_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"no such file or folder '{tmp_path / 'cifar10'}'"):
+        eyespot.run_study("dll2018", data=tmp_path / "cifar10", only="adam", out=tmp_path / "study")
+    with pytest.raises(UsageError, match="no data named"):
+        eyespot.run_study("dll2018", data="", only="adam", out=tmp_path / "study")
 
 
 def test_a_list_of_runs_and_a_path_named_like_data_get_the_next_step() -> None:

@@ -116,7 +116,7 @@ def test_refusals(trained: Run, photographs: Path, tmp_path: Path) -> None:
         eyespot.explain(trained.path, [photographs], method="cam")
     with pytest.raises(UsageError, match="no pictures to explain"):
         eyespot.explain(trained.path, [])
-    with pytest.raises(UsageError, match="-1 neighbours"):
+    with pytest.raises(UsageError, match="neighbours is -1: use a whole number, 0 for none"):
         eyespot.explain(trained.path, [photographs], neighbours=-1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):

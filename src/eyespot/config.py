@@ -18,7 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from eyespot.augment_config import AugmentConfig
-from eyespot.errors import ConfigError, did_you_mean
+from eyespot.errors import ConfigError, UsageError, did_you_mean
 from eyespot.mistakes import MistakeName
 
 if sys.version_info >= (3, 11):
@@ -495,8 +495,17 @@ def parse_config(
 
 
 def as_list(words: Sequence[str]) -> Sequence[str]:
-    """Return several words; one text is one word, not its letters."""
-    return [words] if isinstance(words, str) else words
+    """Return several words; one text is one word, not its letters.
+
+    Raises:
+        UsageError: Something else, such as None.
+    """
+    found = [words] if isinstance(words, str) else list(words) if isinstance(words, Iterable) else [words]
+    if not all(isinstance(word, str) for word in found):
+        raise UsageError(
+            f"{words!r} where text or a list of texts is needed", remedy="give such a one, or leave it out"
+        )
+    return found
 
 
 def parse_override(item: str) -> tuple[str, Any]:

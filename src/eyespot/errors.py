@@ -29,7 +29,9 @@ from __future__ import annotations
 import copyreg
 import difflib
 import importlib
+import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 # Of the characters without a look of their own, those that belong to the spelling: of Persian words, of joined emoji.
@@ -187,6 +189,28 @@ def require_extra(extra: str, *modules: str) -> None:
                 raise MissingExtraError(missing, extra) from error
             reason = (str(error).strip().splitlines() or [""])[0][:160]
             raise MissingExtraError(package, extra, fault=f"{type(error).__name__}: {reason}") from error
+
+
+def whole_number(name: str, given: object, *, least: int = 0, remedy: str = "") -> int:
+    """Return a whole number that the user gave, numpy's too, as Python's own: JSON knows no other.
+
+    Raises:
+        UsageError: It is none, such as text, or below `least`.
+    """
+    if not isinstance(given, Integral) or given < least:
+        raise UsageError(f"{name} is {given!r}", remedy=remedy or f"use a whole number, {least} or more")
+    return int(given)
+
+
+def positive_number(name: str, given: object, *, or_zero: bool = False, remedy: str = "") -> float:
+    """Return a number above 0 that the user gave, numpy's too, as Python's own: JSON knows no other.
+
+    Raises:
+        UsageError: It is none, such as text, not finite, or too small.
+    """
+    if not isinstance(given, Real) or not math.isfinite(given) or given < 0 or (given == 0 and not or_zero):
+        raise UsageError(f"{name} is {given!r}", remedy=remedy or "give a number above 0")
+    return float(given)
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

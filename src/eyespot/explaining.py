@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from eyespot.config import as_list
-from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean
+from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean, whole_number
 from eyespot.evaluating import folder_of, own_data
 from eyespot.files import checked_page
 from eyespot.opening import Observer
@@ -68,8 +67,7 @@ def explain(
     methods = [checked_method(name) for name in as_list(method)]
     if not methods:
         raise UsageError("no method", remedy="leave it out for gradcam")
-    if not isinstance(neighbours, Integral) or neighbours < 0:
-        raise UsageError(f"{neighbours!r} neighbours", remedy="use a whole number, 0 for none")
+    neighbours = whole_number("neighbours", neighbours, remedy="use a whole number, 0 for none")
     where = None if out is None else checked_page(out)
     named = _named(pictures)
     folder = folder_of(run)

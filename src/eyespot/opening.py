@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eyespot.caches import user_path
-from eyespot.config import Config, as_list, named_settings, parse_config, recipe_text
+from eyespot.config import Config, named_settings, parse_config, recipe_text
 from eyespot.errors import ConfigError, DataError, UsageError, did_you_mean
 from eyespot.runs import Run, RunWriter
 
@@ -93,7 +93,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def _parse(text: str, where: str, settings: Settings) -> Config:
-    given = settings if isinstance(settings, Mapping) else as_list(settings)
+    given = [settings] if isinstance(settings, str) else settings
     if not isinstance(given, (Mapping, list, tuple)) or not all(isinstance(item, str) for item in given):
         raise ConfigError(
             f"settings are {settings!r}",

@@ -226,7 +226,7 @@ def _check_resumable(run: Run, data: str | Path | None, recipe: object, settings
     other_data = data is not None and lasting_name(data) != known["data"]
     # Pictures that moved are found by their content, once that is known; a name never moves.
     paths = all(Path(str(name)).is_absolute() for name in (known["data"], lasting_name(data or "")))
-    if (other_data and not (paths and "dataset_fingerprint" in known)) or recipe is not None or len(settings):
+    if (other_data and not (paths and "dataset_fingerprint" in known)) or recipe is not None or settings:
         raise UsageError(
             "a resumed run keeps its data, recipe and settings", where=run.path, remedy="give only --resume and --out"
         )

@@ -835,7 +835,7 @@ def test_a_port_in_use_is_one_clear_line(trained: Run) -> None:
         with pytest.raises(ServerError, match=rf"cannot listen \(no host name\) in {host}:8000: use another --host"):
             eyespot.serve(trained.path, host=host)
     for port in (-1, 65536, 70000):
-        with pytest.raises(UsageError, match=f"port {port}: use 1 to 65535, or 0 for a free one"):
+        with pytest.raises(UsageError, match=f"port is {port}: use 1 to 65535, or 0 for a free one"):
             eyespot.serve(trained.path, port=port)
 
 

@@ -340,11 +340,11 @@ def test_bad_requests_are_one_clear_line_before_anything_is_run(tmp_path: Path) 
         run_points(points, tmp_path, observer=Listener())
     with pytest.raises(UsageError, match=r"no point 'exp1'. Did you mean 'exp01'"):
         select_points(points, ["exp1"])
-    with pytest.raises(UsageError, match="--seeds 0"):
+    with pytest.raises(UsageError, match="--seeds is 0: give 1 or more"):
         with_seeds(points, 0)
-    with pytest.raises(UsageError, match="--epochs-scale 0"):
+    with pytest.raises(UsageError, match="--epochs-scale is 0: give a factor"):
         Limits(epochs_scale=0)
-    with pytest.raises(UsageError, match="--minutes -1"):
+    with pytest.raises(UsageError, match="--minutes is -1: give a number above 0"):
         Limits(minutes=-1)
 
 

@@ -149,7 +149,7 @@ def _read_run(run: Run) -> dict[Any, SplitPredictions]:
 
 def _common_split(runs: Sequence[Run], found: Sequence[Mapping[Any, Any]], asked: str | None) -> str:
     """Return the split to compare: the one asked for, else test where every run has it, else val."""
-    if asked not in {None, "test", "val"}:
+    if asked not in (None, "test", "val"):
         raise UsageError(f"cannot compare on split {asked!r}", where="--split", remedy="give test or val")
     for name in [asked] if asked else ["test", "val"]:
         lacking = [run.path.name for run, one in zip(runs, found, strict=True) if name not in one]

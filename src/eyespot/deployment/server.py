@@ -42,6 +42,7 @@ from eyespot.errors import (
     UsageError,
     did_you_mean,
     require_extra,
+    whole_number,
 )
 from eyespot.evaluation.predictor import Prediction
 
@@ -103,8 +104,8 @@ def serve(
 
     token = token.strip()
     _check_token(token)
-    if not 0 <= port <= 65535:
-        raise UsageError(f"port {port}", remedy="use 1 to 65535, or 0 for a free one")
+    if whole_number("port", port, remedy=(remedy := "use 1 to 65535, or 0 for a free one")) > 65535:
+        raise UsageError(f"port is {port}", remedy=remedy)
     limits = limits or Limits()
     sys.setswitchinterval(_SWITCH_SECONDS)
     with _listen(host, port) as listener:  # before the model is read: a port in use is said at once

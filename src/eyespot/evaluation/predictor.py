@@ -29,7 +29,15 @@ from eyespot.data.input_spec import InputSpec
 from eyespot.data.transforms import EvalTransform
 from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.device import ComputePlan, find_device, is_memory_error, plan_compute
-from eyespot.errors import BadImageError, CheckpointError, DataError, MemoryLimitError, UsageError, did_you_mean
+from eyespot.errors import (
+    BadImageError,
+    CheckpointError,
+    DataError,
+    MemoryLimitError,
+    UsageError,
+    did_you_mean,
+    whole_number,
+)
 from eyespot.evaluation.bundle import find_bundle, load_bundle, load_unknown
 from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import check_finite, softmax
@@ -201,7 +209,7 @@ class Predictor:
             MemoryLimitError: Memory ran out.
             TrainingError: The model answers NaN.
         """
-        _check_count("top_k", top_k)
+        top_k = whole_number("top_k", top_k, least=1)
         named = named_pictures(pictures)
         predictions: list[Prediction] = []
         for batch in self._decoded(named, batch_size):
@@ -386,7 +394,7 @@ class Predictor:
         self, named: Sequence[tuple[str, Picture]], batch_size: int
     ) -> Iterator[list[UInt8Array | BadImageError]]:
         """Yield, batch by batch, the pixels (S, S, C) of each picture or the reason why it has none."""
-        _check_count("batch_size", batch_size)
+        batch_size = whole_number("batch_size", batch_size, least=1)  # a small integer of numpy's would overflow
 
         def decode(item: tuple[str, Picture]) -> UInt8Array | BadImageError:
             try:
@@ -503,11 +511,6 @@ def _image_of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
         hint = "; colours come last" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
         raise UsageError(f"an array of shape {pixels.shape} is not a picture{hint}", remedy=_REMEDY_PICTURES)
     return Image.fromarray(np.ascontiguousarray(pixels))
-
-
-def _check_count(name: str, given: int) -> None:
-    if not isinstance(given, (int, np.integer)) or given < 1:
-        raise UsageError(f"{name} is {given!r}", remedy="use a whole number, 1 or more")
 
 
 def named_pictures(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:

@@ -9,14 +9,13 @@ every cell, so that a killed measurement goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from eyespot.arrays import Int64Array, UInt8Array
-from eyespot.errors import DataError, UsageError
+from eyespot.errors import DataError, whole_number
 from eyespot.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor
@@ -42,10 +41,8 @@ def stratified(labels: Int64Array, limit: int, seed: int) -> Int64Array:
     Raises:
         UsageError: A limit or seed that is no whole number from 0.
     """
-    if not isinstance(limit, Integral) or limit < 0:
-        raise UsageError(f"--limit is {limit!r}", remedy="use a number of pictures from 1, or 0 for all")
-    if not isinstance(seed, Integral) or seed < 0:
-        raise UsageError(f"seed is {seed!r}", remedy="use a whole number, 0 or more")
+    limit = whole_number("--limit", limit, remedy="use a number of pictures from 1, or 0 for all")
+    seed = whole_number("seed", seed)
     if not limit or limit >= len(labels):
         return np.arange(len(labels), dtype=np.int64)
     dice = np.random.default_rng(seed)

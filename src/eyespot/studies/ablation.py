@@ -20,7 +20,7 @@ from typing import Any
 from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
 from eyespot.config import Config, as_list, parse_config, recipe_text
 from eyespot.device import find_device
-from eyespot.errors import RunError, TrainingError, UsageError
+from eyespot.errors import RunError, TrainingError, UsageError, whole_number
 from eyespot.files import checked_folder, describe_disk_error, write_atomic, write_json
 from eyespot.models.registry import check_args
 from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe, refuse_moved
@@ -129,8 +129,10 @@ def ablate(
         Interrupted: A signal asked for a stop; go on with `resume`.
     """
     watcher = observer or Terminal(quiet=True)
+    seeds = None if seeds is None else whole_number("--seeds", seeds, least=1, remedy="give 1 or more; 3 tell a spread")
+    minutes = Limits(minutes=minutes).minutes
     if resume:
-        if recipe is not None or data is not None or len(without) or len(factors) or len(settings) or epochs or test:
+        if recipe is not None or data is not None or without or factors or settings or epochs or test:
             raise UsageError(
                 "a resumed ablation keeps its data, recipe and changes", where="--resume", remedy="give only --out"
             )
@@ -148,8 +150,6 @@ def ablate(
     else:
         plan, config = _plan(recipe, data, without, factors, settings, epochs, test)
         plan = replace(plan, seeds=_SEEDS if seeds is None else seeds, minutes=minutes, device=device)
-        _points(plan, str(recipe), config)
-        plan.limits  # noqa: B018 - both refuse impossible numbers
         find_device(device)
         check_data("cifar10" if data is None else data, config, watcher, needs=plan.split)
         folder = _new_folder(out, plan, config)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eyespot.config import Config
-from eyespot.errors import ConfigError, UsageError, did_you_mean
+from eyespot.errors import ConfigError, UsageError, did_you_mean, positive_number, whole_number
 from eyespot.opening import load_recipe
 from eyespot.runs import Run
 
@@ -67,11 +67,11 @@ class Limits:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no training can keep to."""
-        if not (math.isfinite(self.epochs_scale) and self.epochs_scale > 0):
-            raise UsageError(f"--epochs-scale {self.epochs_scale:g}", remedy="give a factor above 0, such as 0.1")
-        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
-            raise UsageError(f"--minutes {self.minutes:g}", remedy="give a number above 0")
+        """Refuse numbers that no training can keep to; numpy's become Python's own."""
+        remedy = "give a factor above 0, such as 0.1"
+        object.__setattr__(self, "epochs_scale", positive_number("--epochs-scale", self.epochs_scale, remedy=remedy))
+        if self.minutes is not None:
+            object.__setattr__(self, "minutes", positive_number("--minutes", self.minutes))
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,7 @@ def with_seeds(points: Sequence[Point], seeds: int) -> list[Point]:
     Raises:
         UsageError: Less than one seed.
     """
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}", remedy="give 1 or more; 3 tell a spread")
+    seeds = whole_number("--seeds", seeds, least=1, remedy="give 1 or more; 3 tell a spread")
     return [
         Point(p.name, p.recipe, p.data, p.settings, p.seed + seed, p.title, p.not_run)
         for seed in range(seeds)

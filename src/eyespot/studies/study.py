@@ -15,7 +15,7 @@ from eyespot.config import Config, as_list, parse_override
 from eyespot.device import find_device
 from eyespot.errors import UsageError
 from eyespot.files import checked_folder
-from eyespot.opening import Observer, load_recipe
+from eyespot.opening import Observer, lasting_name, load_recipe
 from eyespot.studies.points import Limits, Outcome, Point, naming, with_seeds
 from eyespot.studies.runner import run_points
 from eyespot.studies.schema import RIGHT, Study, StudyPoint, load_study
@@ -100,7 +100,9 @@ def study_points(
         settings = {"name": f"{study.name}-{variant.id}", **settings, **changed}
         title += said
         seed = _config(variant.id, recipe, settings).training.seed
-        points.append(Point(variant.id, recipe, data or study.data, settings, seed, title=title, not_run=why))
+        points.append(
+            Point(variant.id, recipe, study.data if data is None else data, settings, seed, title=title, not_run=why)
+        )
     return points
 
 
@@ -142,7 +144,7 @@ def run_study(
     name: str | Path,
     *,
     out: str | Path | None = None,
-    data: str | None = None,
+    data: str | Path | None = None,
     only: Sequence[str] = (),
     seeds: int = 1,
     minutes: float | None = None,
@@ -184,6 +186,7 @@ def run_study(
     study = load_study(name)
     check_layer_tables(study)
     folder = checked_folder(out) if out is not None else study_folder(study)
+    data = lasting_name(data) if isinstance(data, Path) else data
     points = with_seeds(study_points(study, data=data, weights_from=weights_from, changes=as_list(changes)), seeds)
     limits = Limits(minutes=minutes, epochs_scale=epochs_scale, device=device)
     find_device(device)

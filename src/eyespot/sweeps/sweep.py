@@ -5,7 +5,6 @@ Before this: a recipe and a search space. After this: a folder of run folders, `
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,15 @@ from typing import Any, Protocol, get_args
 from eyespot import opening
 from eyespot.config import Config, parse_config, recipe_text
 from eyespot.device import find_device
-from eyespot.errors import RunError, RunLockedError, TrainingError, UsageError, did_you_mean
+from eyespot.errors import (
+    RunError,
+    RunLockedError,
+    TrainingError,
+    UsageError,
+    did_you_mean,
+    positive_number,
+    whole_number,
+)
 from eyespot.evaluating import evaluate, refuse_changed
 from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
@@ -122,7 +129,8 @@ def sweep(
         out: The sweep's folder; `runs/sweep-RECIPE-DATA-TIME` when left out.
         resume: Go on with the sweep in `out`; a larger `trials` or `minutes` extends it, `at_once`, `device` and
             `cluster` change where it runs.
-        observer: Told about everything on the way.
+        observer: Told about everything on the way; besides what `train` needs it has `on_sweep(journal)` and
+            `on_trial(trial)`.
 
     Raises:
         UsageError: An unknown recipe, setting or data; an empty space; a number that is none; what a resumed sweep
@@ -134,10 +142,10 @@ def sweep(
         KeyboardInterrupt: A signal asked for a stop; go on with `resume`.
     """
     watcher = observer or QuietObserver(quiet=True)
-    options = options or SweepOptions()
+    options = _checked(options or SweepOptions())
     with ExitStack() as stack:
         if resume:
-            if recipe is not None or data is not None or space is not None or len(settings):
+            if recipe is not None or data is not None or space is not None or settings:
                 raise UsageError(
                     "a resumed sweep keeps its data, recipe and space", where="--resume", remedy="give only --out"
                 )
@@ -195,7 +203,6 @@ def _plan(
         raise UsageError("no recipe", where="the sweep", remedy="name one of `eyespot recipes`, or a TOML file")
     if space is None:
         raise UsageError("no search space", where="the sweep", remedy="name a TOML file with --space (docs/sweeps.md)")
-    _check_options(options)
     config = load_recipe(recipe, settings)
     if options.epochs is not None:
         config = parse_config(config.to_toml(), where=str(recipe), changes={"training.epochs": options.epochs})
@@ -224,8 +231,8 @@ def _plan(
     return plan, config
 
 
-def _check_options(options: SweepOptions) -> None:
-    """Refuse what no sweep can keep to.
+def _checked(options: SweepOptions) -> SweepOptions:
+    """Return the options, numpy's numbers as Python's own; refuse what no sweep can keep to.
 
     Raises:
         UsageError: An unknown metric or device, or a number that is too small, infinite or none.
@@ -234,11 +241,15 @@ def _check_options(options: SweepOptions) -> None:
     if options.metric is not None and options.metric not in known:
         near = did_you_mean(options.metric, known)
         raise UsageError(f"unknown metric {options.metric!r}.{near}", remedy=f"use {' or '.join(known)}")
-    for name, least in (("trials", 1), ("at_once", 1), ("epochs", 1), ("minutes", 0)):
-        value = getattr(options, name)
-        if value is not None and not (math.isfinite(value) and value >= least):
-            raise UsageError(f"{name} is {value}", remedy=f"give {least} or more" + ", 0 for no limit" * (not least))
     find_device("auto" if options.device is None else options.device)
+    numbers: dict[str, Any] = {}
+    for name, least in (("trials", 1), ("at_once", 1), ("epochs", 1), ("seed", 0)):
+        if (value := getattr(options, name)) is not None:
+            numbers[name] = whole_number(name, value, least=least)
+    if options.minutes is not None:
+        remedy = "give 0 or more, 0 for no limit"
+        numbers["minutes"] = positive_number("minutes", options.minutes, or_zero=True, remedy=remedy)
+    return replace(options, **numbers)
 
 
 def _extended(journal: Journal, options: SweepOptions) -> Journal:
@@ -247,7 +258,6 @@ def _extended(journal: Journal, options: SweepOptions) -> Journal:
     Raises:
         UsageError: What cannot be changed any more: the trials that are there would not be comparable.
     """
-    _check_options(options)
     plan = journal.plan
     for name in ("metric", "epochs", "seed"):
         own, asked = getattr(plan, name), getattr(options, name)
