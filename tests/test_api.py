@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import threading
@@ -286,6 +287,14 @@ def test_the_data_of_a_study_may_be_a_path(tmp_path: Path) -> None:
         eyespot.run_study("dll2018", data=tmp_path / "cifar10", only="adam", out=tmp_path / "study")
     with pytest.raises(UsageError, match="no data named"):
         eyespot.run_study("dll2018", data="", only="adam", out=tmp_path / "study")
+
+
+def test_results_with_arrays_and_predictors_are_themselves_and_can_be_keys(trained: eyespot.Run) -> None:
+    predictor, evaluation = eyespot.load(trained), eyespot.evaluate(trained)
+    (explanation,) = eyespot.explain(predictor, [np.full((24, 24, 3), 90, np.uint8)])
+    for one in (predictor, evaluation, explanation):
+        assert {one: 1}[one] == 1
+        assert one != copy.copy(one)
 
 
 def test_a_list_of_runs_and_a_path_named_like_data_get_the_next_step() -> None:

@@ -42,7 +42,7 @@ class Neighbour:
     pixels: UInt8Array = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no plain equality
 class Explanation:
     """What speaks for one answer.
 

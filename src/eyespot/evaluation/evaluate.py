@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eyespot.data.loaders import Loader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no plain equality
 class Evaluation:
     """What a model says about a labelled split, and how good that is.
 

@@ -142,7 +142,7 @@ class Outputs(NamedTuple):
     distances: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # networks have no plain equality
 class Predictor:
     """A trained model, ready to answer; made by `eyespot.load`, or at the end of a training.
 
