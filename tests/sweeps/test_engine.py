@@ -301,6 +301,16 @@ def test_wrong_use_is_one_line_and_leaves_nothing(
     assert not (pictures / "sweep").exists()
 
 
+@pytest.mark.parametrize("package", ["psutil", "optuna"])
+def test_without_a_package_that_it_needs_no_folder_is_begun(
+    package: str, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli._run(["sweep", "small", "digits", "--space", str(space), "--out", str(tmp_path / "sweep")]) == 1
+    assert f"package {package!r} is not installed: pip install" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_finished_or_foreign_sweep_is_not_run_again(
     journal: Journal, space: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

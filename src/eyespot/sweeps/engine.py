@@ -380,15 +380,15 @@ def _machines(ray: Any, plan: Plan) -> Machines:
 
 
 def check_engine(cluster: str) -> None:
-    """Refuse to begin without Ray, or with a cluster that does not answer.
+    """Refuse to begin without what a sweep needs, or with a cluster that does not answer.
 
     Raises:
-        MissingExtraError: Ray or psutil is not installed.
+        MissingExtraError: Ray, psutil or Optuna is not installed.
         UsageError: The cluster cannot be reached.
     """
     if importlib.util.find_spec("ray") is None:  # not imported here: Ray reads its environment then
         raise MissingExtraError("ray", "cluster")
-    require_extra("cluster", "psutil")
+    require_extra("cluster", "psutil", "optuna")
     if cluster:
         with _environment(_QUIET):
             check_cluster(cluster)

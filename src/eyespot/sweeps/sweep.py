@@ -138,7 +138,7 @@ def sweep(
         DataError: Data that cannot be trained on, or that have no val; of a resumed sweep, others than its trials saw.
         RunError: The folder cannot be used; `RunLockedError` where another process drives this sweep.
         TrainingError: No trial was finished.
-        MissingExtraError: Ray or Optuna is not installed.
+        MissingExtraError: Ray, psutil or Optuna is not installed.
         KeyboardInterrupt: A signal asked for a stop; go on with `resume`.
     """
     watcher = observer or QuietObserver(quiet=True)
@@ -316,7 +316,7 @@ def _check(plan: Plan, config: Config, watcher: Observer, data: str | Path | Non
 
     Raises:
         DataError: Data that cannot be trained on, or that have no val.
-        MissingExtraError: Ray is not installed.
+        MissingExtraError: Ray, psutil or Optuna is not installed.
         UsageError: Unknown data, or a cluster that does not answer.
     """
     from eyespot.sweeps.engine import check_engine
