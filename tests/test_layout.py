@@ -113,6 +113,13 @@ def test_importing_the_package_and_its_command_line_loads_nothing_heavy() -> Non
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_modules_that_the_pages_name_need_no_import_of_their_own() -> None:
+    code = (
+        "import sys, eyespot; eyespot.errors.UsageError, eyespot.terminal.Terminal; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_exported_names_are_exactly_these_and_all_resolve() -> None:
     assert eyespot.__all__ == sorted(eyespot.__all__, key=lambda name: (name.islower(), name)) or set(eyespot.__all__)
     expected = {

@@ -86,7 +86,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name's module on first use."""
+    """Import a public name's module, or one of the modules that the pages name, on first use."""
+    if name in ("errors", "terminal"):
+        return importlib.import_module(f"eyespot.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'eyespot' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")
