@@ -772,6 +772,15 @@ def test_closed_and_full_outputs(line: str, code: int, complaint: str) -> None:
     script = f'"$0" -m eyespot {line}'
     done = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, complaint)
+    assert "error" not in done.stdout  # which is for results, also where stderr is closed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shell")
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    code = "import os, eyespot.cli as cli; cli._fill_closed_streams(); print(os.open(os.devnull, os.O_RDONLY) > 2)"
+    script = '"$0" -c "$1" <&- 2>&-'
+    done = subprocess.run(["bash", "-c", script, sys.executable, code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no folder that somebody works in")

@@ -92,12 +92,28 @@ def main(arguments: list[str] | None = None) -> None:
 
     2 for wrong use, 1 for a failure, 130, 143 and 129 for Ctrl-C, SIGTERM and a closed terminal.
     """
+    _fill_closed_streams()
     codecs.register_error("eyespot", _write_otherwise)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="eyespot")
     _answer_signals()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _fill_closed_streams() -> None:
+    """Put the null device where stdin, stdout or stderr is closed (`2>&-`).
+
+    The next file that is opened would get the free number, and the words of a library in C would go into it; and Python
+    prints on stdout what is meant for a stderr that is None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
 
 
 # What stands for our own signs where a stream cannot carry them: in a pipe on Windows, -0.8 is no \u22120.8.
