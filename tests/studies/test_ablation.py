@@ -214,6 +214,23 @@ def test_an_ablation_that_was_killed_before_its_plan_was_written_begins_again(
     assert len(in_process) == 2
 
 
+def test_of_two_ablations_that_begin_at_once_in_one_folder_one_keeps_its_plan(
+    in_process: list[str], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: dict[str, Any] = {"seeds": 1, "settings": SETTINGS, "out": tmp_path / "a"}
+
+    def overtaken(*_: Any) -> None:  # between the look at the folder and the first file in it
+        monkeypatch.undo()
+        monkeypatch.setattr(ablation, "run_points", lambda *_, **__: [])
+        with pytest.raises(TrainingError):  # nothing is run here
+            ablation.ablate("small", pictures, without=["schedule"], **words)
+
+    monkeypatch.setattr(ablation, "refuse_other_recipe", overtaken)
+    with pytest.raises(RunError, match="there is an ablation already"):
+        ablation.ablate("small", pictures, without=["flip"], **words)
+    assert [change.name for change in ablation.read_plan(tmp_path / "a").changes] == ["without-schedule"]
+
+
 def test_a_damaged_plan_is_said(tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text('{"format": 1}')
     with pytest.raises(RunError, match="KeyError"):

@@ -21,7 +21,7 @@ from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
 from eyespot.config import Config, as_list, parse_config, recipe_text
 from eyespot.device import find_device
 from eyespot.errors import RunError, TrainingError, UsageError, whole_number
-from eyespot.files import checked_folder, describe_disk_error, write_atomic, write_json
+from eyespot.files import checked_folder, write_atomic, write_json
 from eyespot.models.registry import check_args
 from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe, refuse_moved
 from eyespot.runs import new_run_folder, refuse_other_recipe, refuse_overwriting
@@ -258,18 +258,19 @@ def _new_folder(out: str | Path | None, plan: AblationPlan, config: Config) -> P
     pictures = Path(plan.data)
     if pictures.is_dir() and folder.is_relative_to(pictures.resolve()):
         raise UsageError("the folder would lie among the pictures", where=folder, remedy="choose another --out")
-    if (folder / "ablation.json").exists():
-        raise RunError("there is an ablation already", where=folder, remedy="go on with --resume, or choose another")
+    _refuse_begun(folder)
     refuse_overwriting(folder, ("points.json", "journal.jsonl", "report.html"), "an ablation")
     refuse_other_recipe(folder, config, "an ablation")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason, remedy = describe_disk_error(error)
-        raise RunError(f"cannot make the folder ({reason})", where=folder, remedy=remedy) from error
-    write_atomic(folder / "recipe.toml", config.to_toml().encode())
-    _write_plan(folder, plan)
+    with claimed(folder):
+        _refuse_begun(folder)  # again: of two that begin at once one may have written its plan since
+        write_atomic(folder / "recipe.toml", config.to_toml().encode())
+        _write_plan(folder, plan)
     return folder
+
+
+def _refuse_begun(folder: Path) -> None:
+    if (folder / "ablation.json").exists():
+        raise RunError("there is an ablation already", where=folder, remedy="go on with --resume, or choose another")
 
 
 def _write_plan(folder: Path, plan: AblationPlan) -> None:
