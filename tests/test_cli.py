@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import io
 import json
 import os
@@ -278,6 +279,9 @@ def test_an_interpreter_error_is_one_line_and_debug_shows_the_traceback_wherever
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "no memory left"),
         (RuntimeError("std::bad_alloc"), 1, "no memory left"),
         (OSError(12, "Cannot allocate memory"), 1, "no memory left"),
+        (RuntimeError("can't start new thread"), 1, "error: can't start new thread: end other programs, or raise"),
+        (OSError(errno.EAGAIN, "Try again"), 1, "error: Try again: end other programs, or raise the limits"),
+        (OSError(errno.EMFILE, "Too many", "x.bin"), 1, "error: Too many: raise the limit on open files (ulimit -n)"),
         (
             ImportError("libtorch_cpu.so: failed to map segment from shared object"),
             1,

@@ -39,6 +39,7 @@ from eyespot.commands.sweep import sweep
 from eyespot.commands.train import train
 from eyespot.device import is_memory_error
 from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
+from eyespot.files import LIMITS
 
 # Typer carries its own copy of click's exceptions in some versions; this one is found in any of them.
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
@@ -243,6 +244,10 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if is_memory_error(error):
         limit = MemoryLimitError("no memory left", remedy="close other programs, or try a smaller training.batch_size")
         return 1, f"error: {limit}"
+    if str(error) == "can't start new thread":  # of Python's, which calls it a RuntimeError
+        error = OSError(errno.EAGAIN, str(error))
+    if isinstance(error, OSError) and error.errno in LIMITS:
+        return 1, f"error: {EyespotError(error.strerror or str(error), remedy=LIMITS[error.errno])}"
     if isinstance(error, OSError):
         where = error.filename or ("stdout" if error.errno in (errno.ENOSPC, errno.EBADF) else "the file system")
         failure = EyespotError(error.strerror or str(error), where=where, remedy="check the path and the disk")

@@ -17,6 +17,12 @@ _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}  # W
 DISK_FULL = "the disk is full"
 PAGE_ENDINGS = (".html", ".htm")
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+# What a process may have, and no disk is to blame for.
+LIMITS = {
+    errno.ENOMEM: "close other programs",
+    errno.EAGAIN: "end other programs, or raise the limits on processes and memory (ulimit -u, -v)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
 
 
 def checked_folder(path: str | os.PathLike[str]) -> Path:
@@ -167,7 +173,7 @@ def remedy_for_unreadable(error: Exception, otherwise: str) -> str:
 
 
 def describe_disk_error(error: OSError) -> tuple[str, str]:
-    """Return what went wrong with a disk and the next step, as two phrases.
+    """Return what went wrong with a disk, or what the process lacked, and the next step, as two phrases.
 
     Args:
         error: What opening, writing or renaming raised.
@@ -176,4 +182,4 @@ def describe_disk_error(error: OSError) -> tuple[str, str]:
         return DISK_FULL, "free some space, or name a folder on a larger disk"
     if error.errno in _FORBIDDEN:
         return f"no right to write ({error.strerror})", "change its permissions, or name another folder"
-    return error.strerror or str(error), "check the path and the disk"
+    return error.strerror or str(error), LIMITS.get(error.errno or 0, "check the path and the disk")

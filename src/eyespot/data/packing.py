@@ -92,7 +92,7 @@ def pack_dataset(
             raise DataError(
                 f"cannot keep packed pixels ({what})",
                 where=entry.folder.parent,
-                remedy=f"{step}; EYESPOT_CACHE names it",
+                remedy=f"{step}; EYESPOT_CACHE names the folder",
             ) from error
     else:
         progress(number, number)

@@ -268,7 +268,7 @@ class Encoder:
             raise DataError(
                 f"cannot keep features ({what})",
                 where=cache_folder("features"),
-                remedy=f"{step}; EYESPOT_CACHE names it",
+                remedy=f"{step}; EYESPOT_CACHE names the folder",
             ) from error
         return FeatureStore(arrays, seconds, encoded, time.monotonic() - started if encoded else 0.0)
 
