@@ -466,6 +466,29 @@ def test_a_full_disk_is_one_clear_line_and_the_rows_before_it_stay(
     assert out.read_bytes() == whole
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows moves no open file")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_moved_away_while_it_is_written_is_not_called_done(
+    trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bytes, replaced: bool
+) -> None:
+    out, moved = tmp_path / "out.csv", tmp_path / "moved.csv"
+    usual = predicting.AnswerFile.finish
+
+    def overtaken(file: predicting.AnswerFile) -> None:
+        out.rename(moved)
+        if replaced:
+            out.write_bytes(whole[:9])
+        usual(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting.AnswerFile, "finish", overtaken)
+        with pytest.raises(RunError, match=r"moved, replaced or deleted while it was written in .*out\.csv"):
+            write(trained, many, out)
+    assert moved.read_bytes() == whole
+    write(trained, many, out)
+    assert out.read_bytes() == whole
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_killed_for_good_at_some_moment_and_taken_up_again(trained: Run, many: Path, tmp_path: Path) -> None:
     folder = tmp_path / "more"

@@ -158,11 +158,21 @@ class AnswerFile:
         self.failed += failed
 
     def finish(self) -> None:
-        """Say that nothing is missing: the journal goes."""
+        """Say that nothing is missing: the journal goes.
+
+        Raises:
+            RunError: The disk is full, or the file is not in its place any more.
+        """
         try:
             os.fsync(self._file.fileno())
+            in_place = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            in_place = False
         except OSError as error:
             raise self._unwritable(error) from error
+        if not in_place:  # the answers are in a file that somebody moved away or deleted
+            what = "the file was moved, replaced or deleted while it was written"
+            raise RunError(what, where=self.path, remedy="the same command begins again")
         self._finished = True
 
     def mismatch(self, name: str | None) -> DataError:
