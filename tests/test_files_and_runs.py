@@ -133,6 +133,9 @@ def test_append_line(tmp_path: Path) -> None:
     files.append_line(path, "one")
     files.append_line(path, "two \udcff")
     assert path.read_text().splitlines() == ["one", "two \\udcff"]
+    path.write_text("one\nhal")  # a power cut
+    files.append_line(path, "two")
+    assert path.read_text().splitlines() == ["one", "hal", "two"]
     with pytest.raises(RunError, match="cannot write"):
         files.append_line(tmp_path / "missing" / "log", "x")
 

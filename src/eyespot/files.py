@@ -99,14 +99,19 @@ def write_json(path: Path, value: Any) -> None:
 def append_line(path: Path, line: str) -> None:
     """Append one line with a single write, so that a kill leaves no half line behind another one.
 
+    A half line that a power cut left at the end is closed first: it stays one that nobody can read, and this one whole.
+
     Raises:
         RunError: The disk is full, or the folder is read-only or gone.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             data = (line + "\n").encode("utf-8", "backslashreplace")
             size = os.fstat(descriptor).st_size
+            os.lseek(descriptor, max(size - 1, 0), os.SEEK_SET)
+            if size and os.read(descriptor, 1) != b"\n":
+                data = b"\n" + data
             if os.write(descriptor, data) != len(data):
                 os.ftruncate(descriptor, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
