@@ -494,4 +494,4 @@ def test_seconds_and_minutes_of_quick_runs_are_not_rounded_to_nothing() -> None:
     row.__dict__["metrics"] = [{"train_seconds": 2.4, "test": {"seconds": 0.036}}]
     row.__dict__["figure"] = lambda split: ""
     told = _table_row(row, ())
-    assert (told["minutes"], told["seconds"]) == ("0.04", "0.036")
+    assert (told["minutes"], told["seconds"]) == ("0.040", "0.036")
