@@ -180,6 +180,10 @@ def test_a_val_loss_that_rises_together_with_train_loss_is_no_overfitting(
 def test_a_gap_within_the_interval_of_a_few_pictures_is_no_overfitting(split_of: Split, history_of: History) -> None:
     metrics = {"val": split_of(0.7, 20, 2), "train": split_of(0.81, 200, 2)}
     assert "overfit" not in kinds_of(history_of(falling()), metrics, classes=2)
+    few = {"val": split_of(0.8, 5, 2), "train": split_of(1.0, 38, 2)}  # one wrong of five, where 38 are right
+    assert "overfit" not in kinds_of(history_of(falling()), few, classes=2)
+    more = {"val": split_of(0.8, 50, 2), "train": split_of(1.0, 380, 2)}
+    assert "overfit" in kinds_of(history_of(falling()), more, classes=2)
 
 
 def test_a_final_run_is_judged_against_test(split_of: Split, history_of: History) -> None:

@@ -397,11 +397,11 @@ def _only_train(run: _Run) -> Finding | None:
 
 
 def _overfit(run: _Run) -> Finding | None:
-    """Find a wide gap between train and held-out pictures, or a val loss that turned upwards."""
+    """Find a wide gap between train and held-out pictures that is not chance, or a val loss that turned upwards."""
     turned = _val_loss_turned(run)
     train, held = run.split("train"), run.held_out()
     gap = train["top1"] - held[1]["top1"] if train and held else 0.0
-    if not (train and held and gap >= OVERFIT_GAP and held[1]["top1_ci95"][1] < train["top1"]):
+    if not (train and held and gap >= OVERFIT_GAP and held[1]["top1_ci95"][1] < train["top1_ci95"][0]):
         if not turned:
             return None
         text = f"{turned}: overfitting shows there first, as too much certainty. Augment more, or raise weight decay."
