@@ -447,9 +447,9 @@ def _underfit(run: _Run) -> Finding | None:
         f"{describe_top1(train, 'train')} is less than half of the way from guessing ({chance}) to"
         f" perfect, and {held[0]} is about as good."
     )
-    fall = 1 - run.train_loss[-1] / run.train_loss[0] if run.epochs > 1 else math.nan
-    if 0 < fall < BARELY_FALL:
-        text += f" The train loss fell by only {words.percent(float(fall))}: find a rate with --lr auto first."
+    first, last = (float(run.train_loss[place]) for place in (0, -1)) if run.epochs else (0.0, 0.0)
+    if math.isfinite(first) and (1 - BARELY_FALL) * first < last < first:
+        text += f" The train loss fell by only {words.percent(1 - last / first)}: find a rate with --lr auto first."
     text += " Train longer, take a larger model or more input pixels, or augment less."
     return Finding("underfit", "warning", text)
 
