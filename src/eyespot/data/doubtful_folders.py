@@ -105,7 +105,7 @@ def _refuse_hidden_splits(root: str, folders: Sequence[str]) -> None:
     if len(same) <= len(names) and not numbered and not any(map(_SPLIT_LIKE.search, names)):
         return  # apple/ and pear/ with fresh/ and rotten/ in each are classes
     inside = by_split(sorted(same))[0]
-    if "train" in inside and len(inside) > 1:  # `_check_no_splits` will say it better
+    if "train" in inside and len(inside) > 1:  # `folders` will say it better
         return
     outer = "where they are classes, make a CSV that says so (eyespot data table --pattern '^[^/]+')"
     inner = f"eyespot data table {quoted(root)} --pattern '([^/]+)/[^/]+$' --groups '^[^/]+' --out NEW.csv"
