@@ -290,7 +290,7 @@ def test_the_data_of_a_study_may_be_a_path(tmp_path: Path) -> None:
 
 
 def test_results_with_arrays_and_predictors_are_themselves_and_can_be_keys(trained: eyespot.Run) -> None:
-    predictor, evaluation = eyespot.load(trained), eyespot.evaluate(trained)
+    predictor, evaluation = eyespot.load(trained), eyespot.evaluate(trained, split="val")
     (explanation,) = eyespot.explain(predictor, [np.full((24, 24, 3), 90, np.uint8)])
     for one in (predictor, evaluation, explanation):
         assert {one: 1}[one] == 1
