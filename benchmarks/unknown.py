@@ -29,9 +29,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import eyespot
+from eyespot.data.pictures import pixels_of
 from eyespot.device import prepare_process
 from eyespot.evaluating import own_data
-from eyespot.evaluation.predictor import Outputs, Predictor, load_predictor, pixels_of
+from eyespot.evaluation.predictor import Outputs, Predictor, load_predictor
 from eyespot.measuring import Measuring
 from eyespot.runs import Run
 from eyespot.terminal import Terminal

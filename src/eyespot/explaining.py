@@ -20,7 +20,8 @@ from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
     from eyespot.analysis.explain import Explanation, TrainFeatures
-    from eyespot.evaluation.predictor import Picture, Predictor
+    from eyespot.data.pictures import Picture
+    from eyespot.evaluation.predictor import Predictor
 
 _MOST_TRAIN = 5_000  # training pictures that neighbours are looked for among
 
@@ -101,8 +102,8 @@ def explain(
 
 def _named(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
     """Return a name for each picture, and the pictures of folders in place of the folders."""
+    from eyespot.data.pictures import named_pictures
     from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
-    from eyespot.evaluation.predictor import named_pictures
 
     named: list[tuple[str, Picture]] = []
     for name, picture in named_pictures(pictures):

@@ -26,10 +26,11 @@ from eyespot.arrays import UInt8Array
 from eyespot.data.csvfile import is_address
 from eyespot.data.decode_limits import MAX_FILE_BYTES, MAX_SECONDS
 from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
+from eyespot.data.pictures import pixels_of
 from eyespot.data.stream_workers import StreamWorkers
 from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
 from eyespot.errors import BadImageError, DataError, EyespotError, UsageError, printable
-from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor, pixels_of
+from eyespot.evaluation.predictor import Prediction, Predictor, load_predictor
 from eyespot.evaluation.views import Views, check_views
 from eyespot.files import checked_page
 from eyespot.terminal import Terminal, flush_output, is_terminal, print_json

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import io
 import json
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from eyespot.data.folders import read_folder
 from eyespot.data.input_spec import InputSpec
 from eyespot.data.loaders import make_loader
 from eyespot.data.packing import pack_dataset
+from eyespot.data.pictures import find_pictures, pixels_of
 from eyespot.data.splits import Splits
 from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan, is_memory_error
@@ -40,9 +40,7 @@ from eyespot.evaluation.predictor import (
     ClassScore,
     Prediction,
     Predictor,
-    find_pictures,
     load_predictor,
-    pixels_of,
 )
 
 CPU = ComputePlan("cpu", "float32", "a test")
@@ -149,12 +147,6 @@ class TestOneWayToTheModel:
         np.testing.assert_array_equal(predictor.predict_probs([rgba]), predictor.predict_probs([rgba[:, :, :3]]))
         turned = np.asarray(picture(1))[::-1, ::2]  # not contiguous
         np.testing.assert_array_equal(predictor.predict_probs([turned]), predictor.predict_probs([turned.copy()]))
-
-    def test_pixels_of(self) -> None:
-        spec = InputSpec(8, 1, (0.5,), (0.5,))
-        pixels = pixels_of(picture(3), spec)
-        assert pixels.shape == (8, 8, 1)
-        assert pixels.dtype == np.uint8
 
 
 class TestPredict:
@@ -284,10 +276,6 @@ class TestWrongCalls:
         with pytest.raises(UsageError, match=problem):
             predictor.predict([picture(1), item])
 
-    def test_pixels_of_what_is_no_picture(self) -> None:
-        with pytest.raises(UsageError, match="a list is not a picture"):
-            pixels_of([1, 2], InputSpec(8, 3, (0.5,) * 3, (0.5,) * 3))  # type: ignore[arg-type]
-
     def test_a_batch_of_arrays_is_a_list_of_pictures(self, predictor: Predictor) -> None:
         batch = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), dtype=np.uint8)
         np.testing.assert_array_equal(predictor.predict_probs(batch), predictor.predict_probs(list(batch)))
@@ -387,40 +375,6 @@ class TestLoad:
     def test_the_bundle_alone_is_enough(self, bundle: Path) -> None:
         model, info = load_bundle(bundle)
         assert Predictor(model, info, CPU).predict([picture(1)])[0].error is None
-
-
-class TestFindPictures:
-    def test_sorted_below_and_without_what_is_hidden_or_no_picture(self, tmp_path: Path) -> None:
-        for name in (
-            "b.jpg",
-            "a.PNG",
-            "sub/c.jpeg",
-            "sub/.d.jpg",
-            ".hidden/e.jpg",
-            "Thumbs.db",
-            "__MACOSX/f.jpg",
-            "notes.txt",
-            "x",
-        ):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_bytes(b"")
-        found = [path.relative_to(tmp_path).as_posix() for path in find_pictures(tmp_path)]
-        assert found == ["a.PNG", "b.jpg", "sub/c.jpeg", "x"]  # x: its bytes will tell
-
-    def test_a_file_is_taken_as_it_is(self, tmp_path: Path) -> None:
-        assert find_pictures(tmp_path / "missing.xyz") == [tmp_path / "missing.xyz"]
-
-    def test_a_folder_without_pictures(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no pictures in .*: give a folder with pictures in it or below it"):
-            find_pictures(tmp_path)
-
-    def test_a_folder_that_cannot_be_listed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: Any) -> Any:
-            raise PermissionError(13, "Permission denied", os.fspath(path))
-
-        monkeypatch.setattr(os, "scandir", refuse)
-        with pytest.raises(DataError, match=r"cannot list the folder \(Permission denied\)"):
-            find_pictures(tmp_path)
 
 
 def test_an_array_of_paths_is_a_list_of_them(predictor: Predictor, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from eyespot.analysis.heatmaps import MapCheck, Method, check_maps, heat_maps
 from eyespot.analysis.overlays import lay_over, shown_picture
 from eyespot.arrays import Float32Array, UInt8Array
+from eyespot.data.pictures import Picture, decode_any
 from eyespot.data.resizing import RowFormat
 from eyespot.errors import BadImageError, UsageError
-from eyespot.evaluation.predictor import Picture, Prediction, Predictor, decode_any
+from eyespot.evaluation.predictor import Prediction, Predictor
 from eyespot.evaluation.views import Views
 
 _BATCH = 16

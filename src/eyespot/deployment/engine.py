@@ -23,6 +23,7 @@ from eyespot import __version__
 from eyespot.arrays import UInt8Array
 from eyespot.caches import cache_folder, user_path
 from eyespot.data.decode_pool import core_count
+from eyespot.data.pictures import pixels_of
 from eyespot.deployment.export import export_onnx, sample_pictures
 from eyespot.deployment.onnx_file import OnnxFile, open_onnx, run_file
 from eyespot.deployment.problems import Problem
@@ -39,7 +40,7 @@ from eyespot.errors import (
 from eyespot.evaluation.bundle import find_bundle, load_bundle
 from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import check_finite
-from eyespot.evaluation.predictor import Prediction, Predictor, best_classes, load_predictor, pixels_of
+from eyespot.evaluation.predictor import Prediction, Predictor, best_classes, load_predictor
 
 EngineName: TypeAlias = Literal["auto", "onnx", "torch"]
 _START_AGAIN = "start the server again"
