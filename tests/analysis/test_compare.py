@@ -374,6 +374,16 @@ def test_the_page_is_whole_in_one_file_and_says_what_it_cannot_show(tmp_path: Pa
         eyespot.compare(*paths, out=tmp_path / "page.png")
 
 
+def test_no_curve_is_drawn_of_a_fine_tuning_that_was_not_kept(tmp_path: Path) -> None:
+    from eyespot.analysis.comparison_page import render_comparison
+
+    paths = [write_run(tmp_path / f"r{place}", hits(0.8, place), seed=place) for place in range(2)]
+    assert "No curve" not in render_comparison(compare_runs(paths))
+    told = paths[1] / "metrics.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"head": {"kept": True}}))
+    assert "No curve: B (a head" in render_comparison(compare_runs(paths))
+
+
 def test_it_is_said_of_which_pairs_pictures_are_shown(tmp_path: Path) -> None:
     from eyespot.analysis.comparison_page import Flips, render_comparison
 

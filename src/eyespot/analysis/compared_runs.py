@@ -55,7 +55,7 @@ class ComparedRun:
         images_per_second: Training pace, median of the epochs.
         points_per_minute: 100 top1 / minutes.
         device: Processor or accelerator with the precision.
-        history: Rows of history.jsonl.
+        history: Rows of history.jsonl; none where they are of a fine-tuning that was not kept.
         preds: int64 (n,), answers in the order of the comparison's ids.
         right: bool (n,).
     """
@@ -332,6 +332,7 @@ def _compared(run: Run, part: SplitPredictions, order: Int64Array, split: str, n
         for key in _CURVES:
             read_number(row, key, run.path / "history.jsonl")
     rates = [row["images_per_second"] for row in history if row.get("images_per_second")]
+    not_kept = bool((metrics.get("head") or {}).get("kept"))  # the head on frozen features is what was measured
     parameters, gflop = _size(run)
     return ComparedRun(
         letter=_letter(place),
@@ -354,7 +355,7 @@ def _compared(run: Run, part: SplitPredictions, order: Int64Array, split: str, n
         images_per_second=float(np.median(rates)) if rates else None,
         points_per_minute=100 * hits / n / minutes if minutes else None,
         device=" ".join(str(known[key]) for key in ("processor", "device", "precision") if known.get(key)),
-        history=history,
+        history=() if not_kept else history,
         preds=preds,
         right=right,
     )

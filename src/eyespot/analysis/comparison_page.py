@@ -89,6 +89,7 @@ def render_comparison(found: Comparison, *, flips: Sequence[Flips] = (), no_flip
         "corrected": len(found.pairs) > 1,
         "curves": [(name, Markup(svg)) for name, svg in _curves(runs) if svg],
         "curves_left_out": max(0, len(runs) - _MOST_CURVES),
+        "without_curve": ", ".join(run.letter for run in runs[:_MOST_CURVES] if not run.history),
         "costs": [(name, Markup(svg)) for name, svg in _costs(runs) if svg],
         "flips": [_show_flips(one) for one in flips],
         "no_flips": no_flips or _say_shown(runs, flips),
