@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -133,3 +135,22 @@ def test_elsewhere_torch_is_left_as_it_is(plan: ComputePlan | None) -> None:
     before = settings()
     prepare_process(plan)
     assert settings() == before
+
+
+@pytest.mark.parametrize("used", ["eyespot.train", "main(['recipes'])"])
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_wait_briefly_from_before_torch_is_loaded(
+    used: str, environment: dict[str, str], expected: str
+) -> None:
+    code = (
+        "import os, sys, eyespot; from contextlib import suppress; from eyespot.cli import main;"
+        " assert 'torch' not in sys.modules\n"
+        f"with suppress(SystemExit): {used}\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    found = subprocess.run([sys.executable, "-c", code], env=plain | environment, capture_output=True, text=True)
+    assert found.stdout.split()[-1] == expected, found.stderr

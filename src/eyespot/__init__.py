@@ -91,6 +91,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"eyespot.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'eyespot' has no attribute {name!r}")
+    importlib.import_module("eyespot.device").wait_briefly()  # most of these load torch
     module, _, attribute = _HOMES[name].partition(":")
     value = getattr(importlib.import_module(module), attribute or name)
     globals()[name] = value

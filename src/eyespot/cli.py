@@ -37,7 +37,7 @@ from eyespot.commands.serve import serve
 from eyespot.commands.study import study_app
 from eyespot.commands.sweep import sweep
 from eyespot.commands.train import train
-from eyespot.device import is_memory_error
+from eyespot.device import is_memory_error, wait_briefly
 from eyespot.errors import EyespotError, Interrupted, MemoryLimitError, UsageError
 from eyespot.files import LIMITS
 
@@ -99,6 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="eyespot")
     _answer_signals()
+    wait_briefly()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
