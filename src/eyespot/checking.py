@@ -194,7 +194,7 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
     names = [name for name in SPLIT_NAMES if name in packed.splits]
     counts = [len(packed.splits[name]) for name in names]
     total = sum(counts)
-    statistics = [np.zeros((0, 7), np.float32)]
+    statistics: list[Float32Array] = [np.zeros((0, 7), np.float32)]
     done = 0
     for name in names:
         for pixels in _blocks(packed, name):

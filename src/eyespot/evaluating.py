@@ -24,7 +24,7 @@ from eyespot.runs import TRAINED_ON, Run
 from eyespot.terminal import Terminal
 
 if TYPE_CHECKING:
-    from eyespot.arrays import BoolArray, UInt8Array
+    from eyespot.arrays import BoolArray, Int64Array, UInt8Array
     from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.data.splits import Splits
     from eyespot.evaluation.evaluate import Evaluation
@@ -244,7 +244,7 @@ def _other_data(
             raise _trained_on_most(data)
         source = "train"
         watcher.on_message(f"note: {data} has no splits: all of its pictures are measured as test")
-    rows = np.arange(len(packed.splits[source]), dtype=np.int64)
+    rows: Int64Array = np.arange(len(packed.splits[source]), dtype=np.int64)
     rows = rows[~_seen(packed.splits[source].hashes, home, watcher)]
     seen = len(packed.splits[source]) - len(rows)
     if seen and dataset.published:

@@ -165,11 +165,11 @@ def _common_split(runs: Sequence[Run], found: Sequence[Mapping[Any, Any]], asked
 def _match(runs: Sequence[Run], parts: Sequence[SplitPredictions], split: str) -> list[Int64Array]:
     """Return for each run the order int64 (n,) that puts its pictures into that of the first run."""
     base = parts[0]
-    orders = []
+    orders: list[Int64Array] = []
     for run, part in zip(runs, parts, strict=True):
         where = f"{runs[0].path.name} and {run.path.name}"
         if list(part.ids) == list(base.ids):
-            order = np.arange(len(base.ids), dtype=np.int64)
+            order: Int64Array = np.arange(len(base.ids), dtype=np.int64)
         else:
             order = _order_by_id(base.ids, part.ids, split, where)
         differing = int((part.labels[order] != base.labels).sum())

@@ -69,7 +69,7 @@ def pick_per_class(labels: Int64Array, count: int, seed: int | None = None) -> I
     """
     _at_least_one(count)
     order = np.arange(len(labels)) if seed is None else np.random.default_rng(seed).permutation(len(labels))
-    picked = [order[labels[order] == label][:count] for label in np.unique(labels)]
+    picked: list[Int64Array] = [order[labels[order] == label][:count] for label in np.unique(labels)]
     return np.concatenate([*picked, np.empty(0, dtype=np.int64)]).astype(np.int64)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from eyespot.arrays import Float32Array, UInt8Array
+from eyespot.arrays import Float32Array, FloatArray, UInt8Array
 
 _SHOWN_PX = 240  # longest side of a picture on a page
 _ENLARGED_PX = 160  # about this for small pictures, by a whole factor so that their pixels stay squares
@@ -64,7 +64,7 @@ def lay_over(shown: UInt8Array, heat: Float32Array, box: tuple[float, float, flo
     return np.asarray(np.clip(np.where(seen[:, :, None], mixed, faded), 0, 255).round(), dtype=np.uint8)
 
 
-def _sampled(heat: Float32Array, rows: Float32Array, columns: Float32Array) -> Float32Array:
+def _sampled(heat: Float32Array, rows: FloatArray, columns: FloatArray) -> FloatArray:
     """Return the map at places given as shares of its sides: bilinear, the edge goes on."""
     size = heat.shape[0]
     y, x = np.clip(rows * size - 0.5, 0, size - 1), np.clip(columns * size - 0.5, 0, size - 1)

@@ -159,7 +159,8 @@ class _Pool:
         exact = np.bincount(group, minlength=len(first))
         tied = _occurs(split.hashes[first], others)
         label = split.labels[first]
-        home, loose = np.arange(len(first)), np.zeros(0, np.int64)
+        home: Int64Array = np.arange(len(first))
+        loose: Int64Array = np.zeros(0, np.int64)
         if near is not None:
             inside = near.second < len(group)  # train comes first
             home, loose = _tie_near(group[near.first[inside]], group[near.second[inside]], exact, label)

@@ -251,7 +251,8 @@ def find_near_pairs(
     kept = np.sort(unique[spread >= BLANK_DEVIATION])
     mine = thumbs[kept]
     vectors = describe(mine) if len(mine) else np.zeros((0, _BITS), np.float32)
-    firsts, seconds, values, flags = [], [], [], []
+    firsts, seconds, values = [], [], []
+    flags: list[BoolArray] = []
     compared = cut = done = 0
     for one, other, mirrored, shortened in find_candidates(vectors) if len(mine) > 1 else ():
         compared, cut = compared + len(one), cut + shortened
@@ -272,7 +273,7 @@ def find_near_pairs(
 
 
 def _compare(thumbs: UInt8Array, one: Int64Array, other: Int64Array, mirrored: bool) -> Float32Array:
-    parts = [np.zeros(0, np.float32)]
+    parts: list[Float32Array] = [np.zeros(0, np.float32)]
     for start in range(0, len(one), _PAIRS):
         a, b = thumbs[one[start : start + _PAIRS]], thumbs[other[start : start + _PAIRS]]
         parts.append(correlations(a, b[:, :, ::-1] if mirrored else b))

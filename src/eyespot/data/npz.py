@@ -8,6 +8,7 @@ of one's own (images, labels) are told apart by the arrays' names. Nothing pickl
 
 from __future__ import annotations
 
+import math
 import tokenize
 import zipfile
 import zlib
@@ -190,15 +191,14 @@ def _split(arrays: _Arrays, pictures: str, labels: str, names: tuple[str, ...] |
 
 def _claimed_bytes(file: IO[bytes]) -> int | None:
     """Return how long an array's file must be, header included; None for Python objects."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    known = np.lib.format
+    version = known.read_magic(file)
+    header = known.read_array_header_1_0(file) if version == (1, 0) else known.read_array_header_2_0(file)
+    shape: tuple[int, ...] = header[0]
+    dtype: np.dtype[Any] = header[2]
     if dtype.hasobject or any(side < 0 for side in shape):
         return None
-    count = 1
-    for side in shape:
-        count *= side
-    return file.tell() + count * dtype.itemsize
+    return file.tell() + math.prod(shape) * dtype.itemsize
 
 
 def _as_pictures(array: AnyArray, name: str, path: Path) -> UInt8Array:

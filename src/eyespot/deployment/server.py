@@ -405,7 +405,7 @@ def _add_others(app: FastAPI, batcher: Batcher, metrics: Metrics, described: dic
         "/metrics", prometheus, methods=["GET"], response_model=None, responses=_with_problems(text, 401, 421)
     )
     for path, (file, kind) in _PAGE.items():
-        content = resources.files("eyespot.deployment").joinpath("page", file).read_bytes()
+        content = resources.files("eyespot.deployment").joinpath("page").joinpath(file).read_bytes()
         app.add_api_route(path, _static(content, kind), methods=["GET"], response_model=None, include_in_schema=False)
 
 

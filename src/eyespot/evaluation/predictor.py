@@ -269,7 +269,7 @@ class Predictor:
             TrainingError: The model answers NaN.
         """
         named = named_pictures(pictures)
-        rows = [np.zeros((0, self.info.num_classes))]
+        rows: list[Float64Array] = [np.zeros((0, self.info.num_classes))]
         done = 0
         for batch in self._decoded(named, batch_size):
             for (source, _), pixels in zip(named[done:], batch, strict=False):
