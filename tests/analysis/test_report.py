@@ -465,6 +465,44 @@ def test_text_has_enough_contrast_in_both_themes_and_on_paper() -> None:
     assert not faded  # text that is made paler than its colour
 
 
+# How the cone fundamentals of full deuteranopia and protanopia see linear RGB: Machado, Oliveira and Fernandes 2009.
+SIGHTS = {
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+}
+
+
+def lab(colour: str, sight: list[list[float]]) -> np.ndarray:
+    """Return CIELAB (3,) of `#rrggbb` as somebody sees it."""
+    parts = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(sight) @ linear, 0, 1)
+    xyz = np.array([[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8728]]) @ seen  # of white
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+@pytest.mark.parametrize(
+    ("sheet", "names"),
+    [("study.css", [f"r{place}" for place in range(6)]), ("base.css", ["train", "val", "test", "lr"])],
+)
+def test_a_colour_blind_reader_tells_the_lines_of_a_chart_apart(sheet: str, names: list[str], sight: str) -> None:
+    css = (resources.files("eyespot.analysis") / "templates" / sheet).read_text(encoding="utf-8")
+    themes = [
+        dict(re.findall(r"--([\w-]+): (#\w{6})", theme)) for theme in re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    ]
+    assert len(themes) >= 2
+    for theme, card in zip(themes, ("#ffffff", "#1b1e24"), strict=False):
+        for one, other in itertools.combinations(names, 2):
+            apart = np.linalg.norm(lab(theme[one], SIGHTS[sight]) - lab(theme[other], SIGHTS[sight]))
+            assert apart > 12.5, (sheet, one, other)
+        for name in names:  # the names of the lines have their colours
+            pair = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (theme[name], card)]
+            low, high = sorted(map(luminance, pair))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (sheet, name)
+
+
 def test_the_file_is_replaced_whole_and_equal_for_equal_runs(report: ReportInput, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(report, path)
