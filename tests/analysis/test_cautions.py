@@ -75,12 +75,6 @@ def test_nothing_known_is_nothing_to_say() -> None:
             "warning",
             "Train has 900 pictures of cat and 300 of dog",
         ),
-        (
-            {"counts": {"train": {"cat": 50, "dog": 50}, "val": {"cat": 30, "dog": 3}, "test": {"cat": 30, "dog": 5}}},
-            "few-pictures-in-a-class",
-            "note",
-            "1 class has fewer than 20 pictures in test: its own figures are rough.",
-        ),
         ({"notes": ["JPEG of quality 75."]}, "about-the-run", "note", "JPEG of quality 75."),
     ],
 )
@@ -89,9 +83,19 @@ def test_what_the_data_make_of_the_figures(card: DataCard, kind: str, severity: 
     assert text in found(card)[kind][1]
 
 
-def test_what_is_in_order_is_not_mentioned() -> None:
+def test_what_is_in_order_is_not_mentioned(split_of: Split) -> None:
     card: DataCard = {"counts": {"train": {"cat": 299, "dog": 100}, "test": {"cat": 20, "dog": 20}}, "enlarged": 20}
     assert found(card) == {}
+    assert "few-pictures-in-a-class" not in found(card, {"test": split_of(0.9)})
+
+
+@pytest.mark.parametrize(("split", "few"), [("test", "1 class has"), ("val", "2 classes have")])
+def test_few_pictures_of_a_class_are_counted_where_its_figures_are_measured(
+    split_of: Split, split: str, few: str
+) -> None:
+    sizes = {"train": {"cat": 50, "dog": 50}, "val": {"cat": 15, "dog": 3}, "test": {"cat": 30, "dog": 5}}
+    text = found({"counts": sizes}, {split: split_of(0.9)})["few-pictures-in-a-class"][1]
+    assert text.startswith(f"{few} fewer than 20 pictures in {split}:")
 
 
 def test_a_copy_in_val_is_no_leak_into_test(split_of: Split) -> None:

@@ -92,7 +92,7 @@ def find_cautions(
         *_about_pictures(data_card),
         *_about_leaks(data_card, metrics),
         *_about_copies(data_card),
-        *_about_balance(data_card),
+        *_about_balance(data_card, headline_split(metrics)),
         *_about_measuring(metrics, num_classes, final),
         *(Finding("about-the-run", "note", _sentence(note)) for note in data_card.get("notes", ())),
     ]
@@ -182,8 +182,8 @@ def describe_test_reads(reads: int) -> str:
     return f"Test was read {reads} times. Where a reading decided what to do next, the next figure is too high."
 
 
-def _about_balance(card: DataCard) -> list[Finding]:
-    """Say whether some classes have far fewer pictures than others, in train and where they are measured."""
+def _about_balance(card: DataCard, split: str | None) -> list[Finding]:
+    """Say whether some classes have far fewer pictures than others, in train and in the split they are measured on."""
     found = []
     counts = card.get("counts", {})
     train = counts.get("train", {})
@@ -192,11 +192,10 @@ def _about_balance(card: DataCard) -> list[Finding]:
         text = f"Train has {words.plural(train[most], 'picture')} of {most} and {words.whole(train[least])} of {least}"
         text += ": read the recall of each class, not only the accuracy."
         found.append(Finding("class-imbalance", "warning", text))
-    measured = next((split for split in ("test", "val") if counts.get(split)), None)
-    few = [name for name, number in counts[measured].items() if number < FEW_PER_CLASS] if measured else []
+    few = [name for name, number in counts.get(split or "", {}).items() if number < FEW_PER_CLASS]
     if few:
         text = (
-            f"{words.plural(len(few), 'class has', 'classes have')} fewer than {FEW_PER_CLASS} pictures in {measured}:"
+            f"{words.plural(len(few), 'class has', 'classes have')} fewer than {FEW_PER_CLASS} pictures in {split}:"
             f" {'its' if len(few) == 1 else 'their'} own figures are rough."
         )
         found.append(Finding("few-pictures-in-a-class", "note", text))
