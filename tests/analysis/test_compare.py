@@ -384,6 +384,19 @@ def test_no_curve_is_drawn_of_a_fine_tuning_that_was_not_kept(tmp_path: Path) ->
     assert "No curve: B (a head" in render_comparison(compare_runs(paths))
 
 
+def test_no_two_lines_of_a_chart_have_one_colour(tmp_path: Path) -> None:
+    from eyespot.analysis.comparison_page import render_comparison
+
+    paths = [write_run(tmp_path / f"r{place}", hits(0.8, place), seed=place) for place in range(8)]
+    page = render_comparison(compare_runs(paths))
+    curves = page.split('id="curves"')[1].split("</section>")[0]
+    for chart in re.findall(r"<svg.*?</svg>", curves):
+        names = re.findall(r'class="label (c-r\d)', chart)
+        assert names
+        assert len(set(names)) == len(names)
+    assert "The last 2 runs are left out of these charts." in curves
+
+
 def test_it_is_said_of_which_pairs_pictures_are_shown(tmp_path: Path) -> None:
     from eyespot.analysis.comparison_page import Flips, render_comparison
 

@@ -52,6 +52,7 @@ def test_numbers_keep_their_units() -> None:
     space = "\N{NO-BREAK SPACE}"
     assert keep_together("94.1 % of n = 10 in 4 min") == f"94.1{space}% of n{space}={space}10 in 4{space}min"
     assert keep_together("100 secrets") == "100 secrets"
+    assert keep_together("p < 0.001, p = 0.04") == f"p{space}&lt;{space}0.001, p{space}={space}0.04"
 
 
 def test_an_option_is_not_torn_between_its_hyphens_and_copied_as_it_is() -> None:

@@ -26,8 +26,8 @@ _PICTURE_PX = 160
 _PIXELATED_PX = 72
 # A loss that falls by more than this factor presses everything but its first epochs to the floor of a linear axis.
 _LOG_RATIO = 30.0
-# Labels of more lines at one chart's edge would hide each other.
-_MOST_CURVES = 8
+# Of more lines two would have one colour.
+_MOST_CURVES = _COLOURS
 
 
 @dataclass(frozen=True)

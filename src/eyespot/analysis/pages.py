@@ -24,8 +24,10 @@ from eyespot.files import write_atomic
 # Characters without a look of their own that turn the text after them around: `exe.png` may be the name of a program.
 _TURNED = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# A number and its unit, or `n = 10`, that a line break would tear apart.
-_UNIT = re.compile(r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)")
+# A number and its unit, `n = 10` or `p < 0.001`, that a line break would tear apart.
+_UNIT = re.compile(
+    r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\b[np]) (?=[=<>])|(?<=\b[np] [=<>]) (?=\d)"
+)
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]{,20}(?![\w-])")
 
 
