@@ -583,8 +583,8 @@ def _too_few_pictures(run: _Run) -> Finding | None:
     middle = sum(figures["top1_ci95"]) / 2
     enough = max(100, round(middle * (1 - middle) * (2 * 1.96 / _USEFUL_WIDTH) ** 2, -2))
     text = (
-        f"{describe_top1(figures, name)}: the interval is {words.points(width)} wide, so smaller differences are luck."
-        f" About {words.whole(enough)} pictures would make it {words.points(_USEFUL_WIDTH)} wide."
+        f"{describe_top1(figures, name)}: the interval is {words.points(width)} wide, so a smaller difference may be"
+        f" luck. About {words.whole(enough)} pictures would make it {words.points(_USEFUL_WIDTH)} wide."
     )
     if figures["n"] < _FEW:
         text += " Until then eyespot check DATA --labels tells how many of all pictures cross-validation names right."
