@@ -144,6 +144,20 @@ def test_overfit_is_seen_in_the_gap(split_of: Split, history_of: History) -> Non
     assert judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings[0].severity == "serious"
 
 
+def test_the_best_epoch_is_recommended_only_where_it_can_be_kept_and_was_not(
+    split_of: Split, history_of: History
+) -> None:
+    def said(**known: Any) -> str:
+        metrics = {"test": split_of(0.6), "val": split_of(0.6, 5_000), "train": split_of(0.95, 45_000), **known}
+        (finding,) = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
+        return finding.text
+
+    assert "training.restore_best = true" in said()
+    assert "training.restore_best = true" in said(best_epoch=30)
+    assert said(best_epoch=12).endswith("Augment more, or raise weight decay or dropout.")
+    assert said(val={}).endswith("Augment more, or raise weight decay or dropout.")  # --final refuses it
+
+
 def test_a_val_loss_that_turns_is_the_first_sign_of_overfitting(healthy: dict[str, Any], history_of: History) -> None:
     val = [max(1.8 * math.exp(-i / 4), 0.5 + 0.02 * i) for i in range(30)]
     history = history_of(falling(end=0.01), val, [0.9] * 30)
@@ -279,7 +293,7 @@ def test_curves_of_a_fine_tuning_that_was_not_kept_are_not_those_of_the_head_tha
     assert "restore_best" not in found["overfit"]
     del metrics["head"]["kept"]
     tuned, *_ = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
-    assert "restore_best" in tuned.text
+    assert "Augment more" in tuned.text
 
 
 def test_no_gap_is_not_called_one(split_of: Split, history_of: History) -> None:

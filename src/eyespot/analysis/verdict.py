@@ -412,9 +412,10 @@ def _overfit(run: _Run) -> Finding | None:
         text += ". More pictures of each class narrow it"
         text += "." if head.get("kept") else "; --minutes fine-tunes the network after the head."
     else:
-        text += (
-            ". Augment more, raise weight decay or dropout, or keep the best epoch with training.restore_best = true."
-        )
+        text += ". Augment more, or raise weight decay or dropout"
+        # Without val there is no best epoch to choose, and with restore_best it has been kept.
+        may_choose = held[0] == "val" and run.metrics.get("best_epoch", run.epochs) == run.epochs
+        text += ", or keep the best epoch with training.restore_best = true." if may_choose else "."
     return Finding("overfit", "serious" if gap >= SERIOUS_GAP else "warning", text)
 
 
