@@ -180,10 +180,10 @@ class Measuring:
         if rule["note"]:
             self.watcher.on_message(f"note: {rule['note']}")
         elif "test" in measured:
-            found = measured["test"].metrics["unknown"]
+            found, n = measured["test"].metrics["unknown"], measured["test"].metrics["n"]
             self.watcher.on_message(
                 f"unknown: refuses {words.percent(found['refused_fraction'])} of test "
-                f"{words.interval(found['refused_ci95'])}{words.accuracy_on_the_rest(found)}"
+                f"{words.interval(found['refused_ci95'])} (n = {n:,}){words.accuracy_on_the_rest(found)}"
             )
 
 

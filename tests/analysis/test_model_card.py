@@ -87,14 +87,14 @@ def test_the_rule_for_unknown_pictures_is_told_with_what_it_does_to_test(trained
     metrics["unknown"] = {"rule": rule, "note": ""}
     refused = {"refused_fraction": 0.06, "refused_ci95": [0.05, 0.07], "accepted": 940, "accepted_top1": 0.93}
     refused["accepted_top1_ci95"] = [0.912, 0.945]
-    metrics["test"] = {**metrics["test"], "unknown": refused}
+    metrics["test"] = {**metrics["test"], "n": 1000, "unknown": refused}
     packed = pack_data(
         open_data(trained.provenance["data"], Terminal(quiet=True)), trained.config, Terminal(quiet=True)
     )
     text = model_card(read_info(trained.path / "bundle"), metrics, data_card(packed))
     rule_in_words = "set on 400 val pictures so that of pictures like them at most 5.0 % are, on average"
     assert f"its score (energy, pixels) is above 3.25, {rule_in_words}." in text
-    assert "On test 6.0 % [5.0, 7.0] are refused; accuracy on the other 940: 93.0 % [91.2, 94.5]." in text
+    assert "On test (n = 1,000) 6.0 % [5.0, 7.0] are refused; accuracy on the other 940: 93.0 % [91.2, 94.5]." in text
 
 
 def test_what_was_looked_for_is_not_told_as_unchecked(trained: Run) -> None:

@@ -160,11 +160,11 @@ def _unknown(metrics: Mapping[str, Any]) -> list[str]:
         f"A picture is called unknown when its score ({', '.join(rule['parts'])}) is above {rule['threshold']:.4g}, "
         f"{words.unknown_rule(rule)}."
     )
-    found = (metrics.get("test") or {}).get("unknown")
-    if found:
+    test = metrics.get("test") or {}
+    if found := test.get("unknown"):
         told += (
-            f" On test {words.percent(found['refused_fraction'])} {words.interval(found['refused_ci95'])} are refused"
-            f"{words.accuracy_on_the_rest(found)}."
+            f" On test (n = {words.whole(test['n'])}) {words.percent(found['refused_fraction'])} "
+            f"{words.interval(found['refused_ci95'])} are refused{words.accuracy_on_the_rest(found)}."
         )
     return [told, "Pictures that resemble a class without belonging to it are often not recognised as unknown."]
 
