@@ -363,11 +363,11 @@ def _overlay(title: str, ids: Sequence[str], done: dict[str, Row]) -> dict[str, 
         for place, row in drawn:
             history = row.runs[0].history
             epochs = [one["epoch"] for one in history]
+            named = "val" if any(one.get(f"val/{key}") is not None for one in history) else "train"
             for split, css in (("train", f"r{place % _HUES} dashed"), ("val", f"r{place % _HUES}")):
                 values = [one.get(f"{split}/{key}") for one in history]
                 y = [np.nan if value is None else float(value) for value in values]
-                name = str(row.number) if split == "val" or np.isnan(y).all() else ""
-                lines.append(charts.Series(name, css, epochs, y))
+                lines.append(charts.Series(str(row.number) if split == named else "", css, epochs, y))
         pictures.append(
             Markup(charts.line_chart(lines, title=f"{title}: {key}", x_label="epoch", write_y=write_y, height=240))
         )
