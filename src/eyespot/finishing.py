@@ -99,6 +99,7 @@ def finish(
         num_classes=info.num_classes,
         epochs_planned=config.training.epochs,
         class_names=info.class_names,
+        found_lr=Run(writer.path).lr_finder.get("chosen"),
     )
     readme = model_card(info, metrics, card, final=config.data.final, verdict=verdict)
     save_bundle(writer.path / BUNDLE, predictor.model, info, unknown=predictor.unknown, card=readme)

@@ -421,7 +421,7 @@ def test_a_rate_that_falls_to_zero_does_not_hide_that_it_was_too_low(split_of: S
         history = history_of((2.3 - steepness * np.cumsum(rates) / sum(rates)).tolist(), lr=rates)
         found = {one.kind: one.text for one in judge(history, metrics, num_classes=10, epochs_planned=12).findings}
         assert ("learning-rate-too-low" in found) == low
-        assert ("find a rate with --lr auto first" in found["underfit"]) == low
+        assert ("find a rate with --lr auto" in found["underfit"]) == low
 
 
 def test_who_overfits_has_learned_and_is_not_told_to_learn_faster_or_to_augment_less(
@@ -596,3 +596,28 @@ def test_a_first_epoch_far_above_guessing_is_a_rate_too_high_where_the_run_never
     assert finding.text.startswith("The train loss of the first epoch was 7.600, and guessing is 2.303.")
     good = {"test": split_of(0.9), "val": split_of(0.9, 5_000), "train": split_of(0.95, 45_000)}
     assert "learning-rate-too-high" not in kinds_of(history_of([7.6, *falling(8)]), good)
+
+
+def test_who_has_searched_for_the_rate_is_not_sent_to_search_for_it(split_of: Split, history_of: History) -> None:
+    guess = {"test": split_of(0.1), "val": split_of(0.1), "train": split_of(0.1)}
+    poor = {"test": split_of(0.3), "val": split_of(0.3), "train": split_of(0.3)}
+    barely = [2.3 - 0.005 * epoch for epoch in range(30)]
+    rising = [2.0 - 0.05 * epoch for epoch in range(20)] + [1.1 + 0.1 * epoch for epoch in range(10)]
+    seen = set()
+    for curve, metrics in ((barely, guess), (barely, poor), (rising, poor), (barely[:2], poor)):
+        for found in (None, 0.021):
+            verdict = judge(history_of(curve), metrics, num_classes=10, epochs_planned=len(curve), found_lr=found)
+            told = {finding.kind: finding.text for finding in verdict.findings if " rate" in finding.text}
+            seen |= set(told)
+            assert all(("with --lr auto" in text) == (found is None) for text in told.values()), told
+            assert all(("found (0.021)" in text) == (found is not None) for text in told.values()), told
+    assert seen == {"at-chance", "underfit", "learning-rate-too-high", "learning-rate-too-low"}
+
+
+def test_a_rate_that_fell_to_zero_is_not_to_fall_to_zero(split_of: Split, history_of: History) -> None:
+    poor = {"test": split_of(0.3), "val": split_of(0.3), "train": split_of(0.3)}
+    rising = [2.0 - 0.05 * epoch for epoch in range(20)] + [1.1 + 0.1 * epoch for epoch in range(10)]
+    for last, advice in ((1.0, "to a third, or let it fall to zero."), (0.01, "to a third.")):
+        rows = [row | {"lr": 0.1 * (1 if place < 29 else last)} for place, row in enumerate(history_of(rising))]
+        found = {one.kind: one.text for one in judge(rows, poor, num_classes=10, epochs_planned=30).findings}
+        assert found["learning-rate-too-high"].endswith(advice)

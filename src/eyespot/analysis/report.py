@@ -162,6 +162,7 @@ def render_report(inputs: ReportInput) -> str:
         num_classes=num_classes,
         epochs_planned=int(training.get("epochs", len(inputs.history))),
         class_names=inputs.class_names,
+        found_lr=inputs.lr_finder.get("chosen"),
     )
     final = bool(inputs.config.get("data", {}).get("final", False))
     cautions = find_cautions(inputs.data_card, metrics, num_classes=num_classes, final=final)

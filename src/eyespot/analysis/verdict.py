@@ -177,6 +177,7 @@ def judge(
     num_classes: int,
     epochs_planned: int,
     class_names: Sequence[str] = (),
+    found_lr: float | None = None,
 ) -> Verdict:
     """Return what a run amounts to, and what its curves say was wrong.
 
@@ -186,11 +187,12 @@ def judge(
         num_classes: K.
         epochs_planned: Epochs the recipe asked for; fewer in the history means that the run ended early.
         class_names: K names in the order of the confusion matrix; without them the keys of `per_class` are used.
+        found_lr: The learning rate that `--lr auto` found; None where the recipe gave one.
     """
     kept = bool((metrics.get("head") or {}).get("kept"))
     if kept:  # the curves are those of another network than the one that was measured
         history = ()
-    run = _Run(history, metrics, num_classes, epochs_planned)
+    run = _Run(history, metrics, num_classes, epochs_planned, found_lr)
     found = [finding for rule in _RULES if (finding := rule(run)) is not None]
     if any(finding.kind in _GUESSING | {"diverged"} for finding in found):
         # Whoever guesses underfits, too; and curves around chance carry no further message.
@@ -222,11 +224,19 @@ class _Run:
     """The curves and figures of one run, as the rules read them."""
 
     def __init__(
-        self, history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any], num_classes: int, epochs_planned: int
+        self,
+        history: Sequence[Mapping[str, Any]],
+        metrics: Mapping[str, Any],
+        num_classes: int,
+        epochs_planned: int,
+        found_lr: float | None,
     ) -> None:
         self.metrics = metrics
         self.num_classes = num_classes
         self.epochs_planned = epochs_planned
+        # Whoever has searched for the rate already is not sent to search for it.
+        self.rate = "optimizer.lr" if found_lr is None else f"the rate that --lr auto found ({found_lr:g})"
+        self.search = "Find a rate with --lr auto, or " if found_lr is None else ""
         self.epochs = len(history)
         self.log_classes = math.log(max(num_classes, 2))  # the loss of guessing, in nats
         self.rows = history
@@ -329,7 +339,7 @@ def _at_chance(run: _Run) -> Finding | None:
     else:
         advice = (
             "Likely causes: a learning rate that is too high or far too low, labels that do not belong to their"
-            " pictures, or too few steps. Find a rate with --lr auto first, or try a tenth of optimizer.lr."
+            f" pictures, or too few steps. {_sentence(f'{run.search}try a tenth of {run.rate}')}."
         )
     return Finding(kind, "serious", f"{seen} {advice}")
 
@@ -450,7 +460,8 @@ def _underfit(run: _Run) -> Finding | None:
     )
     first, last = (float(run.train_loss[place]) for place in (0, -1)) if run.epochs else (0.0, 0.0)
     if math.isfinite(first) and (1 - BARELY_FALL) * first < last < first:
-        text += f" The train loss fell by only {words.percent(1 - last / first)}: find a rate with --lr auto first."
+        other = f"{run.search}try a third and three times {run.rate}"
+        text += f" The train loss fell by only {words.percent(1 - last / first)}: {other[:1].lower()}{other[1:]} first."
     text += " Train longer, take a larger model or more input pixels, or augment less."
     return Finding("underfit", "warning", text)
 
@@ -472,11 +483,8 @@ def _learning_rate_too_high(run: _Run) -> Finding | None:
         seen = _blown_up_at_the_start(run) or _val_swings(run)
     if not seen:
         return None
-    return Finding(
-        "learning-rate-too-high",
-        "warning",
-        f"{seen}. Find a rate with --lr auto, lower optimizer.lr to a third, or let it fall to zero.",
-    )
+    advice = f"{run.search}lower {run.rate} to a third{'' if run.annealed() else ', or let it fall to zero'}"
+    return Finding("learning-rate-too-high", "warning", f"{seen}. {_sentence(advice)}.")
 
 
 def _blown_up_at_the_start(run: _Run) -> str:
@@ -516,8 +524,8 @@ def _learning_rate_too_low(run: _Run) -> Finding | None:
         return None
     text = (
         f"The train loss fell by only {words.percent(fall)}, from {loss[0]:.3f} to {loss[-1]:.3f}, and almost evenly"
-        f" with the rate over {run.epochs} epochs: learning had barely begun. Find a rate with --lr auto, or raise it"
-        " three- to tenfold."
+        f" with the rate over {run.epochs} epochs: learning had barely begun."
+        f" {_sentence(f'{run.search}raise {run.rate} three- to tenfold')}."
     )
     return Finding("learning-rate-too-low", "warning", text)
 
@@ -633,6 +641,10 @@ _RULES = (
     _head_kept,
     _stopped_early,
 )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _standard_error(figures: Mapping[str, Any] | None) -> float:
