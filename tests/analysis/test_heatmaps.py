@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from eyespot.analysis import heatmaps
-from eyespot.analysis.heatmaps import check_maps, checked_method, heat_maps, summarise_checks
+from eyespot.analysis.gallery import describe_check
+from eyespot.analysis.heatmaps import MapCheck, check_maps, checked_method, heat_maps, summarise_checks
 from eyespot.data.input_spec import InputSpec
 from eyespot.device import ComputePlan
 from eyespot.errors import MissingExtraError, ModelError, UsageError
@@ -107,6 +109,13 @@ def plant(predictor: Predictor, row: slice, column: slice) -> nn.Module:
             return self.forward_head(self.forward_features(images))
 
     return Planted()
+
+
+def test_a_map_of_a_network_that_nothing_shakes_does_not_pass_the_check() -> None:
+    sure = MapCheck(prob=1.0, share=0.2, hidden=0.999996, hidden_elsewhere=0.9999999, kept=1.0, kept_elsewhere=1.0)
+    assert "Do not trust this map." in describe_check(sure)
+    assert "0 of 1 map point at" in summarise_checks([sure])
+    assert replace(sure, hidden=0.998).is_passed
 
 
 @pytest.mark.parametrize("method", ["integrated-gradients", "occlusion"])
