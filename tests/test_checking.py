@@ -137,6 +137,7 @@ def test_darker_test_pictures_are_drift(tmp_path: Path) -> None:
     page = (tmp_path / "check.html").read_text(encoding="utf-8")
     assert "p &lt; 0.001" in page  # a p-value that is too small to write is not 0
     assert "p < 0.001" in told
+    assert not re.search(r"[( >]-\d", told + page.split("Test minus train")[1])  # a minus sign, not a hyphen
 
 
 def test_many_pictures_make_a_small_difference_significant_but_not_large() -> None:

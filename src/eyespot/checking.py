@@ -297,11 +297,12 @@ def _drift_notes(drift: Drift) -> list[str]:
     if drift.looks_different:
         low, high = drift.auc_ci95
         most = max(drift.differences, key=lambda name: abs(drift.differences[name]))
+        apart = f"{drift.differences[most]:+.2f}".replace("-", "\N{MINUS SIGN}")
         notes.append(
             f"test looks different from train: by colours and contrast alone a linear model tells them apart with an "
             f"area under the curve of {drift.auc:.2f} [{low:.2f}, {high:.2f}] (0.5 is chance, "
             f"{words.p_value(drift.p_value)}, n = {sum(drift.n):,} that it was not fitted to); most in {most} "
-            f"({drift.differences[most]:+.2f} deviations)"
+            f"({apart} deviations)"
         )
     if drift.labels_effect >= 0.1 and drift.labels_p_value < 0.01:
         notes.append(
