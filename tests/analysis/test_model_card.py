@@ -75,6 +75,13 @@ def test_a_card_carries_the_warnings_of_its_run(trained: Run) -> None:
     assert text.index("cannot be told from chance") < text.index("Guessing gives")
 
 
+def test_a_card_counts_the_readings_of_test_until_it_was_written(trained: Run) -> None:
+    info = read_info(trained.path / "bundle")
+    for reads, often in ((1, "once"), (3, "3 times")):
+        text = model_card(info, {**trained.metrics, "test_reads": reads}, {})
+        assert f"Test had been read {often} when this card was written." in text  # later ones are in metrics.json
+
+
 def test_a_model_that_was_never_measured_has_a_card(trained: Run) -> None:
     text = model_card(read_info(trained.path / "bundle"), {}, {}, final=True)
     assert "It was not measured." in text

@@ -121,7 +121,8 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
         "The interval says what other pictures drawn the same way could give; another seed would move the figure, too."
     )
     if reads:
-        note += " Test was read once." if reads == 1 else f" Test was read {words.whole(reads)} times."
+        often = "once" if reads == 1 else f"{words.whole(reads)} times"
+        note += f" Test had been read {often} when this card was written."
     return [head + "\n".join(rows), note]
 
 
