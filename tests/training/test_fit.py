@@ -128,8 +128,18 @@ def test_a_stem_that_stands_still_costs_no_gradient_and_changes_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(optimizer__stem_bias_fraction=0.5, **{**VARIANTS["muon-spot-mix"], "training__clip_norm": 0.0})
-    found: Any = run_fit(tmp_path / "1", config).model
-    assert not found.whiten.bias.requires_grad
+    asked: list[bool] = []
+
+    def noted(model: Any, *args: Any, **others: Any) -> Any:
+        asked.append(model.whiten.bias.requires_grad)
+        return compute_loss(model, *args, **others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_module, "compute_loss", noted)
+        found: Any = run_fit(tmp_path / "1", config).model
+    assert asked == sorted(asked, reverse=True)
+    assert set(asked) == {True, False}
+    assert found.whiten.bias.requires_grad  # the report counts it among what was trained
     assert found.groups[0].norm1.bias.requires_grad
 
     def rates_alone(loop: Any) -> None:

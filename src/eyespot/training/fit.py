@@ -596,6 +596,10 @@ class _Loop:
     def final_model(self) -> nn.Module:
         """Return the network that the recipe asks for at the end: best, averaged or last weights, in eval mode."""
         model, state = self.ema or self.model, self.state
+        for group in self.optimizer.param_groups:
+            if UNTIL in group:
+                for parameter in group["params"]:
+                    parameter.requires_grad_(True)  # it stood still in the end, and was trained: so it is counted
         if self.config.training.restore_best and state.best_epoch:
             try:
                 checkpoint = read_checkpoint(best_path(self.folder, state.best_epoch))
