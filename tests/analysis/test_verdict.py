@@ -487,6 +487,7 @@ def test_too_few_pictures_says_how_many_would_do(split_of: Split, history_of: Hi
     (finding,) = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
     assert finding.kind == "too-few-pictures"
     assert "n = 200" in finding.text
+    assert "so a smaller difference may be luck." in finding.text  # a paired test can tell one
     assert "About 6,300 pictures would make it 2.0 points wide." in finding.text
     low, high = wilson_interval(5_005, 6_300)  # the middle of the interval of 160 of 200
     assert high - low == pytest.approx(0.02, abs=5e-4)
