@@ -129,6 +129,9 @@ WRONG = [
     # DATA
     ("check nowhere", 2, "unknown data 'nowhere' in DATA: give one of cifar10"),
     ("check cifar11", 2, r"unknown data 'cifar11'\. Did you mean 'cifar10'\?"),
+    ("check pictures --csv found.csv", 2, "--csv is for --labels in the command line: add --labels"),
+    ("check pictures --folds 3", 2, "--folds is for --labels in the command line: add --labels"),
+    ("check pictures --minutes 5", 2, "--minutes is for --labels in the command line: add --labels"),
     ("train pictures --out ''", 2, "an empty word in the command line: is a variable of the shell unset"),
     ("train pictures --fix nowhere.csv", 1, r"cannot read the table .* in .*nowhere\.csv: check the path"),
     ("train picturs", 2, r"Did you mean 'pictures'\?"),

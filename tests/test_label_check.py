@@ -198,7 +198,7 @@ def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monk
     assert any("so from scratch: a network for each of 2 folds, 6 min in all" in line for line in listener.heard)
     assert asked == [(48, 3.0)]
     assert {it.id for it in found[:2]} == {"dog/planted3.png", "dog/planted4.png"}
-    with pytest.raises(UsageError, match="0 minutes"):
+    with pytest.raises(UsageError, match="minutes is 0"):
         check_labels(data, minutes=0)
 
 

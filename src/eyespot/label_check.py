@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.caches import user_path
 from eyespot.checking import fix_settings
-from eyespot.errors import CheckpointError, DataError, UsageError
+from eyespot.errors import CheckpointError, DataError, UsageError, positive_number
 from eyespot.files import checked_page, refuse_read_only
 from eyespot.opening import Observer, choose_recipe, load_recipe, open_data, pack_data
 from eyespot.runs import with_label_fixes
@@ -33,6 +33,7 @@ _RECIPE = "features"
 _SCRATCH = "fast"
 _ROUNDS = 2
 _FOLDS = 5
+_MINUTES = 10.0
 _NETWORK_FOLDS = 3  # each takes its share of the time: fewer networks are better ones
 _SHOWN = 96
 _PAIRS = 12
@@ -94,7 +95,7 @@ def check_labels(
     out: str | Path | None = None,
     folds: int | None = None,
     fix: str | Path | None = None,
-    minutes: float = 10.0,
+    minutes: float | None = None,
     observer: Observer | None = None,
 ) -> LabelCheck:
     """Return the pictures whose labels look wrong, the worst first, judged by models that were fitted to others.
@@ -112,7 +113,7 @@ def check_labels(
         out: A page with the first 96 of them, `.html`.
         folds: 2 or more; 3 for networks and 5 for heads when left out.
         fix: Corrections that were accepted before, a CSV of this function; what still looks wrong with them is listed.
-        minutes: For the networks of all folds together.
+        minutes: For the networks of all folds together; 10 when left out.
         observer: Told about what happens.
 
     Raises:
@@ -129,8 +130,7 @@ def check_labels(
     watcher = observer or Terminal(quiet=True)
     if folds is not None and folds < 2:
         raise UsageError(f"{folds} folds", remedy="use 2 or more")
-    if not 0 < minutes < float("inf"):
-        raise UsageError(f"{minutes} minutes", remedy="use a number above 0")
+    minutes = positive_number("minutes", _MINUTES if minutes is None else minutes)
     page = None if out is None else checked_page(out)
     target = None if csv_path is None else _checked_list(csv_path, fix)
     config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})

@@ -32,8 +32,9 @@ def check(
     ] = None,
     fix: FixOption = None,
     minutes: Annotated[
-        float, typer.Option(help="With --labels, where networks are trained: time for all folds.")
-    ] = 10.0,
+        float | None,
+        typer.Option(help="With --labels, where networks are trained: time for all folds; 10 when left out."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Scan a data set before training: bad files, copies and near copies, leaks, odd pictures, drift, class counts.
@@ -46,8 +47,9 @@ def check(
     if labels:
         _show_labels(data, out, csv, folds, fix, minutes, json=json)
         return
-    if csv is not None:
-        raise UsageError("--csv is for --labels", where="the command line", remedy="add --labels")
+    for option, given in (("--csv", csv), ("--folds", folds), ("--minutes", minutes)):
+        if given is not None:
+            raise UsageError(f"{option} is for --labels", where="the command line", remedy="add --labels")
     with Terminal(quiet=json) as terminal:
         card, decisions = run_check(data, out=out, fix=fix, observer=terminal)
     if json:
@@ -65,7 +67,14 @@ def check(
 
 
 def _show_labels(
-    data: str, out: Path | None, csv: Path | None, folds: int | None, fix: Path | None, minutes: float, *, json: bool
+    data: str,
+    out: Path | None,
+    csv: Path | None,
+    folds: int | None,
+    fix: Path | None,
+    minutes: float | None,
+    *,
+    json: bool,
 ) -> None:
     from eyespot.label_check import check_labels
     from eyespot.terminal import Terminal, add_row, plain_table, print_json, print_table
