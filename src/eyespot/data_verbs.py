@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from eyespot.caches import cache_folder, user_path
-from eyespot.errors import DataError, UsageError, did_you_mean
+from eyespot.errors import DataError, UsageError, did_you_mean, whole_number
 from eyespot.locks import file_lock
 from eyespot.opening import (
     Observer,
@@ -81,14 +81,14 @@ def show(
         observer: Told about what happens.
 
     Raises:
-        UsageError: Unknown data, or a file that is neither PNG nor HTML.
+        UsageError: Unknown data, a negative seed, or a file that is neither PNG nor HTML.
         DataError: There is no such split.
     """
     from eyespot.analysis.grids import pick_first, pick_per_class, pick_random, write_grid
     from eyespot.training.prepare import read_pixels
 
     watcher = observer or Terminal(quiet=True)
-    name = checked_split(split)
+    name, seed = checked_split(split), whole_number("seed", seed)
     path = None if out is None else user_path(out)
     if path is not None and path.suffix.lower() not in (".png", ".html", ".htm"):
         raise UsageError(
