@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from eyespot.errors import ModelError
+from eyespot.errors import MemoryLimitError, ModelError
 from eyespot.models.registry import build_model
 from eyespot.models.summary import LayerTable, count_parameters, layer_table
 
@@ -202,6 +202,11 @@ def test_failure_is_one_line_and_leaves_no_trace():
         table_of(model, 6)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_an_image_that_memory_has_no_room_for_is_not_called_too_small():
+    with pytest.raises(MemoryLimitError, match=r"no memory left for an image of 10000000 x 10000000 px: use smaller"):
+        table_of(nn.Sequential(nn.Conv2d(3, 4, 5)), 10_000_000)
 
 
 def test_own_models_say_their_size():

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from eyespot.errors import ModelError
+from eyespot.device import is_memory_error
+from eyespot.errors import MemoryLimitError, ModelError
 from eyespot.models.dropout import Dropout
 
 FLATTEN_HEAD_LIMIT = 1_000_000
@@ -152,6 +153,7 @@ def layer_table(model: nn.Module, *, in_channels: int, size_px: int) -> LayerTab
 
     Raises:
         ModelError: The model cannot take an image of that shape.
+        MemoryLimitError: There is no memory for one.
     """
     # timm has many places where nothing stands.
     recorded, macs = _record(model, in_channels, size_px)
@@ -295,6 +297,9 @@ def _record(model: nn.Module, in_channels: int, size_px: int) -> tuple[list[_Cal
         try:
             model(torch.zeros(1, in_channels, size_px, size_px, device=reference.device, dtype=reference.dtype))
         except (RuntimeError, ValueError, AssertionError) as error:
+            if is_memory_error(error):
+                what = f"no memory left for an image of {size_px} x {size_px} px"
+                raise MemoryLimitError(what, remedy="use smaller images, or close other programs") from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"an image of shape ({in_channels}, {size_px}, {size_px}) does not go through: {reason}",
