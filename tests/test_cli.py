@@ -227,6 +227,8 @@ WRONG = [
     # the other commands
     ("models spott", 2, r"Unknown model 'spott'\. Did you mean 'spot'\?"),
     ("models vgg16-mini --size 3", 1, "16"),
+    ("models spot --size 0", 2, "--size"),
+    ("models --classes 3", 2, "--classes is for one model in the command line: name the model"),
     ("recipes nope", 2, "unknown recipe 'nope'"),
     ("data show pictures --out grid.gif", 2, r"cannot write pictures as '\.gif' in grid\.gif: use \.png or \.html"),
     ("data show pictures --split test", 1, "no test split in pictures: there is train"),

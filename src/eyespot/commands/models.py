@@ -7,13 +7,16 @@ from typing import Annotated
 import typer
 
 from eyespot.commands.options import JsonOption
+from eyespot.errors import UsageError
 
 
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model's layers.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
-    channels: Annotated[int, typer.Option(min=1, help="1 for grey, 3 for RGB.")] = 3,
+    size: Annotated[int | None, typer.Option(min=1, help="With NAME: side of the input in pixels.")] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="With NAME: number of classes; 10 when left out.")] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="With NAME: 1 for grey, 3 for RGB; 3 when left out.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """List the networks, or show one layer by layer.
@@ -22,7 +25,10 @@ def models(
     """
     from eyespot.tables import show_model, show_models
 
-    if name is None:
-        show_models(json=json)
-    else:
-        show_model(name, size=size, classes=classes, channels=channels, json=json)
+    if name is not None:
+        show_model(name, size=size, classes=classes or 10, channels=channels or 3, json=json)
+        return
+    for option, given in (("--size", size), ("--classes", classes), ("--channels", channels)):
+        if given is not None:
+            raise UsageError(f"{option} is for one model", where="the command line", remedy="name the model")
+    show_models(json=json)
