@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eyespot.commands.options import JsonOption, RunArgument
+from eyespot.commands.options import JsonOption
 
 
 def note(
-    run: RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="A new note; without one, show them.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Add a tag; may be repeated.")] = None,
     untag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Take a tag away.")] = None,
