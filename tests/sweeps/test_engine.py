@@ -31,7 +31,7 @@ from eyespot.sweeps.processes import children
 from eyespot.sweeps.space import Space
 from eyespot.sweeps.sweep import QuietObserver, SweepOptions, _extended
 
-from ..conftest import TINY
+from ..conftest import TINY, draw_pictures
 from .conftest import finished
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -97,6 +97,23 @@ def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_no
     assert all(Run(path).metrics["test_reads"] == 0 for path in others)
     for noise in ("ray", "warning", "deprecat"):
         assert noise not in err.lower().replace("starting ray on this machine", ""), err
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a start of Ray
+def test_trials_find_data_and_modules_where_the_sweep_finds_them(space: Path, tmp_path: Path) -> None:
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    for split, count in (("train", 6), ("test", 2)):
+        draw_pictures(tmp_path / "data" / "cifar10" / split, names, count, seed=count)
+    for module in ("torch", "random"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('a file of the user')\n")
+    begin = [sys.executable, "-c", "import sys; sys.path.pop(0); from eyespot.cli import main; main()", "sweep"]
+    words = ["small", "cifar10", "--space", str(space), "--trials", "1", "--out", "sweep", *words_of(TINY)]
+    environment = {**os.environ, "EYESPOT_DATA": "data"}  # of the folder in which the sweep was started
+    found = subprocess.run([*begin, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert [row["state"] for row in rows(tmp_path / "sweep")] == ["running", "finished"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -45,6 +45,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # EYESPOT_DATA and EYESPOT_CACHE may be relative
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_local_fs_capacity_threshold": "0.999",  # nothing is spilled: a disk that is 95 % full is no reason to stop
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -253,7 +254,7 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
             quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
             if plan.cluster:
                 say(f"joining the cluster at {plan.cluster}")
-                ray.init(address=plan.cluster, **quiet)
+                ray.init(address=plan.cluster, job_config=_job([]), **quiet)
             else:
                 say("starting Ray on this machine")
                 cores, gpus = _cores(), _gpus(plan.device)
@@ -266,6 +267,7 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
                         object_store_memory=_OBJECT_STORE_BYTES,
                         _temp_dir=str(temporary),
                         _node_ip_address="127.0.0.1",
+                        job_config=_job(sys.path),
                         **quiet,
                     )
                 except Exception as error:
@@ -301,6 +303,19 @@ def _guard() -> dict[str, str]:
     holds, a token in the user's home.
     """
     return {} if "ray" in sys.modules else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def _job(search_path: Sequence[str]) -> Any:
+    """Return where the processes of trials look for modules: a torch.py in the current folder is not torch for them.
+
+    Ray puts the current folder first, but for jobs of its clients.
+
+    Args:
+        search_path: Of this process; empty where they are on other machines, which have their own.
+    """
+    # Each is put before the ones that were named before it.
+    paths = [os.path.abspath(path) for path in reversed(search_path)]
+    return importlib.import_module("ray.job_config").JobConfig(_client_job=True, _py_driver_sys_path=paths)
 
 
 def _import_ray() -> Any:
