@@ -293,6 +293,7 @@ def test_every_trial_gets_a_ninth_of_its_epochs() -> None:
             "val is test, on which no sweep chooses",
         ),
         ("small digits --space SPACE --set data.val_fraction=0", "no val split to choose on"),
+        ("digits digits --space SPACE --set model.name=convnet3", "Unknown argument 'widths' of model 'convnet3'"),
         ("small digits --space SPACE --cluster nowhere", "is no HOST:PORT"),
         ("--resume --out nowhere", r"no sweep \(no sweep\.json\)"),
         ("small --resume --out nowhere", "a resumed sweep keeps"),

@@ -28,6 +28,7 @@ from eyespot.errors import (
 from eyespot.evaluating import evaluate, refuse_changed
 from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
+from eyespot.models.registry import check_args
 from eyespot.opening import Settings, check_data, lasting_name, load_recipe, refuse_moved
 from eyespot.runs import Run, new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.sweeps.journal import Journal, Metric, Plan, Trial
@@ -211,6 +212,7 @@ def _plan(
     if "select-on-test" in config.mistakes:
         what = "with mistakes = ['select-on-test'] val is test, on which no sweep chooses"
         raise UsageError(what, where=recipe, remedy="leave it out")
+    check_args(config.model.name, config.model.args)
     found = load_space(space, config.to_toml(), str(recipe))
     lasting = [factor for factor in found.factors if factor.key == "training.epochs"]
     most = max([int(value) for value in (lasting[0].values() or (config.training.epochs,))]) if lasting else 0
