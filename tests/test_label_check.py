@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from eyespot.cross_validation import recipe_from_scratch
 from eyespot.data.dataset import PackedDataset
 from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
-from eyespot.errors import CheckpointError, DataError, Interrupted, RunError, UsageError
+from eyespot.errors import CheckpointError, DataError, DownloadError, Interrupted, RunError, UsageError
 from eyespot.evaluation.metrics import softmax, wilson_interval
 from eyespot.label_check import SuspectLabel, _suspects, check_labels, judge_features, together
 from eyespot.opening import load_recipe, open_data, pack_data
@@ -181,7 +182,7 @@ def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monk
         (data / "cat" / f"00{index}.png").rename(data / "dog" / f"planted{index}.png")
 
     def no_weights(*_: object) -> None:
-        raise CheckpointError("no weights of efficientnet_lite0 are at hand")
+        raise DownloadError("cannot get pretrained weights of efficientnet_lite0")
 
     monkeypatch.setattr("eyespot.cross_validation.encode_all", no_weights)
     asked: list[tuple[int, float]] = []
@@ -202,8 +203,15 @@ def test_without_weights_a_network_is_trained_for_each_fold(tmp_path: Path, monk
         check_labels(data, minutes=0)
 
 
-def test_many_small_pictures_are_judged_by_networks_though_weights_are_at_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("few", "has_weights", "reason"),
+    [
+        (40, True, "48 training pictures, from scratch"),
+        (100, False, r"48 training pictures are few and no pretrained weights are at hand .* from scratch"),
+    ],
+)
+def test_many_small_pictures_and_those_for_which_there_are_no_weights_are_judged_by_networks(
+    few: int, has_weights: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode(*_: object) -> None:
         raise AssertionError("nothing is encoded")
@@ -212,12 +220,13 @@ def test_many_small_pictures_are_judged_by_networks_though_weights_are_at_hand(
         return load_recipe("fast", {**TINY, "data.val_fraction": 0.0, "training.size_schedule": []})
 
     data = draw_pictures(tmp_path / "data", ("cat", "dog"), 24)
-    monkeypatch.setattr("eyespot.opening._FEW_PICTURES", 40)
+    monkeypatch.setattr("eyespot.opening._FEW_PICTURES", few)
+    monkeypatch.setattr("eyespot.opening._has_weights", lambda backbone: has_weights)
     monkeypatch.setattr("eyespot.cross_validation.encode_all", encode)
     monkeypatch.setattr("eyespot.cross_validation.recipe_from_scratch", tiny)
     listener = Listener(quiet=True)
     check_labels(data, observer=listener)
-    assert "48 training pictures, from scratch: a network for each of 3 folds, 10 min in all" in listener.heard
+    assert any(re.fullmatch(f"{reason}: a network for each of 3 folds, 10 min in all", it) for it in listener.heard)
 
 
 def mean_colours(packed: PackedDataset, *_: object) -> list[np.ndarray]:

@@ -41,7 +41,8 @@ def encode_all(packed: PackedDataset, names: Sequence[SplitName], config: Config
     """Return the features of all pictures, one array float16 or float32 (n, D) a split; they stay in the cache.
 
     Raises:
-        CheckpointError: The backbone's weights cannot be had.
+        DownloadError: The backbone's weights cannot be had.
+        CheckpointError: They are damaged.
         DataError: The cache cannot be written.
     """
     from eyespot.data.splits import Splits

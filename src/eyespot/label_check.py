@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.caches import user_path
 from eyespot.checking import fix_settings
-from eyespot.errors import CheckpointError, DataError, UsageError, positive_number
+from eyespot.errors import CheckpointError, DataError, DownloadError, UsageError, positive_number
 from eyespot.files import checked_page, refuse_read_only
 from eyespot.opening import Observer, choose_recipe, load_recipe, open_data, pack_data
 from eyespot.runs import with_label_fixes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eyespot.data.dataset import Dataset, PackedDataset, SplitName
 
 _RECIPE = "features"
-_SCRATCH = "fast"
+_SCRATCH = ("fast", "small")  # the second one where no weights are at hand
 _ROUNDS = 2
 _FOLDS = 5
 _MINUTES = 10.0
@@ -136,7 +136,7 @@ def check_labels(
     config = load_recipe(_RECIPE, {"data.on_bad_image": "skip", "features.views": 1, **fix_settings(fix)})
     dataset = open_data(data, watcher)
     recipe, reason = choose_recipe(dataset)
-    scratch = reason if recipe == _SCRATCH else ""
+    scratch = reason if recipe in _SCRATCH else ""
     if folds is None:
         folds = _NETWORK_FOLDS if scratch else _FOLDS
     packed = pack_data(dataset, config, watcher)
@@ -268,7 +268,7 @@ def _judge(
     if not scratch:
         try:
             features = encode_all(packed, names, config, watcher)
-        except CheckpointError as error:
+        except (CheckpointError, DownloadError) as error:
             scratch = f"{error.what}, so from scratch"
     if features is None:
         watcher.on_message(f"{scratch}: a network for each of {folds} folds, {minutes:g} min in all")
