@@ -262,6 +262,9 @@ def test_names_that_no_csv_can_hold_are_left_out_and_odd_ones_come_back(tmp_path
         dataset = read_csv(out)
         assert len(dataset.splits["train"]) == len(found.rows)
         assert set(dataset.class_names) >= {'c,"at"', "dög"}
+    below = files(tmp_path / "new\nline", "cat1.png", "cat2.png", "dog1.png", "dog2.png")
+    with pytest.raises(DataError, match=r"no CSV can hold the names of these pictures: .* and 1 more: rename them"):
+        label_by_names(below)
 
 
 def test_what_it_wrote_can_be_trained_on(

@@ -458,7 +458,11 @@ def _column(header: Sequence[str], name: str, line: int, table: Path) -> int:
 
 
 def _without_unwritable(rows: Sequence[PictureRow], notes: list[str]) -> PictureTable:
-    """Return the table without what a line of UTF-8 text cannot name, in the order of splits and paths."""
+    """Return the table without what a line of UTF-8 text cannot name, in the order of splits and paths.
+
+    Raises:
+        DataError: Nothing is left, as below a folder with a line break in its name.
+    """
     kept: list[PictureRow] = []
     odd: list[PictureRow] = []
     for row in rows:
@@ -466,6 +470,9 @@ def _without_unwritable(rows: Sequence[PictureRow], notes: list[str]) -> Picture
         (kept if readable else odd).append(row)
     if odd:
         named = few(safe_text(row.path) for row in odd)
+        if not kept:
+            remedy = "rename them or the folder that they are in: no line break, no space at the end, text in UTF-8"
+            raise DataError(f"no CSV can hold the names of these pictures: {named}", remedy=remedy)
         notes = [*notes, f"{_pictures_left_out(len(odd))}, whose names no CSV can hold: {named}"]
     order = ["", *SPLIT_NAMES]
     return PictureTable(sorted(kept, key=lambda row: (order.index(row.split), row.path)), tuple(notes))
