@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,19 +22,25 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def kill_and_wait(process: subprocess.Popen[bytes]) -> None:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.raise_signal(signal.SIGINT)  # a Ctrl-C that is for somebody else
     process.kill()  # it stays a zombie, as nobody asks for it
     for _ in range(600):
         time.sleep(0.1)
 
 
-def test_the_end_of_a_watched_process_interrupts(child: subprocess.Popen[bytes]) -> None:
+@pytest.mark.parametrize("answer", [signal.default_int_handler, signal.SIG_IGN])
+def test_the_end_of_a_watched_process_interrupts_a_job_in_the_background_too(
+    answer: Any, child: subprocess.Popen[bytes]
+) -> None:
     mine = [one for one in children() if one[0] == child.pid]
     said = []
     before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, answer)
     try:
         with pytest.raises(KeyboardInterrupt), watched(mine, lambda: said.append("died"), every=0.05):
             kill_and_wait(child)
+        assert signal.getsignal(signal.SIGINT) is answer
     finally:
         signal.signal(signal.SIGINT, before)
     assert said == ["died"]

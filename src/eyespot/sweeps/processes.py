@@ -10,6 +10,7 @@ import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 _END_SECONDS = 5.0  # for killed processes to be gone
@@ -58,6 +59,8 @@ def needed(processes: Iterable[Born]) -> list[Born]:
 def watched(processes: Sequence[Born], died: Callable[[], None], *, every: float = _LOOK_SECONDS) -> Iterator[None]:
     """Interrupt this thread, as Ctrl-C does, when one of some processes has ended; only the main one can be.
 
+    Also a job in the background of a script, which ignores Ctrl-C.
+
     Args:
         processes: To look at.
         died: Called before the interruption, in another thread.
@@ -66,15 +69,23 @@ def watched(processes: Sequence[Born], died: Callable[[], None], *, every: float
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    over = threading.Event()
+    over, ended = threading.Event(), threading.Event()
 
     def look() -> None:
         while not over.wait(every):
             if not all(map(_runs, processes)):
                 died()
+                ended.set()
                 signal.raise_signal(signal.SIGINT)
                 return
 
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
     thread = threading.Thread(target=look, name="watch", daemon=True)
     thread.start()
     try:
@@ -82,6 +93,8 @@ def watched(processes: Sequence[Born], died: Callable[[], None], *, every: float
     finally:
         over.set()
         thread.join()
+        if before is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)
 
 
 def _runs(one: Born) -> bool:
