@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
@@ -617,6 +618,13 @@ def test_a_worker_that_cannot_start_says_why(pictures: list[Path], monkeypatch: 
         list(loader.batches(0))
     monkeypatch.setattr(sys, "executable", str(pictures[0].parent / "no-python"))
     with pytest.raises(DataError, match=r"cannot start 1 decoding workers \(No such file or directory\): use fewer"):
+        list(loader.batches(0))
+
+    def start(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(stream_workers, "start_worker", start)
+    with pytest.raises(DataError, match=r"\(Too many open files\): raise the limit on open files \(ulimit -n\)"):
         list(loader.batches(0))
 
 

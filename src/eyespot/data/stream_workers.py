@@ -35,6 +35,7 @@ from eyespot.data.decoding import decode_image
 from eyespot.data.resizing import RowFormat
 from eyespot.data.worker_process import search_path, start_worker
 from eyespot.errors import BadImageError, DataError
+from eyespot.files import LIMITS
 
 _END_SECONDS = 5.0  # a killed process is gone at once, unless the kernel itself waits for a dead drive: then we do not
 
@@ -99,7 +100,7 @@ class StreamWorkers:
             self.close()
             raise DataError(
                 f"cannot start {count} decoding workers ({error.strerror})",
-                remedy="use fewer of them, for example --set data.workers=1",
+                remedy=LIMITS.get(error.errno or 0, "use fewer of them, for example --set data.workers=1"),
             ) from error
 
     @property
