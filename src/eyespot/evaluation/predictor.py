@@ -374,7 +374,7 @@ class Predictor:
             raise MemoryLimitError(
                 f"no memory left for {len(pixels)} images at once",
                 where=f"device {self.plan.device}",
-                remedy=f"use batch size {max(1, len(pixels) // 2)}",
+                remedy=f"close other programs, or use batch size {max(1, len(pixels) // 2)}",
             ) from error
 
     def _network(self, images: Tensor) -> nn.Module:
