@@ -233,6 +233,7 @@ WRONG = [
     ("data show pictures --out grid.gif", 2, r"cannot write pictures as '\.gif' in grid\.gif: use \.png or \.html"),
     ("data show pictures --split test", 1, "no test split in pictures: there is train"),
     ("data show pictures --split tset", 2, "unknown split 'tset'"),
+    ("data show pictures --out pictures/cat/grid.png", 2, "the grid would lie among the pictures in pictures/cat/grid"),
     ("data show pictures --seed -1", 2, "seed is -1: use a whole number, 0 or more"),
     ("data show pictures --first 1 --random 2", 2, "more than one of --per-class, --random and --first"),
     ("data prefetch cifar11", 2, r"unknown data set 'cifar11'\. Did you mean 'cifar10'\?"),

@@ -81,7 +81,7 @@ def show(
         observer: Told about what happens.
 
     Raises:
-        UsageError: Unknown data, a negative seed, or a file that is neither PNG nor HTML.
+        UsageError: Unknown data, a negative seed, a file that is neither PNG nor HTML, or a PNG among the pictures.
         DataError: There is no such split.
     """
     from eyespot.analysis.grids import pick_first, pick_per_class, pick_random, write_grid
@@ -97,6 +97,10 @@ def show(
     dataset = open_data(data, watcher)
     if name not in dataset.splits:
         raise DataError(f"no {split} split", where=dataset.name, remedy=f"there is {', '.join(dataset.splits)}")
+    path = path or Path(f"{Path(dataset.name).stem or 'pictures'}-{split}.png")
+    pictures = Path(dataset.origin)
+    if path.suffix.lower() == ".png" and pictures.is_dir() and path.resolve().is_relative_to(pictures.resolve()):
+        raise UsageError("the grid would lie among the pictures", where=path, remedy="choose another with --out")
     recipe = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip"})
     packed = pack_data(dataset, recipe, watcher)
     labels = packed.splits[name].labels
@@ -108,7 +112,6 @@ def show(
         indices = pick_first(len(labels), count)
     names = [dataset.class_names[label] for label in labels[indices]]
     by_class = kind == "per-class"
-    path = path or Path(f"{Path(dataset.name).stem or 'pictures'}-{split}.png")
     write_grid(
         read_pixels(packed, name, indices),
         [""] * len(names) if by_class else names,
