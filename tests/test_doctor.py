@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 
 from eyespot import cli, doctor
 from eyespot.analysis import words
-from eyespot.doctor import Check, Diagnosis
+from eyespot.doctor import Check, Diagnosis, print_diagnosis
 
 
 @contextmanager
@@ -246,3 +246,21 @@ def test_no_home_and_an_old_locale_are_no_trouble(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "eyespot can train here" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("columns", [20, 40, 100])
+def test_on_a_narrow_terminal_nothing_of_a_finding_is_lost(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eyespot.terminal.is_terminal", lambda stream: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    checks = (
+        Check("software", "torch", "ok", "2.15.0, 2 threads"),
+        Check("network", "raw.githubusercontent.com", "warning", "out of reach", "name a folder with EYESPOT_DATA"),
+    )
+    print_diagnosis(Diagnosis(checks))
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= columns
+    letters = "".join(told.split())
+    for text in (text for check in checks for text in (check.name, check.value, check.advice)):
+        assert "".join(text.split()) in letters

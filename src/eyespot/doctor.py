@@ -488,6 +488,7 @@ def _extras(requirements: Mapping[str, Sequence[Any]]) -> list[Check]:
 
 # ------------------------------------------------------------------------------------------------------------- printing
 
+_REST_WIDTH = 36  # of a status, the gaps, and two or three words of what was found
 _STYLES: Mapping[Status, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 
 
@@ -502,8 +503,10 @@ def print_diagnosis(found: Diagnosis) -> None:
     watched = is_terminal(sys.stdout)
     if not watched:
         console = OutputConsole(highlight=False, width=10_000)
+    # Where no room would be left for the third column it comes under the other two.
+    narrow = watched and console.width < _REST_WIDTH + max((len(check.name) for check in found.checks), default=0)
     table = Table(box=None, pad_edge=False, show_header=False)
-    for wraps in (False, False, True):
+    for wraps in (True,) if narrow else (False, False, True):
         table.add_column(no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
     group = ""
     for check in found.checks:
@@ -515,7 +518,10 @@ def print_diagnosis(found: Diagnosis) -> None:
         value = Text(printable(check.value))
         if check.advice:
             value.append(f"\n→ {printable(check.advice)}", style=_STYLES[check.status])
-        table.add_row(Text(check.status, style=_STYLES[check.status]), Text(printable(check.name)), value)
+        status, name = Text(check.status, style=_STYLES[check.status]), Text(printable(check.name))
+        table.add_row(
+            *([Text("\n").join([Text("  ").join([status, name]), value])] if narrow else [status, name, value])
+        )
     with console.capture() as captured:
         console.print(table)
     lines = captured.get().splitlines()
