@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +225,13 @@ def test_a_map_lies_over_the_part_that_the_model_saw() -> None:
     assert 130 < np.flatnonzero(colored).min() < 155
     assert np.flatnonzero(colored).max() == 159
     assert laid[0, 0, 0] > laid[0, 90, 0]  # faded outside
+
+
+def test_colours_are_had_without_words_where_the_home_folder_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = "from eyespot.analysis.overlays import _inferno; print(_inferno()(1.0))"
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "file" / "below")}
+    call = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+    found = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+    assert found.stdout

@@ -5,6 +5,9 @@ Before this: `heatmaps`, and the box of `RowFormat.seen_box`. After this: `galle
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -47,8 +50,6 @@ def lay_over(shown: UInt8Array, heat: Float32Array, box: tuple[float, float, flo
     Returns:
         uint8 (H, W, 3).
     """
-    from matplotlib import colormaps
-
     height, width = shown.shape[:2]
     left, top, right, bottom = box
     columns = ((np.arange(width) + 0.5) / width - left) / max(right - left, 1e-9)  # 0 to 1 inside the square
@@ -57,14 +58,26 @@ def lay_over(shown: UInt8Array, heat: Float32Array, box: tuple[float, float, flo
     placed = np.where(seen, _sampled(heat, rows, columns), 0.0)[:, :, None]
     grey = shown.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     base = np.repeat(40 + 0.8 * grey[:, :, None], 3, axis=2)
-    color = 255 * colormaps["inferno"](0.3 + 0.7 * placed[:, :, 0])[:, :, :3]
+    color = 255 * _inferno()(0.3 + 0.7 * placed[:, :, 0])[:, :, :3]
     alpha = _STRONGEST * np.sqrt(placed)
     mixed = base * (1 - alpha) + color * alpha
     faded = 235 * (1 - _FADED) + base * _FADED
     return np.asarray(np.clip(np.where(seen[:, :, None], mixed, faded), 0, 255).round(), dtype=np.uint8)
 
 
-def _sampled(heat: Float32Array, rows: FloatArray, columns: FloatArray) -> FloatArray:
+def _inferno() -> Any:
+    """Return the colour map, without matplotlib's words on stderr where it can write nothing into the home folder."""
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from matplotlib import colormaps
+    finally:
+        logger.setLevel(before)
+    return colormaps["inferno"]
+
+
+def _sampled(heat: Float32Array, rows: FloatArray, columns: FloatArray) -> Float32Array:
     """Return the map at places given as shares of its sides: bilinear, the edge goes on."""
     size = heat.shape[0]
     y, x = np.clip(rows * size - 0.5, 0, size - 1), np.clip(columns * size - 0.5, 0, size - 1)
