@@ -81,7 +81,7 @@ def export(
             raise DataError(
                 f"int8 is calibrated on training pictures, and they are not at hand ({error.what})",
                 where=error.where or run,
-                remedy="export the run where its data are, or leave --int8 out",
+                remedy=f"{error.remedy or 'export the run where its data are'}, or leave --int8 out",
             ) from error
         watcher.on_message(f"note: compared on sample pictures only ({error.what})")
     if format == "torch":

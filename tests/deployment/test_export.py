@@ -515,10 +515,18 @@ class TestRun:
             eyespot.export(run, int8=True)
         assert os.listdir(run / "export") == []
 
-    def test_int8_without_the_data(self, run: Path) -> None:
+    def test_int8_without_the_data_says_what_would_bring_them(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         alone = Path(shutil.copytree(run / "bundle", run.parent / "alone"))
-        with pytest.raises(DataError, match=r"int8 is calibrated on training pictures, and they are not at hand"):
+        said = r"int8 is calibrated on training pictures, and they are not at hand"
+        with pytest.raises(DataError, match=rf"{said} .*: export the run where its data are, or leave --int8 out"):
             eyespot.export(alone, int8=True)
+
+        def full(*_: object) -> None:
+            raise DataError("cannot keep packed pixels (the disk is full)", where="cache", remedy="free some space")
+
+        monkeypatch.setattr("eyespot.exporting.own_data", full)
+        with pytest.raises(DataError, match=rf"{said} .* in cache: free some space, or leave --int8 out"):
+            eyespot.export(run, int8=True)
 
     def test_command(self, run: Path, words: Any, tmp_path: Path) -> None:
         code, out, _ = words("export", run, "--out", tmp_path / "x")
