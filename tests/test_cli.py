@@ -285,6 +285,8 @@ def test_an_interpreter_error_is_one_line_and_debug_shows_the_traceback_wherever
         (MemoryError(), 1, "no memory left: close other programs, or try a smaller training.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "no memory left"),
         (RuntimeError("std::bad_alloc"), 1, "no memory left"),
+        (RuntimeError("[ONNXRuntimeError] : 1 : Failed to allocate memory for requested buffer"), 1, "no memory left"),
+        (ValueError("Failed to serialize proto"), 1, "no memory left"),
         (OSError(12, "Cannot allocate memory"), 1, "no memory left"),
         (RuntimeError("can't start new thread"), 1, "error: can't start new thread: end other programs, or raise"),
         (OSError(errno.EAGAIN, "Try again"), 1, "error: Try again: end other programs, or raise the limits"),
