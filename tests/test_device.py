@@ -140,7 +140,7 @@ def test_elsewhere_torch_is_left_as_it_is(plan: ComputePlan | None) -> None:
 @pytest.mark.parametrize("used", ["eyespot.train", "main(['recipes'])"])
 @pytest.mark.parametrize(
     ("environment", "expected"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_threads_wait_briefly_from_before_torch_is_loaded(
     used: str, environment: dict[str, str], expected: str

@@ -168,12 +168,12 @@ def prepare_process(plan: ComputePlan | None = None) -> None:
 def wait_briefly() -> None:
     """Let a thread of torch's that waits for another one soon give up its core; to be called before torch is loaded.
 
-    GNU's OpenMP lets it turn in a loop for up to 6 ms first, with this for 0.2 (seen on an Intel Xeon). On a machine
+    GNU's OpenMP lets it turn in a loop for up to 6 ms first, with this for 1.6 (seen on an Intel Xeon). On a machine
     that does other things the loop takes the core from the very thread that it waits for (docs/performance.md). Other
     OpenMPs do not read this, and a user's own choice stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def _choose_cuda_kernels() -> None:
