@@ -166,3 +166,16 @@ def test_the_drill_tells_a_wrong_result_and_what_is_left(tmp_path: Path, monkeyp
     lines = iter(["", "another"])
     _, wrong = faults.attempt(job, strike, Trial(place), {"out.csv": digest})
     assert wrong[0] == "another result: ['out.csv']"
+
+
+def test_a_crowded_machine_is_measured_by_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    crowded = load("crowded")
+    monkeypatch.setattr(crowded, "EPOCHS", {8: 1})
+    monkeypatch.setattr(sys, "argv", ["crowded.py", "--busy", "1", "--rounds", "1", "--spins", "20000"])
+    crowded.main()
+    (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (row["busy_processes"], row["spins"], row["n"]) == ("1", "20000", "1")
+    assert float(row["pictures_per_second"]) > 0
