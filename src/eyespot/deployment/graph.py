@@ -15,6 +15,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+import PIL
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _SUPPORT = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}  # Pillow's, in pixels of the output
 _HALF = 2.0**11  # half of the 22 bits of Pillow's weights
 _GREY = (19595.0, 38470.0, 7471.0)  # ITU-R 601-2 luma in 1/65536, as Pillow converts to "L"
+_HEIGHT_FIRST = int(PIL.__version__.split(".")[0]) >= 13  # some pictures; earlier versions always begin with the width
 
 
 class ShippedClassifier(nn.Module):
@@ -131,7 +133,9 @@ class Preparation(nn.Module):
         )
         # Not in the branches: they would have two inputs that share memory, which torch 2.10 refuses.
         across = across.T
-        # Pillow 13 resizes the height first where that is what shrinks; it rounds in between, so the order shows.
+        if not _HEIGHT_FIRST:
+            return _width_first(pixels, down, across)
+        # Where the height is what shrinks; Pillow rounds in between, so the order shows.
         upright = (height - target[0] > 2 * (width - target[1])) & (target[0] < height)
         if torch.compiler.is_exporting():
             squares: Tensor = torch.cond(upright, _height_first, _width_first, (pixels, down, across))
