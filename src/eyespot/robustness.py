@@ -74,15 +74,12 @@ def evaluate_robustness(
     labels = found.splits.labels(found.packed, found.split)
     places = stratified(labels, MOST_PICTURES if limit is None else limit, seed)
     checked = check_views(views or found.predictor.info.views)
+    asked = {"split": found.split, "n": len(places), "of": len(labels), "seed": int(seed), "views": checked}
     job = {
         "info_sha256": found.predictor.info.info_sha256,
         "pictures": found.packed.fingerprint,
         "split_hash": found.splits.hash(),
-        "split": found.split,
-        "n": len(places),
-        "of": len(labels),
-        "seed": int(seed),
-        "views": checked,
+        **asked,
     }
     folder = found.home.path if found.home is not None and found.own else None
     done = {} if folder is None else _cells_of(job, folder / _BEGUN) or _cells_of(job, folder / FILE)
@@ -94,11 +91,7 @@ def evaluate_robustness(
 
     def on_cell(cells: dict[str, int]) -> None:
         if folder is not None:
-            try:
-                write_json(folder / _BEGUN, {"job": job, "cells": cells})
-            except RunError as error:
-                remedy = f"{error.remedy}; the same command goes on"
-                raise RunError(error.what, where=error.where, remedy=remedy) from error
+            _keep({"job": job, "cells": cells}, folder / _BEGUN)
         watcher.on_count("measuring corruptions", len(cells), len(names), unit="cells")
 
     mapped = labels[places] if found.label_map is None else np.asarray(found.label_map)[labels[places]]
@@ -111,14 +104,20 @@ def evaluate_robustness(
         done=done,
         on_cell=on_cell,
     )
-    told = {key: job[key] for key in ("split", "of", "views", "seed")}
     mistakes = found.home.config.mistakes if found.own and found.home is not None else ()
-    result = {**stamped(summarise(cells, len(places)), mistakes, found.split), **told}
+    result = {**stamped(summarise(cells, len(places)), mistakes, found.split), **asked}
     if folder is not None and found.home is not None:
         write_json(folder / FILE, {"job": job, "cells": cells, "summary": result})
         (folder / _BEGUN).unlink(missing_ok=True)
         _show(found.home.report, result, watcher)
     return result
+
+
+def _keep(begun: dict[str, Any], path: Path) -> None:
+    try:
+        write_json(path, begun)
+    except RunError as error:
+        raise RunError(error.what, where=error.where, remedy=f"{error.remedy}; the same command goes on") from error
 
 
 def _cells_of(job: dict[str, Any], path: Path) -> dict[str, int]:

@@ -94,14 +94,9 @@ def find_cautions(
         *_about_copies(data_card),
         *_about_balance(data_card, headline_split(metrics)),
         *_about_measuring(metrics, num_classes, final),
-        *(Finding("about-the-run", "note", _sentence(note)) for note in data_card.get("notes", ())),
+        *(Finding("about-the-run", "note", words.sentence(note)) for note in data_card.get("notes", ())),
     ]
     return sort_findings(found)
-
-
-def _sentence(text: str) -> str:
-    """Return a note with a capital letter and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
 
 
 def _about_pictures(card: DataCard) -> list[Finding]:

@@ -155,8 +155,7 @@ def _unknown(metrics: Mapping[str, Any]) -> list[str]:
     fitted = metrics.get("unknown") or {}
     rule = fitted.get("rule")
     if not rule:
-        note = str(fitted.get("note") or "there is no rule for them: the model never says unknown")
-        return [f"{note[:1].upper()}{note[1:]}."]
+        return [words.sentence(fitted.get("note") or "there is no rule for them: the model never says unknown")]
     told = (
         f"A picture is called unknown when its score ({', '.join(rule['parts'])}) is above {rule['threshold']:.4g}, "
         f"{words.unknown_rule(rule)}."

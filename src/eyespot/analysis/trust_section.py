@@ -42,14 +42,15 @@ def trust_of(metrics: Mapping[str, Any], split: str | None) -> dict[str, Any] | 
 
 
 def _calibration(fitted: Mapping[str, Any]) -> str:
-    note = f" {fitted['note'][:1].upper()}{fitted['note'][1:]}." if fitted.get("note") else ""
+    note = words.sentence(fitted.get("note") or "")
     if not fitted.get("n"):
-        return f"Logits are taken as they are.{note}"
-    return (
+        return f"Logits are taken as they are. {note}".rstrip()
+    told = (
         f"Logits are divided by {fitted['temperature']:.3g}, the temperature that fits "
         f"{words.plural(fitted['n'], 'val picture')} best, held back towards 1 where they say little; "
-        f"no answer changes by that.{note}"
+        f"no answer changes by that. {note}"
     )
+    return told.rstrip()
 
 
 def _diagram(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -98,8 +99,7 @@ def _added(first: tuple[float, float, int], second: tuple[float, float, int]) ->
 def _unknown(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
     rule = fitted.get("rule")
     if not rule:
-        note = str(fitted.get("note") or "")
-        return f"{note[:1].upper()}{note[1:]}." if note else ""
+        return words.sentence(fitted.get("note") or "")
     told = f"A picture is called unknown when its score is above {rule['threshold']:.3g}, {words.unknown_rule(rule)}."
     if found:
         told += (

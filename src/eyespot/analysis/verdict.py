@@ -236,7 +236,7 @@ class _Run:
         self.epochs_planned = epochs_planned
         # Whoever has searched for the rate already is not sent to search for it.
         self.rate = "optimizer.lr" if found_lr is None else f"the rate that --lr auto found ({found_lr:g})"
-        self.search = "Find a rate with --lr auto, or " if found_lr is None else ""
+        self.search = "find a rate with --lr auto, or " if found_lr is None else ""
         self.epochs = len(history)
         self.log_classes = math.log(max(num_classes, 2))  # the loss of guessing, in nats
         self.rows = history
@@ -339,7 +339,7 @@ def _at_chance(run: _Run) -> Finding | None:
     else:
         advice = (
             "Likely causes: a learning rate that is too high or far too low, labels that do not belong to their"
-            f" pictures, or too few steps. {_sentence(f'{run.search}try a tenth of {run.rate}')}."
+            f" pictures, or too few steps. {words.sentence(f'{run.search}try a tenth of {run.rate}')}"
         )
     return Finding(kind, "serious", f"{seen} {advice}")
 
@@ -461,7 +461,7 @@ def _underfit(run: _Run) -> Finding | None:
     first, last = (float(run.train_loss[place]) for place in (0, -1)) if run.epochs else (0.0, 0.0)
     if math.isfinite(first) and (1 - BARELY_FALL) * first < last < first:
         other = f"{run.search}try a third and three times {run.rate}"
-        text += f" The train loss fell by only {words.percent(1 - last / first)}: {other[:1].lower()}{other[1:]} first."
+        text += f" The train loss fell by only {words.percent(1 - last / first)}: {other} first."
     text += " Train longer, take a larger model or more input pixels, or augment less."
     return Finding("underfit", "warning", text)
 
@@ -484,7 +484,7 @@ def _learning_rate_too_high(run: _Run) -> Finding | None:
     if not seen:
         return None
     advice = f"{run.search}lower {run.rate} to a third{'' if run.annealed() else ', or let it fall to zero'}"
-    return Finding("learning-rate-too-high", "warning", f"{seen}. {_sentence(advice)}.")
+    return Finding("learning-rate-too-high", "warning", f"{seen}. {words.sentence(advice)}")
 
 
 def _blown_up_at_the_start(run: _Run) -> str:
@@ -525,7 +525,7 @@ def _learning_rate_too_low(run: _Run) -> Finding | None:
     text = (
         f"The train loss fell by only {words.percent(fall)}, from {loss[0]:.3f} to {loss[-1]:.3f}, and almost evenly"
         f" with the rate over {run.epochs} epochs: learning had barely begun."
-        f" {_sentence(f'{run.search}raise {run.rate} three- to tenfold')}."
+        f" {words.sentence(f'{run.search}raise {run.rate} three- to tenfold')}"
     )
     return Finding("learning-rate-too-low", "warning", text)
 
@@ -641,10 +641,6 @@ _RULES = (
     _head_kept,
     _stopped_early,
 )
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _standard_error(figures: Mapping[str, Any] | None) -> float:

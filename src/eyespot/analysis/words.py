@@ -1,4 +1,4 @@
-"""Numbers as people read them: per cents, counts, times and sizes, the same in the terminal and in the report.
+"""Numbers as people read them: per cents, counts, times, sizes; the same in the terminal and in the report.
 
 Before this: metrics as fractions, seconds and bytes. After this: `verdict`, `cautions` and `report` use them.
 """
@@ -143,6 +143,11 @@ def whole(number: float) -> str:
 def plural(number: int, one: str, many: str = "") -> str:
     """Return `1 picture` or `2 pictures`."""
     return f"{whole(number)} {one if number == 1 else many or one + 's'}"
+
+
+def sentence(text: str) -> str:
+    """Return a note with a capital letter and a full stop; nothing for nothing."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) or not text else '.'}"
 
 
 def decimal(number: float | None, digits: int = 3) -> str:

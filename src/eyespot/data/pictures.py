@@ -41,10 +41,10 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     if not folder.is_dir():
         return [folder]
     found = []
-    for path, error in walk_pictures(folder):
+    for name, error in walk_pictures(folder):
         if error is not None:
-            raise DataError(error, where=path, remedy="check its permissions")
-        found.append(Path(path))
+            raise DataError(error, where=name, remedy="check its permissions")
+        found.append(Path(name))
     if not found:
         raise DataError("no pictures", where=folder, remedy=NO_PICTURES_REMEDY)
     return found

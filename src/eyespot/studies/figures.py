@@ -274,7 +274,7 @@ def _table_row(row: Row, held: Sequence[str], pixels: str = "") -> dict[str, Any
         "title": row.title,
         "line": row.line,
         "says": row.says,
-        "note": " ".join([row.note, *(f"{text[:1].upper()}{text[1:]}." for text in held)]).strip(),
+        "note": " ".join([row.note, *map(words.sentence, held)]).strip(),
         "published": [cite_claim(claim, pixels) for claim in row.claims],
         "published_minutes": _listed(claim.minutes for claim in row.claims),
         "published_seconds": _listed(claim.seconds for claim in row.claims),
