@@ -117,6 +117,7 @@ WRONG = [
     ("train --rceipe small", 2, r"--rceipe .*--recipe.* in the command line: eyespot train --help"),
     ("train pictures --epoch 3", 2, r"--epoch .*: training\.epochs is a setting, so give --set training\.epochs=VALUE"),
     ("data pack pictures --size-px 64", 2, r"input\.size_px is a setting, so give --set input\.size_px=VALUE"),
+    ("train pictures --minuts 3", 2, r"--minuts .*--minutes.* in the command line: eyespot train --help$"),
     ("train pictures --nope 3", 2, "No such option: --nope in the command line: eyespot train --help$"),
     ("evaluate runs/a --batch-size 3", 2, "No such option: --batch-size in the command line: eyespot evaluate --help$"),
     ("predict", 2, "Missing argument 'RUN' in the command line: eyespot predict --help"),

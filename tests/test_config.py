@@ -93,6 +93,17 @@ def test_the_learning_rate_is_a_number_or_auto() -> None:
             load_config("fast", [f"optimizer.lr={word}"])
 
 
+def test_a_key_in_the_wrong_section_is_found_in_its_own() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("fast", ["training.lr=1", "lr=2", "training.name=x"])
+    for key, meant in (
+        ("training.lr", "'optimizer.lr'"),
+        ("lr", "'optimizer.lr'"),
+        ("training.name", "'model.name' or "),
+    ):
+        assert f"unknown key {key}. Did you mean {meant}" in str(caught.value)
+
+
 def test_all_errors_come_at_once_in_human_words() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("fast", ["training.epoch=3", "optimizer.lr=-1", "schedule.name=cosin", "training.batch_size=lots"])

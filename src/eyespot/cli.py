@@ -294,5 +294,7 @@ def _setting_called(option: str | None, context: typer.Context | None) -> str | 
     from eyespot.config import config_keys
 
     keys = {key.rpartition(".")[2].replace("_", "-"): key for key in reversed(config_keys())}
+    own = {name.lstrip("-") for param in context.command.params for name in param.opts}
+    keys = {name: key for name, key in keys.items() if name not in own}  # --minuts is --minutes
     near = difflib.get_close_matches(option.lstrip("-"), keys, n=1, cutoff=0.9)
     return keys[near[0]] if near else None

@@ -575,7 +575,9 @@ def _explain(error: ValidationError) -> Iterable[str]:
         message = problem["msg"].removeprefix("Value error, ")
         subject = f"{key} is {problem['input']!r}: "
         if problem["type"] == "extra_forbidden":
-            subject, message = "", f"unknown key {key}.{did_you_mean(key, keys) or did_you_mean(parts[-1], keys)}"
+            same = [known for known in keys if known.partition(".")[2] == parts[-1]]  # training.lr for optimizer.lr
+            meant = f" Did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(key, keys)
+            subject, message = "", f"unknown key {key}.{meant or did_you_mean(parts[-1], keys)}"
         elif problem["type"] == "model_type":
             message = f"it is a section, write {key}.KEY=value"
         elif problem["type"] == "value_error" and len(parts) < 2:
