@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eyespot import device as device_module
-from eyespot.device import ComputePlan, bf16_speedup, plan_compute, prepare_process
+from eyespot.device import ComputePlan, bf16_speedup, find_device, plan_compute, prepare_process
 from eyespot.errors import UsageError
 
 
@@ -154,3 +154,9 @@ def test_threads_wait_briefly_from_before_torch_is_loaded(
     plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     found = subprocess.run([sys.executable, "-c", code], env=plain | environment, capture_output=True, text=True)
     assert found.stdout.split()[-1] == expected, found.stderr
+
+
+@pytest.mark.parametrize("device", ["cuda:" + 5000 * "9", "cpu:" + 5000 * "9"])
+def test_a_number_of_thousands_of_digits_is_no_device(device: str) -> None:
+    with pytest.raises(UsageError):
+        find_device(device)

@@ -122,7 +122,7 @@ def test_refusals(trained: Run, photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neighbours is -1: use a whole number, 0 for none"):
         eyespot.explain(trained.path, [photographs], neighbours=-1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match=r"no pictures in .*: give a folder with pictures in it"):
         eyespot.explain(trained.path, [tmp_path / "empty"])
 
 
@@ -235,3 +235,19 @@ def test_colours_are_had_without_words_where_the_home_folder_cannot_be_written(t
     found = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
     assert found.stderr == ""
     assert found.stdout
+
+
+def test_a_folder_in_a_folder_that_cannot_be_listed_is_an_error(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_pictures(tmp_path / "photos", ("a", "b"), 1)
+    real = os.scandir
+
+    def scan(path: str | Path) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(DataError, match=r"cannot list the folder \(Permission denied\).*b"):
+        eyespot.explain(trained.path, [tmp_path / "photos"])

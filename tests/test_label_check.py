@@ -20,6 +20,7 @@ from eyespot import label_check
 from eyespot.analysis.label_errors import LabelErrors, assign_folds, estimate_noise, find_label_errors
 from eyespot.config import Config
 from eyespot.cross_validation import recipe_from_scratch
+from eyespot.data.csvfile import table_rows
 from eyespot.data.dataset import PackedDataset
 from eyespot.data.fingerprints import contents_of
 from eyespot.data.label_fixes import read_label_fixes
@@ -61,6 +62,18 @@ def noisy_labels(dice: np.random.Generator, n: int = 6000) -> tuple[np.ndarray, 
     wrong = dice.permutation(np.flatnonzero(truth == 0))[: n // 15]
     labels[wrong] = 1
     return logits, labels, truth
+
+
+def test_where_every_class_is_in_one_fold_nothing_is_judged() -> None:
+    found = find_label_errors(np.zeros((6, 2)), np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1]))
+    assert (found.judged, len(found.places), found.scores.tolist()) == (0, 0, [0.0] * 6)
+
+
+def test_a_class_whose_name_begins_with_a_space_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    row = (" cat/1.png", "train", " cat", "dog", "0.9", "")
+    label_check._write_csv([row, ("dog/1.png", "train", "dog", " cat", "0.8", "")], path)
+    assert list(table_rows(path))[1][1] == list(row)
 
 
 def test_the_table_of_label_noise_is_found_behind_the_models_confusions() -> None:

@@ -163,6 +163,8 @@ def test_a_run_keeps_its_corrections_through_a_stop_and_says_what_they_did_to_te
     )
     again = eyespot.evaluate(whole.path, split="test")
     assert again.metrics["label_fixes"] == whole.metrics["test"]["label_fixes"]
+    by_path = eyespot.evaluate(whole.path, mislabelled, split="test")  # the same pictures with the same labels
+    assert (by_path.metrics["label_fixes"], by_path.metrics["test_reads"]) == (again.metrics["label_fixes"], 3)
     moved = (tmp_path / "whole").rename(tmp_path / "moved")
     assert eyespot.evaluate(moved, split="val").metrics["top1"] == resumed.metrics["val"]["top1"]
     assert Run.open(moved).config.data.label_fixes == str(moved / "label_fixes.csv")
@@ -172,3 +174,11 @@ def test_check_looks_at_the_data_as_corrected(mislabelled: Path, tmp_path: Path)
     card, _ = eyespot.check(mislabelled, fix=write(tmp_path / "fix.csv", *ACCEPTED))
     assert card["counts"]["test"] == {"cat": 8, "dog": 8, "eel": 8}
     assert any("2 labels are corrected" in note for note in card["notes"])
+
+
+def test_a_bundle_knows_its_pictures_without_the_corrections(tmp_path: Path) -> None:
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 20)
+    path = write(tmp_path / "fix.csv", "cat/001.png,train,cat,dog,0.99,accept")
+    run = eyespot.train(data, recipe="small", settings={**TINY, "data.label_fixes": str(path)}, out=tmp_path / "run")
+    with pytest.raises(DataError, match="the model was trained on most of these pictures"):
+        eyespot.evaluate(run.path / "bundle", data)

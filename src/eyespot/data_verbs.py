@@ -250,7 +250,7 @@ def _look_at_room(name: str, *, clear: bool) -> Room:
         else:
             ours.setdefault(base, []).append(entry)
     files = [path for entries in ours.values() for entry in entries for path in _files(entry)]
-    size = sum(path.lstat().st_size for path in files)
+    size = sum(map(_bytes_of, files))
     if clear:
         kept += [base for base, entries in ours.items() if not _delete(folder / f"{base}.lock", entries)]
     return Room(name, folder, len(files), size, tuple(kept) if clear else ())
@@ -277,7 +277,18 @@ def _files(entry: Path) -> list[Path]:
     """Return the files of an entry; links count as files and are never followed."""
     if entry.is_symlink() or not entry.is_dir():
         return [entry]
-    return [path for path in entry.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return [
+        Path(folder, name)
+        for folder, folders, files in os.walk(entry)  # passes over what another process removes meanwhile
+        for name in (*files, *(name for name in folders if os.path.islink(os.path.join(folder, name))))
+    ]
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:  # the process that made it has finished, or tidied up
+        return 0
 
 
 def _delete(lock: Path, entries: Sequence[Path]) -> bool:
@@ -291,7 +302,10 @@ def _delete(lock: Path, entries: Sequence[Path]) -> bool:
             for entry in entries:
                 if entry != lock:
                     _remover(entry)(entry)
-        lock.unlink(missing_ok=True)
+            if os.name == "posix":  # who waits for it sees that it is gone, and makes another
+                lock.unlink(missing_ok=True)
+        if os.name != "posix":  # an open file stays there
+            lock.unlink(missing_ok=True)
     except TimeoutError:
         return False
     except OSError as error:

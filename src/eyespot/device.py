@@ -94,7 +94,7 @@ def find_device(device: str = "auto") -> str:
 
 def _is_number(text: str) -> bool:
     """Return whether a text is a whole number as torch writes it: ASCII digits, no zero in front."""
-    return text.isdecimal() and str(int(text)) == text
+    return len(text) < 10 and text.isdecimal() and str(int(text)) == text
 
 
 def _fast_bf16(kind: str) -> tuple[bool, str]:
@@ -152,6 +152,11 @@ def cpu_features() -> list[str]:
         "amx_bf16": "_is_amx_tile_supported",
     }
     return [name for name, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()]
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare_process(plan: ComputePlan | None = None) -> None:

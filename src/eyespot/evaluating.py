@@ -19,7 +19,7 @@ from eyespot.files import remedy_for_unreadable
 from eyespot.finishing import split_names
 from eyespot.locks import file_lock
 from eyespot.mistakes import stamped
-from eyespot.opening import Observer, checked_split, open_again, open_data, pack_data
+from eyespot.opening import Observer, checked_split, open_again, open_data, pack_data, read_fixes
 from eyespot.runs import TRAINED_ON, Run
 from eyespot.terminal import Terminal
 
@@ -94,7 +94,7 @@ class ToMeasure:
         splits: Their division.
         split: The one to measure; it is not empty.
         label_map: int64, the model's label for each of theirs; None where they are the same.
-        own: They are the run's own, not others'.
+        own: They are the run's own, by whatever path.
     """
 
     predictor: Predictor
@@ -108,7 +108,7 @@ class ToMeasure:
     @property
     def trained_on(self) -> bool:
         """Return whether these are the data that the model was trained on a part of, by whatever path."""
-        return self.packed.fingerprint == self.predictor.info.provenance.dataset_fingerprint
+        return self.predictor.info.provenance.is_of(self.packed)
 
     def count_test_read(self, watcher: Observer) -> int:
         """Count that the test split of the run was read, and return how often it was by now; 0 where it was not."""
@@ -157,7 +157,8 @@ def open_to_measure(
     if not splits.count(name):
         known = ", ".join(split_names(splits))
         raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
-    return ToMeasure(predictor, home, packed, splits, name, label_map, own=data is None)
+    own = data is None or (home is not None and _is_own(packed, home))
+    return ToMeasure(predictor, home, packed, splits, name, label_map, own)
 
 
 def folder_of(run: object) -> Path | None:
@@ -232,15 +233,16 @@ def _other_data(
     )
     for sentence in require_usable(packed.report, dataset, on_bad_image=policy):
         watcher.on_message(f"note: {sentence}")
-    own = home is not None and packed.fingerprint == home.provenance.get("dataset_fingerprint")
-    if home is not None and own and (home.path / "split.json").exists():
+    if home is not None:
+        packed = _corrected(packed, home)
+    if home is not None and _is_own(packed, home) and (home.path / "split.json").exists():
         watcher.on_message(f"note: {data} holds the run's own pictures: they are divided as the run divided them")
         return packed, Splits.load(home.path / "split.json", packed), label_map
     source = split
     if split not in packed.splits:
         if split != "test" or set(packed.splits) != {"train"}:
             raise DataError(f"no {split} split", where=data, remedy=f"there is {', '.join(packed.splits)}")
-        if packed.fingerprint == predictor.info.provenance.dataset_fingerprint:
+        if predictor.info.provenance.is_of(packed):
             raise _trained_on_most(data)
         source = "train"
         watcher.on_message(f"note: {data} has no splits: all of its pictures are measured as test")
@@ -258,6 +260,22 @@ def _other_data(
         )
     # Training pictures are needed nowhere here: the split to measure is the only one.
     return packed, Splits(packed.fingerprint, {split: {source: rows}}), label_map
+
+
+def _is_own(packed: PackedDataset, home: Run) -> bool:
+    return packed.fingerprint == home.provenance.get("dataset_fingerprint")
+
+
+def _corrected(packed: PackedDataset, home: Run) -> PackedDataset:
+    """Return the run's own pictures with the labels that it was trained with; others as they are."""
+    from eyespot.data.label_fixes import with_fixed_labels
+
+    try:
+        fixes = read_fixes(packed.dataset, home.config)
+    except DataError:  # of other pictures
+        return packed
+    fixed = packed if fixes is None else with_fixed_labels(packed, fixes)
+    return fixed if _is_own(fixed, home) else packed
 
 
 def _trained_on_most(data: str | Path) -> DataError:

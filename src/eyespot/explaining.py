@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from eyespot.config import as_list
-from eyespot.errors import DataError, EyespotError, UsageError, did_you_mean, whole_number
+from eyespot.errors import EyespotError, UsageError, did_you_mean, whole_number
 from eyespot.evaluating import folder_of, own_data
 from eyespot.files import checked_page
 from eyespot.opening import Observer
@@ -102,16 +102,12 @@ def explain(
 
 def _named(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
     """Return a name for each picture, and the pictures of folders in place of the folders."""
-    from eyespot.data.pictures import named_pictures
-    from eyespot.data.walking import NO_PICTURES_REMEDY, walk_pictures
+    from eyespot.data.pictures import find_pictures, named_pictures
 
     named: list[tuple[str, Picture]] = []
     for name, picture in named_pictures(pictures):
-        if isinstance(picture, (str, Path)) and Path(picture).is_dir():
-            inside = [path for path, error in walk_pictures(str(picture)) if error is None]
-            if not inside:
-                raise DataError("holds no pictures", where=name, remedy=NO_PICTURES_REMEDY)
-            named += [(path, path) for path in inside]
+        if isinstance(picture, (str, os.PathLike)) and os.path.isdir(picture):
+            named += [(str(path), path) for path in find_pictures(picture)]
         else:
             named.append((name, picture))
     if not named:

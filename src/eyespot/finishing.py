@@ -150,6 +150,7 @@ def _bundle_info(packed: PackedDataset, prepared: Prepared, train_seconds: float
             recipe=config.name,
             dataset=packed.dataset.name,
             dataset_fingerprint=packed.fingerprint,
+            pixels_fingerprint=packed.pixels_fingerprint,
             seed=config.training.seed,
             created=now(),
             train_seconds=train_seconds,

@@ -426,9 +426,9 @@ def _write_csv(rows: Iterable[tuple[str, ...]], path: Path) -> None:
     from eyespot.files import write_atomic
 
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
+    for row in (COLUMNS, *rows):
+        spaced = any(cell.startswith(" ") for cell in row)  # a space before a word is read only inside of quotes
+        csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if spaced else csv.QUOTE_MINIMAL).writerow(row)
     write_atomic(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -335,6 +335,10 @@ def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
     note = "the column 'Patient_ID' has 2 values for 4 pictures and is not used"
     text = "path,label,Patient_ID\na.png,cat,1\nb.png,cat,1\nc.png,dog,2\nd.png,dog,2\n"
     assert any(note in said for said in read_csv(table(folder, text)).notes)
+    some = "path,label,patient\na.png,cat,1\nb.png,cat,1\nc.png,dog,\nd.png,dog,\n"
+    assert any("has 1 value for 2 pictures" in said for said in read_csv(table(folder, some)).notes)
+    for none in ("path,label,patient\na.png,cat,\nb.png,dog,\n", "path,label,patient\na.png,cat,1\nb.png,dog,\n"):
+        assert not any("patient" in said for said in read_csv(table(folder, none)).notes)
     with_split = "path,label,patient,split\na.png,cat,1,train\nb.png,cat,1,train\nc.png,dog,2,train\nd.png,dog,2,test\n"
     assert not any("is not used" in said for said in read_csv(table(folder, with_split)).notes)
     assert any("1 value of the column 'patient' is in more than one split" in said and said.endswith("'2'")
@@ -363,3 +367,11 @@ def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
     a_label = "path,group\na.png,cat\nb.png,dog\n"
     with pytest.raises(DataError):  # two columns without a label's name: the first line is a row
         read_csv(table(folder, a_label))
+
+
+def test_a_table_without_names_of_pictures_in_split_folders_is_given_them_first(folder: Path) -> None:
+    for name in ("train/cat/1.png", "test/dog/2.png"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"")
+    with pytest.raises(DataError, match="write path,label as the first line; then eyespot data table"):
+        read_csv(table(folder, "train/cat/1.png,cat\ntest/dog/2.png,dog\n"))

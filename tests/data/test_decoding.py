@@ -193,6 +193,10 @@ CONVERSIONS: dict[str, tuple[object, list[list[int]]]] = {
         raw_png(1, 1, 16, 2, b"\x80\xff\x01\x00\x00\xff", png_chunk(b"tRNS", b"\x80\xff\x01\x00\x00\xff")),
         [[0x80, 0x01, 0x00]],
     ),
+    "16 bit colour png, black clear": (
+        raw_png(1, 1, 16, 2, b"\x00\xff\x00\x00\x00\x07", png_chunk(b"tRNS", bytes(6))),
+        [BLACK],
+    ),
     "16 bit grey and alpha png": (raw_png(1, 1, 16, 4, b"\x0a\xff\x80\x00"), [[132] * 3]),
     "32 bit tiff": (
         encode(picture_of([[-5, 0, 129, 65535, 70000]], "I"), "TIFF"),
@@ -832,3 +836,11 @@ def test_a_tiff_that_is_whole_but_not_read_is_not_called_damaged(capfd: pytest.C
     with pytest.raises(BadImageError, match="broken TIFF header"):
         decode_picture(b"II*\0\x08\0\0\0" + bytes(100))
     assert capfd.readouterr().err == ""
+
+
+def test_boxes_without_number_are_not_counted_to_the_end() -> None:
+    box = (8).to_bytes(4, "big") + b"free"
+    film = (16).to_bytes(4, "big") + b"ftypavif" + bytes(4) + 4_000_000 * box
+    started = time.perf_counter()
+    assert reason(film)
+    assert time.perf_counter() - started < 1

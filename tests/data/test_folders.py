@@ -19,6 +19,7 @@ from eyespot.data import listing
 from eyespot.data.dataset import Dataset, PathList
 from eyespot.data.folders import read_folder
 from eyespot.data.names import PICTURE_EXTENSIONS, few, make_unique, safe_text
+from eyespot.data.sources import open_dataset
 from eyespot.errors import DataError
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="the file system of this system has no such names or files")
@@ -693,3 +694,27 @@ def test_names_are_listed_without_a_look_at_each_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(listing.os, "stat", stat_counted)
     assert len(read_folder(tmp_path, name="photos").splits["train"]) == 1000
     assert looks < 10
+
+
+def test_the_folder_that_holds_the_classes_of_a_split_is_named_as_it_lies(tmp_path: Path) -> None:
+    told = refused(
+        tmp_path,
+        *(f"train/{part}/{kind}/{n}.png" for part in ("images", "masks") for kind in ("cat", "dog") for n in (1, 2)),
+    )
+    assert f"give {os.path.join(tmp_path, 'train', 'images')}" in told
+
+
+def test_a_folder_that_can_be_listed_and_not_entered_has_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path / "photos", "cat/1.png", "dog/1.png")
+    real = os.stat
+
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        if str(path).startswith(f"{tmp_path / 'photos'}{os.sep}"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(DataError, match="Permission denied"):
+        open_dataset(tmp_path / "photos")

@@ -181,3 +181,31 @@ def test_it_is_trained_on_like_any_other_data(tmp_path: Path) -> None:
     run = eyespot.train(path, recipe="small", settings=settings, out=tmp_path / "run")
     assert run.metrics["test"]["n"] == 6
     assert eyespot.load(run.path).info.class_names == ("red", "green", "blue")
+
+
+def header_of(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<U0', 'fortran_order': False, 'shape': (2000000000,)}",  # nothing, two thousand million times
+        "{'descr': (), 'fortran_order': False, 'shape': (6,)}",
+        "a b\n  c\n d",
+        f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({2**70}, 0)}}",
+    ],
+)
+def test_damaged_headers_are_named(tmp_path: Path, text: str) -> None:
+    path = saved(tmp_path / "a.npz", x=images())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y.npy", header_of(text))
+    with pytest.raises(DataError, match=r"y (cannot be read|is damaged, or holds Python objects)"):
+        read_npz(path)
+
+
+def test_names_of_classes_count_towards_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.npz", x=images(), y=LABELS, class_names=np.zeros(10**6, "<U1"))
+    monkeypatch.setattr(npz, "available_memory_bytes", lambda: 10**6)
+    with pytest.raises(DataError, match="GB of memory are free"):
+        read_npz(path)

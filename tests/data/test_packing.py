@@ -33,7 +33,7 @@ from eyespot.data.decode_pool import (
     decode_files,
 )
 from eyespot.data.decoding import content_hash, decode_image
-from eyespot.data.packing import choose_spec, describe_size_choice, estimate_pack, pack_dataset
+from eyespot.data.packing import choose_spec, estimate_pack, pack_dataset
 from eyespot.data.resizing import RowFormat
 from eyespot.errors import DataError, UsageError
 from eyespot.locks import file_lock
@@ -756,8 +756,8 @@ def test_auto_size(tmp_path: Path, size: tuple[int, int], side: int, words: str)
     spec = choose_spec(dataset, size_px="auto", channels="auto", fit="crop", interpolation="bicubic")
     assert spec.row_format == RowFormat(side, 3, "crop", "bicubic")
     assert words in spec.reason
-    assert describe_size_choice(dataset) == spec.reason.split(";")[0]
-    assert describe_size_choice(dataset, 40) == "40 px, as asked for"
+    asked = choose_spec(dataset, size_px=40, channels="auto", fit="crop", interpolation="bicubic")
+    assert asked.reason.startswith("40 px, as asked for;")
 
 
 def test_auto_channels_takes_grey_only_where_all_are(tmp_path: Path) -> None:
@@ -786,10 +786,14 @@ def test_sample_is_spread_over_all_and_skips_bad_ones(tmp_path: Path, monkeypatc
     assert paths is not None
     Image.new("RGB", (40, 40)).save(paths[-1])
     paths[0].write_bytes(b"")
-    assert "median" in describe_size_choice(dataset)
+
+    def reason() -> str:
+        return choose_spec(dataset, size_px="auto", channels="auto", fit="crop", interpolation="bicubic").reason
+
+    assert "median" in reason()
     for path in paths:
         path.write_bytes(b"")
-    assert describe_size_choice(dataset) == "32 px, because no sampled picture can be read"
+    assert reason().startswith("32 px, because no sampled picture can be read;")
 
 
 def test_size_must_be_positive(tmp_path: Path) -> None:

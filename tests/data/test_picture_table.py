@@ -196,6 +196,8 @@ def test_lines_of_json_are_a_table(tmp_path: Path) -> None:
     files(tmp_path, "1.png", "2.png")
     (tmp_path / "t.jsonl").write_text('{"file_name": "1.png", "label": 0}\n\n{"label": 1, "file_name": "2.png"}\n')
     assert listed(label_by_table(tmp_path / "t.jsonl", tmp_path), tmp_path) == [("1.png", "0", ""), ("2.png", "1", "")]
+    (tmp_path / "t.jsonl").write_text('{"file_name": "1.png", "label": 0, "text": "a\u2028b"}\n', encoding="utf-8")
+    assert len(label_by_table(tmp_path / "t.jsonl", tmp_path).rows) == 1
     for text, message in (("[]", "no JSON object .*line 1"), ('{"file": "1.png", "label": null}', "an empty class")):
         (tmp_path / "t.jsonl").write_text(text)
         with pytest.raises(DataError, match=message):
@@ -370,3 +372,18 @@ def test_groups_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "split.csv").write_text("path,label,patient,split\np00/well_0.png,well,p00,train\n")
     with pytest.raises(UsageError, match="it has splits already"):
         keep_groups_together(label_by_table(tmp_path / "split.csv", tmp_path, None, "patient"), seed=0, where="x")
+
+
+@pytest.mark.parametrize("written", ["caf\u00e9.png", "cafe\u0301.png"])
+@pytest.mark.parametrize("lies", ["caf\u00e9.png", "cafe\u0301.png"])
+def test_accents_are_found_however_they_are_composed(tmp_path: Path, written: str, lies: str) -> None:
+    files(tmp_path, lies)
+    (tmp_path / "t.csv").write_text(f"path,label\n{written},a\n", encoding="utf-8")
+    assert len(label_by_table(tmp_path / "t.csv", tmp_path).rows) == 1
+
+
+def test_a_cell_that_names_nothing_has_its_line(tmp_path: Path) -> None:
+    files(tmp_path, "1.png")
+    (tmp_path / "t.csv").write_text("path,label\n/,cat\n")
+    with pytest.raises(DataError, match="line 2"):
+        label_by_table(tmp_path / "t.csv", tmp_path)

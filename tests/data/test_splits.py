@@ -642,3 +642,10 @@ def test_a_share_of_train_is_said_and_none_is_refused() -> None:
         split(simple(20, 20), train_fraction=0.0)
     halved = split(simple(20, 20), train_fraction=0.5)
     assert halved.notes[-1] == "Trains on 16 of the 32 training pictures (data.train_fraction)."
+
+
+def test_a_share_of_train_keeps_a_picture_of_each_class_though_chance_draws_it() -> None:
+    packed = simple(990, 10)
+    for seed in range(8):
+        splits = split(packed, stratify=False, train_fraction=0.02, seed=seed)
+        assert set(splits.labels(packed, "train").tolist()) == {0, 1}

@@ -182,6 +182,9 @@ def find_label_errors(logits: FloatArray, labels: Int64Array, fold: Int64Array) 
     classes = logits.shape[1]
     distinct = np.unique(np.stack([labels, fold], axis=1), axis=0)[:, 0]
     judgeable = np.flatnonzero(np.bincount(distinct, minlength=classes) >= 2)
+    if not len(judgeable):
+        nowhere = np.zeros(0, np.int64)
+        return LabelErrors(nowhere, nowhere, np.zeros(0), np.zeros(len(labels)), 0, 0, np.eye(classes))
     rows = np.flatnonzero(np.isin(labels, judgeable))
     noise = estimate_noise(logits[np.ix_(rows, judgeable)], np.searchsorted(judgeable, labels[rows]))
     scores = np.zeros(len(labels))

@@ -49,7 +49,7 @@ def class_counts(dataset: Dataset) -> dict[SplitName, dict[str, int]]:
     Every class is there, with 0 where a split has none; splits and classes are in the data set's order.
     """
     return {
-        split: _count(dataset.class_names, dataset.splits[split].labels)
+        split: count_labels(dataset.class_names, dataset.splits[split].labels)
         for split in SPLIT_NAMES
         if split in dataset.splits
     }
@@ -103,7 +103,7 @@ def build_report(
     """
     names = np.array(scanned.splits, dtype="U5")
     counts: dict[str, Mapping[str, int]] = {
-        split: _count(dataset.class_names, scanned.labels[names == split])
+        split: count_labels(dataset.class_names, scanned.labels[names == split])
         for split in SPLIT_NAMES
         if split in dataset.splits
     }
@@ -192,14 +192,14 @@ def require_usable(report: ScanReport, dataset: Dataset, *, on_bad_image: Litera
         lost = [name for name in dataset.class_names if found[name] and not usable[name]]
         everything = not any(usable.values()) and len(dataset.splits[split])
         if everything or (lost and split == "train"):
-            which = f" of class {_quoted(lost)}" if not everything else ""
+            which = f" of class {_listed(lost)}" if not everything else ""
             raise DataError(
                 f"none of the {split} pictures{which} can be used ({_first_bad(report, dataset, split, lost)})",
                 where=dataset.name,
                 remedy="repair or convert them" if everything else "repair or convert them, or remove the class",
             )
         if lost:
-            sentences.append(f"None of the {split} pictures of class {_quoted(lost)} can be used: it is not measured.")
+            sentences.append(f"None of the {split} pictures of class {_listed(lost)} can be used: it is not measured.")
     return tuple(sentences)
 
 
@@ -275,7 +275,8 @@ def describe_balance(report: ScanReport) -> tuple[str, ...]:
     )
 
 
-def _count(class_names: Sequence[str], labels: Int64Array) -> dict[str, int]:
+def count_labels(class_names: Sequence[str], labels: Int64Array) -> dict[str, int]:
+    """Return how many of the labels, int64 (N,), each class has."""
     counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(class_names))
     return dict(zip(class_names, counts.tolist(), strict=True))
 
@@ -284,7 +285,7 @@ def _are(count: int) -> str:
     return "picture is" if count == 1 else "pictures are"
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 

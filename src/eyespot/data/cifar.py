@@ -10,6 +10,7 @@ public loaders; for CIFAR-100's binary files no sum is published, so only their 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,8 @@ class CifarLayout:
         names = [batch.name for batches in self.batches.values() for batch in batches]
         if self.meta is not None:
             names.append(self.meta[0])
-        return sum((folder / name).is_file() for name in names)
+        # Not Path.is_file, which raises where a folder can be listed and not entered.
+        return sum(os.path.isfile(folder / name) for name in names)
 
 
 CIFAR10_PYTHON = CifarLayout(
@@ -139,14 +141,14 @@ def read_cifar(
         DataError: A file is missing, damaged, too short or too long, or has other labels than were published.
     """
     batches = [batch for split in layout.batches.values() for batch in split]
-    missing = [batch.name for batch in batches if not (folder / batch.name).is_file()]
+    missing = [batch.name for batch in batches if not os.path.isfile(folder / batch.name)]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(batches)} files are missing: {', '.join(missing)}",
             where=folder,
             remedy=f"copy the whole folder {layout.folder} again, or move it away to have it downloaded",
         )
-    if layout.meta is not None and (folder / layout.meta[0]).is_file():
+    if layout.meta is not None and os.path.isfile(folder / layout.meta[0]):
         _check_names(folder / layout.meta[0], layout.meta[1], class_names)
     notes: list[str] = []
     splits: dict[SplitName, Items] = {}

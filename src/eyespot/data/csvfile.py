@@ -161,10 +161,11 @@ def read_csv(path: Path) -> Dataset:
     if not found:
         raise DataError("a header and no rows", where=path, remedy=_EXPECTED)
     if columns.split is None and (named := {*splits_of_paths(found["train"].ids)} - {None}):
+        first_step = "" if columns.header else "write path,label as the first line; then "
         raise DataError(
             f"the paths are in folders named after {', '.join(sorted(map(str, named)))}, and no column says the split",
             where=path,
-            remedy=f"eyespot data table {quoted(str(path))} --out NEW.csv makes a column split of them; "
+            remedy=f"{first_step}eyespot data table {quoted(str(path))} --out NEW.csv makes a column split of them; "
             "to have others drawn, add the column with train in every row",
         )
     if "train" not in found:
@@ -176,14 +177,7 @@ def read_csv(path: Path) -> Dataset:
         for label in found[split].labels:
             of_split[label] = of_split.get(label, 0) + 1
     class_names, notes = check_classes(counts, path)
-    if doubles:
-        lines = ", ".join([f"{line:,}" for line in doubles[:3]] + ["..."] * (len(doubles) > 3))
-        again = (
-            "row lists a picture again with the same label and counts"
-            if len(doubles) == 1
-            else ("rows list a picture again with the same label and count")
-        )
-        notes = (*notes, f"{len(doubles):,} {again} once: line {lines}")
+    notes = (*notes, *_note_doubles(doubles))
     if columns.group is not None:
         notes = (*notes, *_note_groups(found, first[columns.group].strip(), columns, path))
     index = {name: number for number, name in enumerate(class_names)}
@@ -205,10 +199,19 @@ def read_csv(path: Path) -> Dataset:
     )
 
 
+def _note_doubles(doubles: Sequence[int]) -> tuple[str, ...]:
+    """Return a note on lines that only repeat an earlier one."""
+    if not doubles:
+        return ()
+    lines = ", ".join([f"{line:,}" for line in doubles[:3]] + ["..."] * (len(doubles) > 3))
+    again, count = ("row lists", "counts") if len(doubles) == 1 else ("rows list", "count")
+    return (f"{len(doubles):,} {again} a picture again with the same label and {count} once: line {lines}",)
+
+
 def _note_groups(found: dict[SplitName, _Rows], name: str, columns: _Columns, path: Path) -> tuple[str, ...]:
     """Return what to know where pictures are alike in a column of patients, ...: splits share them, or hold few."""
-    groups = {(group, split) for split, part in found.items() for group in part.groups}
     if columns.split is not None:
+        groups = {(group, split) for split, part in found.items() for group in part.groups}
         counts = Counter(group for group, _ in groups if group)
         torn = sorted(group for group, splits in counts.items() if splits > 1)
         if not torn:
@@ -218,11 +221,13 @@ def _note_groups(found: dict[SplitName, _Rows], name: str, columns: _Columns, pa
             f"{len(torn):,} {values} of the column {shown(name)} {are} in more than one split, so val and test may say "
             f"too much: {few(torn)}",
         )
-    pictures = sum(len(part.names) for part in found.values())
-    if len(groups) >= pictures:
+    named = [group for part in found.values() for group in part.groups if group]
+    number = len(set(named))
+    if number == len(named):
         return ()
+    values = "value" if number == 1 else "values"
     return (
-        f"the column {shown(name)} has {len(groups):,} values for {pictures:,} pictures and is not used: with what "
+        f"the column {shown(name)} has {number:,} {values} for {len(named):,} pictures and is not used: with what "
         "is alike in it both in train and in test, test says too much. Splits that keep it together: "
         f"eyespot data table {quoted(str(path))} --groups {quoted(safe_text(name))} --out NEW.csv",
     )

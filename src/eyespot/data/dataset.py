@@ -149,7 +149,7 @@ class ScanReport:
         duplicates: Groups of equal pictures (content hash of the decoded pixels).
         sizes: (width_px, height_px) -> how many pictures, the most frequent 50.
         modes: Pillow mode -> how many pictures, such as {"RGB": 990, "CMYK": 10}.
-        small: How many pictures have a side smaller than the packed size (they were enlarged).
+        small: How many pictures are smaller than the packed size on the side that decides (they were enlarged).
     """
 
     counts: Mapping[str, Mapping[str, int]]

@@ -18,6 +18,7 @@ import math
 import os
 import queue
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,9 @@ from eyespot.arrays import UInt8Array
 from eyespot.data.decoding import content_hash, decode_picture, to_channels
 from eyespot.data.resizing import THUMBNAIL_PX, RowFormat, thumbnail
 from eyespot.data.worker_process import search_path, start_worker
-from eyespot.errors import BadImageError
+from eyespot.device import usable_cores
+from eyespot.errors import BadImageError, DataError
+from eyespot.files import LIMITS
 
 RECORD = np.dtype(
     [("status", "u1"), ("mode", "u1"), ("width_px", "<u4"), ("height_px", "<u4"), ("hash", "u1", (16,))], align=False
@@ -52,6 +55,7 @@ _MODE_NUMBERS = {mode: number for number, mode in enumerate(MODES)}
 
 # A chunk is a few tenths of a second of work: long enough to hide the message, short enough for a moving bar, for an
 # even load, and for a worker that is told to stop.
+_END_SECONDS = 5.0  # a killed process is gone at once, unless the kernel itself waits for a dead drive
 _CHUNK_FILES = 256
 _CHUNK_BYTES = 8 * 1024**2  # of files, and of packed pixels
 _SMALL_FILES, _SMALL_BYTES = 1000, 16 * 1024**2  # less work than starting two Pythons with numpy takes
@@ -154,8 +158,7 @@ def decode_files(
 
 def core_count() -> int:
     """Return the number of cores that this process may use, at most 32."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 32)  # more would wait for the disk, and each takes the memory of a decoded photograph
+    return min(usable_cores(), 32)  # more would wait for the disk, and each takes the memory of a decoded photograph
 
 
 def decode_chunk(job: DecodeJob, chunk: FileChunk) -> dict[int, str]:
@@ -268,9 +271,8 @@ def _decode_in_workers(
         finished = True
     finally:
         # On an error or Ctrl-C the workers are killed first: that ends the threads' waiting.
-        for worker in workers:
-            worker.close(kill=not finished)
-        threads.shutdown(wait=True, cancel_futures=True)
+        gone = [worker.close(kill=not finished) for worker in workers]
+        threads.shutdown(wait=all(gone), cancel_futures=True)
     return bad
 
 
@@ -279,9 +281,12 @@ def _start_workers(job: DecodeJob, count: int) -> list[_Worker]:
     try:
         for number in range(count):
             workers.append(_Worker(job, Path(f"{job.records_path}.worker{number}.log")))
-    except BaseException:
+    except BaseException as error:
         for worker in workers:
             worker.close(kill=True)
+        if isinstance(error, OSError) and error.errno in LIMITS:
+            what = f"cannot start {count} decoding workers ({error.strerror})"
+            raise DataError(what, remedy=LIMITS[error.errno]) from error
         raise
     return workers
 
@@ -348,17 +353,24 @@ class _Worker:
             raise OSError(reply["errno"], reply["message"])
         return {int(position): reason for position, reason in reply["bad"].items()}
 
-    def close(self, *, kill: bool) -> None:
-        """End the process: at once, or when it has read the end of its input."""
+    def close(self, *, kill: bool) -> bool:
+        """End the process: at once, or when it has read the end of its input. Return False where the kernel keeps it.
+
+        That waits for a dead drive. The thread that reads its answers then waits, too, and holds their file.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         if kill:
             self._process.kill()
         with contextlib.suppress(OSError):  # unsent bytes for a process that is gone
             self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS if kill else None)
+        except subprocess.TimeoutExpired:
+            return False
         self._process.stdout.close()
         self._log_path.unlink(missing_ok=True)
+        return True
 
     def _death(self, chunk: FileChunk) -> WorkerDiedError:
         code = self._process.wait()

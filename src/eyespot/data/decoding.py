@@ -331,10 +331,11 @@ def _refuse_size(picture: Image.Image) -> None:
 def _decode_opened(picture: Image.Image) -> Decoded:
     _refuse_size(picture)
     mode = picture.mode
+    deep = any("16" in str(tile[3]) for tile in getattr(picture, "tile", ()))  # known until the pixels are loaded
     picture.load()
     _refuse_size(picture)  # some formats learn their size only while they are decoded
     orientation = _orientation(picture)  # after load: PNG may keep its EXIF behind the pixels, TIFF is upright already
-    flat = _flatten(picture)
+    flat = _flatten(picture, deep)
     if orientation in _TRANSPOSES:
         flat = flat.transpose(_TRANSPOSES[orientation])
     pixels = np.asarray(flat)
@@ -350,8 +351,8 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _flatten(picture: Image.Image) -> Image.Image:
-    """Return the picture in mode L or RGB."""
+def _flatten(picture: Image.Image, deep: bool) -> Image.Image:
+    """Return the picture in mode L or RGB; `deep` where the file has 16 bits for each channel."""
     mode = picture.mode
     if mode.startswith("I;16"):
         values = np.asarray(picture)
@@ -364,7 +365,8 @@ def _flatten(picture: Image.Image) -> Image.Image:
         return Image.fromarray(_GREY16_TO_8[np.clip(np.asarray(picture), 0, 65535)])
     if mode == "F":
         return Image.fromarray(_float_to_uint8(np.asarray(picture)))
-    if picture.has_transparency_data and not _is_16_bit_colour_key(picture):
+    # Of 16-bit RGB Pillow keeps the high bytes alone: a transparent black would take all that is dark with it.
+    if picture.has_transparency_data and not (deep and mode == "RGB"):
         return _over_white(picture)
     if mode in {"L", "RGB"}:
         return picture
@@ -377,12 +379,6 @@ def _float_to_uint8(values: Float32Array) -> UInt8Array:
     clipped = np.clip(np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0), 0.0, top)
     pixels: UInt8Array = np.rint(clipped * np.float32(255.0 / top)).astype(np.uint8)
     return pixels
-
-
-def _is_16_bit_colour_key(picture: Image.Image) -> bool:
-    """Return whether the transparent colour has 16 bits: Pillow kept only the pixels' high bytes, so none can match."""
-    key = picture.info.get("transparency")
-    return picture.mode == "RGB" and isinstance(key, tuple) and max(key) > 255
 
 
 def _over_white(picture: Image.Image) -> Image.Image:

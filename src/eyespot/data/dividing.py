@@ -13,7 +13,7 @@ import numpy as np
 
 from eyespot.arrays import BoolArray, Int64Array, UInt8Array, UInt64Array
 from eyespot.data.dataset import SPLIT_NAMES, PackedDataset, PackedSplit, SplitName
-from eyespot.data.fingerprints import NearPairs, group_pairs
+from eyespot.data.fingerprints import NearPairs, contents_of, group_equal, group_pairs
 from eyespot.data.splits import Splits, frozen
 from eyespot.errors import DataError, UsageError
 from eyespot.seeds import derive_seed
@@ -155,7 +155,7 @@ class _Pool:
         """Return the pool with everything free."""
         split = packed.splits["train"]
         others = [packed.splits[name].hashes for name in SPLIT_NAMES[1:] if name in packed.splits]
-        group, first = _group_equal(split.hashes, split.labels)
+        group, first = group_equal(split.hashes, split.labels)
         exact = np.bincount(group, minlength=len(first))
         tied = _occurs(split.hashes[first], others)
         label = split.labels[first]
@@ -246,7 +246,8 @@ class _Pool:
     def part(self, share: float, seed: int) -> Int64Array:
         """Return a share of the pictures that were not drawn, rising: smaller shares are parts of larger ones.
 
-        Every stratum gives the first groups of one random order, until it has its share; one group at least.
+        Every stratum gives the first groups of one random order, until it has its share; one group at least. Without
+        stratification so does every class.
         """
         key = np.random.PCG64(derive_seed(seed, "split", "part")).random_raw(len(self.size))
         groups = np.flatnonzero(self.free)
@@ -260,6 +261,9 @@ class _Pool:
         chosen = np.zeros(len(self.size), np.bool_)
         # The small subtrahend lets 0.07 * 100 = 7.000000000000001 be 7.
         chosen[order[before < left[place] * share - 1e-9]] = True
+        if not self.stratify:  # a class that is not in train cannot be learned
+            own = groups[np.lexsort((key[groups], self.label[groups]))]
+            chosen[own[_starts(self.label[own])]] = True
         return np.flatnonzero(chosen[self.group])
 
 
@@ -285,25 +289,6 @@ def largest_remainders(counts: Int64Array, share: float, *, least: int) -> Int64
     if missing > 0:
         result[np.argsort(-(quota - result), kind="stable")[:missing]] += 1
     return result
-
-
-def _group_equal(hashes: UInt8Array, labels: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return the group of each picture and the first picture of each group, which is one with its lowest label.
-
-    Args:
-        hashes: uint8 (N, 16), content hashes.
-        labels: int64 (N,).
-
-    Returns:
-        int64 (N,) with values in [0, G), and int64 (G,). Groups are numbered in the order of their hashes.
-    """
-    words = np.ascontiguousarray(hashes).view("<u8")  # (N, 2): two integers sort much faster than 16 bytes
-    order = np.lexsort((labels, words[:, 1], words[:, 0]))
-    is_first = np.ones(len(order), np.bool_)
-    is_first[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
-    group = np.empty(len(order), np.int64)
-    group[order] = np.cumsum(is_first) - 1
-    return group, order[is_first]
 
 
 def _tie_near(
@@ -335,7 +320,7 @@ def _tie_near(
 def _occurs(hashes: UInt8Array, others: list[UInt8Array]) -> BoolArray:
     """Return bool (G,): whether each hash, uint8 (G, 16), is among the others, uint8 (n, 16) each."""
     together = np.concatenate([hashes, *others])
-    group, _ = _group_equal(together, np.zeros(len(together), np.int64))
+    group = contents_of(together)
     found = np.zeros(len(together), np.bool_)
     found[group[len(hashes) :]] = True
     return found[group[: len(hashes)]]

@@ -154,13 +154,22 @@ def _refuse_torn_splits(root: str, folders: Sequence[str]) -> None:
             )
 
 
-def refuse_parts(classes: Mapping[str, list[str]], folder: Path, root: str) -> None:
-    """Raise where the folders taken for classes are pictures and what belongs to them, such as `images` and `masks`."""
+def refuse_parts(classes: Mapping[str, list[str]], folder: Path, root: str, split_folder: str) -> None:
+    """Raise where the folders taken for classes are pictures and what belongs to them, such as `images` and `masks`.
+
+    Args:
+        classes: Their pictures, by paths below `root`.
+        folder: The data set, for the error.
+        root: Where its folders are.
+        split_folder: In which of them the classes are; empty where there are no splits.
+    """
     names = sorted(classes)
     others = [name for name in names if _OTHER_PART.fullmatch(name)]
     pictures = [name for name in names if PICTURE_PART.fullmatch(name)]
     if others and pictures and len(others) + len(pictures) == len(names):
-        inner = _folder_of_folders(classes[pictures[0]])
+        if split_folder:
+            root = os.path.join(root, split_folder)
+        inner = _folder_of_folders([name.removeprefix(f"{split_folder}/") for name in classes[pictures[0]]])
         raise DataError(
             f"folders {few(names)} are no classes",
             where=folder,

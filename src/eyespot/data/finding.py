@@ -81,14 +81,14 @@ def find_in(root: Path, published: Published, *, whole_only: bool = False, only_
     Args:
         root: The folder, which may be the data set's own, or an archive.
         published: What to look for.
-        whole_only: Take files for the data set only if all of them are there; otherwise a part of them is found, so
-            that reading it says which ones are missing.
+        whole_only: Take idx files, which are downloaded one by one, for the data set only if all of them are there;
+            otherwise a part of them is found, so that reading it says which ones are missing.
         only_pixels: Look for unpacked original pixels only, not for archives or class folders.
 
     Raises:
         DataError: A folder may not be listed.
     """
-    if not only_pixels and root.is_file():
+    if not only_pixels and os.path.isfile(root):
         return Found("archive", root) if published.names_it(root.name) and _is_archive(root.name) else None
     places = list(_places(root, published))
     for layout in CIFAR_LAYOUTS.get(published.name, ()):

@@ -77,7 +77,26 @@ class NearPairs:
 
 def contents_of(hashes: UInt8Array) -> Int64Array:
     """Return a number for each picture, equal for equal content hashes uint8 (N, 16)."""
-    return np.asarray(np.unique(hashes, axis=0, return_inverse=True)[1], np.int64).reshape(-1)
+    return group_equal(hashes, np.zeros(len(hashes), np.int64))[0]
+
+
+def group_equal(hashes: UInt8Array, labels: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the group of each picture and the first picture of each group, which is one with its lowest label.
+
+    Args:
+        hashes: uint8 (N, 16), content hashes.
+        labels: int64 (N,).
+
+    Returns:
+        int64 (N,) with values in [0, G), and int64 (G,). Groups are numbered in the order of their hashes.
+    """
+    words = np.ascontiguousarray(hashes).view("<u8")  # (N, 2): two integers sort much faster than 16 bytes
+    order = np.lexsort((labels, words[:, 1], words[:, 0]))
+    is_first = np.ones(len(order), np.bool_)
+    is_first[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    group = np.empty(len(order), np.int64)
+    group[order] = np.cumsum(is_first) - 1
+    return group, order[is_first]
 
 
 def describe(thumbs: UInt8Array) -> Float32Array:
@@ -194,23 +213,19 @@ class _Table:
         return np.minimum(one, other) * len(words) + np.maximum(one, other), len(long)
 
 
-def correlations(
-    first: UInt8Array, second: UInt8Array, *, shift_px: int = _SHIFT_PX, at_least: float = _FIRST_CORRELATION
-) -> Float32Array:
+def correlations(first: UInt8Array, second: UInt8Array) -> Float32Array:
     """Return how alike pairs of thumbnails are: the largest correlation over small moves, float32 (M,) in [-1, 1].
 
-    Brightness and contrast do not enter. Pairs whose correlation without a move is below `at_least` keep that one.
+    Brightness and contrast do not enter. Pairs that are far from alike without a move keep that correlation.
 
     Args:
         first: uint8 (M, 32, 32).
         second: uint8 (M, 32, 32).
-        shift_px: Largest move along each axis, in pixels of the thumbnail.
-        at_least: See above.
     """
     best = _correlate(first, second, 0, 0)
-    worth = np.flatnonzero(best >= at_least)
-    for down in range(-shift_px, shift_px + 1):
-        for right in range(-shift_px, shift_px + 1):
+    worth = np.flatnonzero(best >= _FIRST_CORRELATION)
+    for down in range(-_SHIFT_PX, _SHIFT_PX + 1):
+        for right in range(-_SHIFT_PX, _SHIFT_PX + 1):
             if (down or right) and len(worth):
                 best[worth] = np.maximum(best[worth], _correlate(first[worth], second[worth], down, right))
     return best
@@ -233,7 +248,6 @@ def find_near_pairs(
     thumbs: UInt8Array,
     contents: Int64Array,
     *,
-    correlation: float = NEAR_CORRELATION,
     progress: Progress | None = None,
 ) -> NearPairs:
     """Return the pairs of pictures that are nearly, but not exactly equal.
@@ -241,7 +255,6 @@ def find_near_pairs(
     Args:
         thumbs: uint8 (N, 32, 32), as `resizing.thumbnail` makes them.
         contents: int64 (N,), equal for pictures with equal pixels; only the first of equal ones is compared.
-        correlation: From which correlation on a pair counts.
         progress: Told (done, all), in pictures.
     """
     _, unique = np.unique(contents, return_index=True)
@@ -257,7 +270,7 @@ def find_near_pairs(
     for one, other, mirrored, shortened in find_candidates(vectors) if len(mine) > 1 else ():
         compared, cut = compared + len(one), cut + shortened
         alike = _compare(mine, one, other, mirrored)
-        near = alike >= correlation
+        near = alike >= NEAR_CORRELATION
         firsts.append(one[near])
         seconds.append(other[near])
         values.append(alike[near])
@@ -267,8 +280,7 @@ def find_near_pairs(
             progress(min(done // 2, len(mine)), len(mine))
     if progress is not None:
         progress(len(mine), len(mine))
-    pairs = _best_of_each(firsts, seconds, values, flags, len(mine))
-    first, second, value, flag = pairs
+    first, second, value, flag = _best_of_each(firsts, seconds, values, flags, len(mine))
     return NearPairs(kept[first], kept[second], value, flag, compared, cut)
 
 

@@ -50,7 +50,8 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
     A single folder around them, as archives often have it, is looked through, and so is a second one of the same split
     in a split folder (`seg_train/seg_train`). Class names are the folder names in NFC,
     sorted by code point, so they are the same on every system; pictures are sorted by class and path. Folders below a
-    class folder belong to the class. Links are followed, except to what was read already. Hidden files and the litter
+    class folder belong to the class. Links are followed, except to folders around them and to what was read in the same
+    class. Hidden files and the litter
     of systems and editors are not pictures; files of other kinds are counted in a note.
 
     Args:
@@ -89,7 +90,7 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
                 notes.append(f"{split_folder}/ holds class folders without pictures, so it is not used")
                 continue
             found[split] = classes
-    refuse_parts(found["train"], folder, root if split_folders is None else os.path.join(root, split_folders["train"]))
+    refuse_parts(found["train"], folder, root, "" if split_folders is None else split_folders["train"])
     if split_folders is None:
         refuse_wrapper(found["train"], folder, root)
     counts = {split: {kind: len(names) for kind, names in classes.items()} for split, classes in found.items()}
@@ -266,7 +267,14 @@ def _check_no_splits(root: str, class_folder: str, listing: Listing) -> None:
 
 
 def _holds_pictures(folder: str) -> bool:
-    return any(may_be_picture(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if any(map(may_be_picture, names)):
+            return True
+        if (identity := folder_identity(here)) in seen:  # a link to a folder around it
+            folders.clear()
+        seen.add(identity)
+    return False
 
 
 def _check_no_copy(root: str, class_folder: str, listing: Listing, beside: frozenset[str]) -> None:

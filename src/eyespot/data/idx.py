@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class IdxFile:
         """Return the file in a folder, plain or gzipped, or None. Kaggle's copies have a dot for the last hyphen."""
         kaggle = self.stem.replace("-idx", ".idx")
         for name in (self.stem, f"{self.stem}.gz", kaggle, f"{kaggle}.gz"):
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):
                 return folder / name
         return None
 
@@ -105,7 +106,9 @@ def read_idx_folder(
         pixels = _read_published(folder, picture_file, dimensions=3)
         labels = _read_published(folder, label_file, dimensions=1).astype(np.int64)
         if len(pixels) != len(labels):
-            raise DataError(f"{len(pixels):,} {split} pictures, but {len(labels):,} labels", where=folder)
+            raise DataError(
+                f"{len(pixels):,} {split} pictures, but {len(labels):,} labels", where=folder, remedy=_APART
+            )
         check_labels(labels, len(class_names), folder / label_file.stem)
         check_class_counts(labels, class_names, split, folder)
         splits[split] = Items(published_ids(split, len(labels)), labels, pixels=pixels[..., None])
@@ -138,9 +141,11 @@ def find_own_idx(folder: Path) -> Path | None:
 def _own_files(folder: Path) -> dict[tuple[str, SplitName, str], Path]:
     """Return the idx files in a folder by data set, split and kind."""
     found: dict[tuple[str, SplitName, str], Path] = {}
+    if not os.path.isdir(folder):  # not Path.glob, which raises where a folder can be listed and not entered
+        return found
     for path in sorted(folder.glob("*idx*"), reverse=True):  # a plain file hides the .gz beside it
         parts = _OWN_NAME.fullmatch(path.name)
-        if parts and path.is_file():
+        if parts and os.path.isfile(path):
             split = SPLIT_WORDS.get(parts["split"].lower(), "test")
             found[parts["set"], split, parts["kind"].lower()] = path
     return found
@@ -179,7 +184,9 @@ def read_own_idx(folder: Path) -> Dataset:
             sides = " x ".join(map(str, pixels.shape[1:]))
             raise DataError(f"pictures of {sides}", where=pictures, remedy="height x width, with 1 or 3 channels")
         if len(pixels) != len(numbers):
-            raise DataError(f"{len(pixels):,} {split} pictures, but {len(numbers):,} labels", where=folder)
+            raise DataError(
+                f"{len(pixels):,} {split} pictures, but {len(numbers):,} labels", where=folder, remedy=_APART
+            )
         found[split] = pixels, [str(number) for number in numbers.tolist()]
     return dataset_of_arrays(found, folder, layout="idx files")
 
@@ -220,6 +227,7 @@ def read_idx(content: bytes, *, dimensions: int, where: object) -> UInt8Array:
 
 
 _GET_AGAIN = "get the published file again"
+_APART = "get both files again: they do not belong together"
 
 
 def _read_published(folder: Path, file: IdxFile, *, dimensions: int) -> UInt8Array:

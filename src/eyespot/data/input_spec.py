@@ -6,7 +6,6 @@ Before this: a backbone's own configuration, or what the recipe and the training
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import get_args
@@ -55,7 +54,7 @@ class InputSpec:
             if not isinstance(values, tuple) or len(values) != self.channels:
                 raise _bad_spec(name, values, f"a tuple of {self.channels}, one number per channel", remedy)
             for value in values:
-                number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if not number or not 0 <= value <= largest or (name == "std" and value == 0):
                     raise _bad_spec(name, values, f"numbers {smallest} to {largest}, in units of pixel / 255", remedy)
         for name, value, allowed in (

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eyespot.arrays import Int64Array
-from eyespot.data.checks import find_duplicates
+from eyespot.data.checks import count_labels, find_duplicates
 from eyespot.data.csvfile import PATH_COLUMNS, check_width, fail_in_line, named_column, shown, table_rows
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, PackedDataset, SplitName
 from eyespot.data.pack_cache import fingerprint
@@ -140,8 +140,8 @@ def read_label_fixes(path: Path, dataset: Dataset) -> LabelFixes:
             where=path,
             remedy="write accept or reject into the column decision, or train without the file",
         )
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LabelFixes(labels, refused, undecided, content)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LabelFixes(labels, refused, undecided, sha256)
 
 
 def is_decided(path: Path) -> bool:
@@ -218,10 +218,7 @@ def with_fixed_labels(packed: PackedDataset, fixes: LabelFixes) -> PackedDataset
         labels.setflags(write=False)
         splits[name] = replace(split, labels=labels)
     classes = packed.dataset.class_names
-    counts: dict[str, Mapping[str, int]] = {
-        name: dict(zip(classes, np.bincount(split.labels, minlength=len(classes)).tolist(), strict=True))
-        for name, split in splits.items()
-    }
+    counts: dict[str, Mapping[str, int]] = {name: count_labels(classes, split.labels) for name, split in splits.items()}
     empty = [name for name, count in counts["train"].items() if not count and packed.report.counts["train"].get(name)]
     if empty:
         raise DataError(

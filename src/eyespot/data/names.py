@@ -153,15 +153,15 @@ def by_split(folders: Sequence[str]) -> tuple[dict[SplitName, list[str]], list[s
     Beside `test`, `test_images` is one of the others: what a plain name says needs no guess.
     """
     plain = {SPLIT_WORDS[name.casefold()] for name in folders if name.casefold() in SPLIT_WORDS}
-    by_split: dict[SplitName, list[str]] = {}
+    found: dict[SplitName, list[str]] = {}
     others = []
     for name in folders:
         split = split_of(name)
         if split is None or (split in plain and name.casefold() not in SPLIT_WORDS):
             others.append(name)
         else:
-            by_split.setdefault(split, []).append(name)
-    return by_split, others
+            found.setdefault(split, []).append(name)
+    return found, others
 
 
 def splits_of_paths(paths: Sequence[str]) -> list[SplitName | None]:
@@ -229,6 +229,12 @@ def check_classes(
         missing = [name for name in class_names if not of_split.get(name)]
         if missing:
             notes.append(f"{split} has no pictures of {_classes(missing)}")
+    return class_names, (*notes, *_odd_classes(class_names, train))
+
+
+def _odd_classes(class_names: Sequence[str], train: Mapping[str, int]) -> list[str]:
+    """Return notes on classes of one picture, and on names that look as if they were no classes or one class twice."""
+    notes = []
     single = [name for name in class_names if train[name] == 1]
     if single:
         notes.append(f"only one training picture of {_classes(single)}")
@@ -259,7 +265,7 @@ def check_classes(
     if unnamed:
         what = "is a class that is" if len(unnamed) == 1 else "are classes that are"
         notes.append(f"{few(unnamed)} {what} named as if there were no label: where that is so, remove the pictures")
-    return class_names, tuple(notes)
+    return notes
 
 
 def _classes(names: Sequence[str]) -> str:

@@ -54,9 +54,9 @@ def near_pairs(packed: PackedDataset, progress: Progress | None = None) -> NearP
     if known is not None:
         return known
     parts = [packed.splits[name] for name in SPLIT_NAMES if name in packed.splits]
-    thumbs = [part.thumbs for part in parts if part.thumbs is not None]
     if not can_be_compared(packed):
         return find_near_pairs(np.zeros((0, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8), np.zeros(0, np.int64))
+    thumbs = [part.thumbs for part in parts if part.thumbs is not None]
     contents = contents_of(np.concatenate([part.hashes for part in parts]))
     pairs = find_near_pairs(np.concatenate(thumbs), contents, progress=progress)
     save_near_pairs(packed, pairs)

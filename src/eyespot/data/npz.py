@@ -8,6 +8,7 @@ of one's own (images, labels) are told apart by the arrays' names. Nothing pickl
 
 from __future__ import annotations
 
+import lzma
 import math
 import tokenize
 import zipfile
@@ -31,8 +32,11 @@ _NAMES = ("class_names", "label_names", "classnames")
 _EXPECTED = (
     "expected x_train and y_train (and x_test, y_test, ...), train_images and train_labels, or images and labels"
 )
-# What numpy, zipfile and zlib raise for archives that are damaged.
-_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+# What numpy, zipfile and the decompressors raise for archives that are damaged.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, RuntimeError, LookupError, ArithmeticError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
+)
 
 
 class _Arrays:
@@ -98,7 +102,8 @@ def read_npz(path: Path) -> Dataset:
     with archive:
         arrays = _Arrays(path, archive)
         pairs = _pairs(arrays.members, path)
-        arrays.check_memory([name for pair in pairs.values() for name in pair])
+        named = [name for name in _NAMES if name in arrays.members][:1]
+        arrays.check_memory([*named, *(name for pair in pairs.values() for name in pair)])
         names = arrays.class_names()
         found = {split: _split(arrays, *pair, names) for split, pair in pairs.items()}
     if len({pixels.shape[3] for pixels, _ in found.values()}) > 1:
@@ -196,7 +201,7 @@ def _claimed_bytes(file: IO[bytes]) -> int | None:
     header = known.read_array_header_1_0(file) if version == (1, 0) else known.read_array_header_2_0(file)
     shape: tuple[int, ...] = header[0]
     dtype: np.dtype[Any] = header[2]
-    if dtype.hasobject or any(side < 0 for side in shape):
+    if dtype.hasobject or not dtype.itemsize or any(side < 0 for side in shape):
         return None
     return file.tell() + math.prod(shape) * dtype.itemsize
 

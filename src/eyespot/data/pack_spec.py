@@ -104,13 +104,6 @@ def choose_spec(
     return PackSpec(RowFormat(side, depth, fit, interpolation), f"{size_reason}; channels {depth}, {depth_reason}")
 
 
-def describe_size_choice(dataset: Dataset, size_px: int | Literal["auto"] = "auto") -> str:
-    """Return the packed size and the reason for it, such as `32 px, which all sampled pictures have`."""
-    if size_px != "auto":
-        return f"{size_px} px, as asked for"
-    return _auto_size(_sample_headers(dataset.splits["train"]), LARGEST_PX)[1]
-
-
 def typical_side_px(dataset: Dataset) -> float:
     """Return the median short side of an evenly spread sample of the training pictures, 0 where none can be read."""
     headers = _sample_headers(dataset.splits["train"])

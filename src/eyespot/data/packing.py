@@ -13,8 +13,8 @@ from typing import Literal
 
 from eyespot.data.checks import require_usable
 from eyespot.data.dataset import Dataset, PackedDataset
-from eyespot.data.pack_cache import CacheEntry, fingerprint, remove_leftovers
-from eyespot.data.pack_spec import PackEstimate, PackSpec, choose_spec, describe_size_choice, estimate_pack
+from eyespot.data.pack_cache import CacheEntry, remove_leftovers
+from eyespot.data.pack_spec import PackEstimate, PackSpec, choose_spec, estimate_pack
 from eyespot.data.resizing import Fit, Interpolation
 from eyespot.errors import DataError
 from eyespot.files import describe_disk_error
@@ -26,9 +26,7 @@ __all__ = [
     "PackEstimate",
     "PackSpec",
     "choose_spec",
-    "describe_size_choice",
     "estimate_pack",
-    "fingerprint",
     "pack_dataset",
 ]
 

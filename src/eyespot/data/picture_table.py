@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -253,7 +254,8 @@ def _split_of_table(table: Path) -> str:
 def _json_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of JSON Lines, the names of the first object before all."""
     names: list[str] = []
-    for line, text in enumerate(text_of(table).splitlines(), 1):
+    # Not by `splitlines`: U+2028 stands as it is inside of JSON's texts.
+    for line, text in enumerate(text_of(table).split("\n"), 1):
         if not text.strip():
             continue
         try:
@@ -357,7 +359,18 @@ def _check_same(earlier: int, before: PictureRow, line: int, row: PictureRow, ta
 
 
 def _named(written: str, root: str, by_name: Mapping[str, list[str]]) -> tuple[list[str], bool]:
-    """Return the files that a table may mean by a name, and whether the walk through the folder `root` found them."""
+    """Return the files that a table may mean by a name, and whether the walk through the folder `root` found them.
+
+    Accents are taken as they are written, else composed or, as a Mac names files, apart.
+    """
+    for form in dict.fromkeys([written, *(unicodedata.normalize(kind, written) for kind in ("NFC", "NFD"))]):
+        paths, is_inside = _named_exactly(form, root, by_name)
+        if paths:
+            return paths, is_inside
+    return [], True
+
+
+def _named_exactly(written: str, root: str, by_name: Mapping[str, list[str]]) -> tuple[list[str], bool]:
     name = written.replace("\\", "/")
     # A path goes first, absolute or with `..`, too: else nothing could be written for `1.png` beside `sub/1.png`.
     exact = os.path.normpath(os.path.join(root, name))
@@ -365,7 +378,8 @@ def _named(written: str, root: str, by_name: Mapping[str, list[str]]) -> tuple[l
     if exact.startswith(inside) and exact in by_name.get(exact[len(inside) :].replace(os.sep, "/"), []):
         return [exact], True
     paths = by_name.get(name.removeprefix("./"), [])
-    if not paths and may_be_picture(os.path.basename(exact)) and os.path.isfile(exact):
+    base = os.path.basename(exact)  # empty for "/"
+    if not paths and base and may_be_picture(base) and os.path.isfile(exact):
         return [exact], False
     return paths, True
 

@@ -93,14 +93,9 @@ class RowFormat:
             first = (strip.shape[1] - self.size_px) // 2
             middle = strip[:, first : first + self.size_px]
             return np.ascontiguousarray(_turned(middle)) if _is_portrait(pixels) else middle
+        # One step instead of resizing and then cutting: a picture of 1 x 20000 never becomes one of S x 20000 S.
         height, width = pixels.shape[:2]
-        box: tuple[float, float, float, float] = (0, 0, width, height)
-        if self.fit == "crop":
-            # One step instead of resizing and then cutting: a picture of 1 x 20000 never becomes one of S x 20000 S.
-            side = min(height, width)
-            left, top = (width - side) / 2, (height - side) / 2
-            box = (left, top, left + side, top + side)
-        return self._resample(pixels, (self.size_px, self.size_px), box)
+        return self._resample(pixels, (self.size_px, self.size_px), self.seen_box(width, height))
 
     def seen_box(self, width_px: int, height_px: int) -> tuple[float, float, float, float]:
         """Return the part of a picture that its `square` shows: left, top, right, bottom in the picture's pixels.

@@ -163,7 +163,7 @@ def describe_datasets() -> list[DatasetRow]:
 
 def absent_folders() -> str:
     """Return, in words, which folders of EYESPOT_DATA are not there; empty where all are."""
-    absent = [str(root) for root in data_folders() if not root.exists()]
+    absent = [str(root) for root in data_folders() if not os.path.exists(root)]
     return f"EYESPOT_DATA names {', '.join(absent)}, not there" if absent else ""
 
 
@@ -223,7 +223,7 @@ def _open_folder(folder: Path, name: str, origin: str) -> Dataset:
             return _read(published, found)
     if (own := find_own_idx(folder)) is not None:
         return dataclasses.replace(read_own_idx(own), name=name, origin=origin)
-    if (folder / "provenance.json").is_file() and (folder / "config.toml").is_file():
+    if all(os.path.isfile(folder / name) for name in ("provenance.json", "config.toml")):
         raise DataError(
             "a run and no pictures",
             where=folder,

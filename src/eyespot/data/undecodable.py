@@ -122,15 +122,20 @@ def _is_cut_off(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and _boxes_cut_off(data)
 
 
+_MOST_BOXES = 10_000  # a picture has a dozen; each takes time
+
+
 def _boxes_cut_off(data: bytes) -> bool:
     """Return whether the last box of an ISO media file (AVIF, HEIC, films) reaches behind the end."""
     position = 0
-    while position < len(data):
+    for _ in range(_MOST_BOXES):
+        if position >= len(data):
+            return position > len(data)
         size = int.from_bytes(data[position : position + 4], "big")
         if size < 8:  # to the end of the file, or a 64-bit size that no picture needs
             return len(data) - position < 8
         position += size
-    return position > len(data)
+    return False
 
 
 def _reason_unidentified(data: bytes) -> str:

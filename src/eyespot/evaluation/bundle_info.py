@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from eyespot import __version__
-from eyespot.data.dataset import SplitName
+from eyespot.data.dataset import PackedDataset, SplitName
 from eyespot.data.input_spec import InputSpec
 from eyespot.errors import CheckpointError, DataError, ModelError
 from eyespot.evaluation.unknown import UnknownRule
@@ -117,6 +117,7 @@ class Provenance(_Part):
         recipe: Name of the recipe.
         dataset: Name of the data set.
         dataset_fingerprint: Content digest of the data set, as packing computes it.
+        pixels_fingerprint: The same before labels were corrected; empty where none were.
         seed: Seed of the training.
         created: Time, UTC, ISO 8601.
         train_seconds: Wall clock of the training.
@@ -125,9 +126,15 @@ class Provenance(_Part):
     recipe: _Text
     dataset: _Text
     dataset_fingerprint: str
+    pixels_fingerprint: str = ""
     seed: int = Field(ge=0)
     created: str
     train_seconds: float = Field(ge=0.0)
+
+    def is_of(self, packed: PackedDataset) -> bool:
+        """Return whether these are the pictures that it was trained on, with corrected labels or without."""
+        known = {self.dataset_fingerprint, self.pixels_fingerprint}
+        return packed.fingerprint in known or packed.pixels_fingerprint in known - {""}
 
 
 def _read_input_spec(value: object) -> InputSpec:
