@@ -197,3 +197,20 @@ def _is_config_or_one_line(make: Callable[[], Config]) -> bool:
         return isinstance(make(), Config)
     except ConfigError as error:
         return "\n" not in str(error)
+
+
+def test_the_text_of_a_recipe_is_no_name_and_a_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="unknown recipe"):
+        load_config("[training]\nepochs = 3\n" * 100)
+    (tmp_path / "my.toml").write_text("[training]\nepochs = 3\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert load_config("~/my.toml").training.epochs == 3
+
+
+@pytest.mark.parametrize("setting", ["training.minutes=1e308", "data.memory_limit_gb=1e300"])
+def test_numbers_that_no_machine_has_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match="less than or equal"):
+        load_config("fast", [setting])

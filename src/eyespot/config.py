@@ -121,7 +121,10 @@ class DataConfig(_Section):
     )
     workers: int = Field(0, ge=0, description="Processes that decode pictures; 0: one per core.")
     memory_limit_gb: float = Field(
-        0.0, ge=0.0, description="Packed pixels above this are streamed from the files instead; 0: half of the memory."
+        0.0,
+        ge=0.0,
+        le=100_000.0,
+        description="Packed pixels above this are streamed from the files instead; 0: half of the memory.",
     )
     final: bool = Field(
         False, description="Train on train + val with a fixed recipe: no early stop, no selection, no val figures."
@@ -250,8 +253,9 @@ class TrainingConfig(_Section):
     minutes: float = Field(
         0.0,
         ge=0.0,
+        le=525_600.0,
         description="Cut the epochs to what fits into so many minutes of training; 0: no limit. With every "
-        "schedule the learning rate is down at the end.",
+        "schedule the learning rate is down at the end, where two epochs or more fit.",
     )
     batch_size: int = Field(128, ge=1, description="Pictures in one optimizer step.")
     drop_last: bool = Field(False, description="Leave out the last short batch of an epoch.")
@@ -289,7 +293,7 @@ class TrainingConfig(_Section):
     size_schedule: list[tuple[float, int]] = Field(
         default_factory=list,
         description="Progressive sizes: pairs [from this share of the steps, side in pixels]. Val is seen at the "
-        "size of the epoch; let the last pair be the full size.",
+        "size of the epoch. Where the last one is smaller than the pictures, all grow with them.",
     )
     early_stopping_epochs: int = Field(
         0, ge=0, description="Stop after this many epochs without improvement on val; 0: off."
@@ -447,8 +451,8 @@ def recipe_text(name: str) -> str:
     names = recipe_names()
     if name in names:
         return (resources.files("eyespot") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    path = Path(name)
-    if path.suffix == ".toml" or path.exists():
+    path = Path(os.path.expanduser(name))
+    if path.suffix == ".toml" or os.path.exists(path):  # also of a text that no path can be
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -457,7 +461,7 @@ def recipe_text(name: str) -> str:
                 f"cannot read recipe ({reason})", where=path, remedy="give a recipe's name or a TOML file"
             ) from error
     raise ConfigError(
-        f"unknown recipe {name!r}.{did_you_mean(name, names)}",
+        f"unknown recipe {name[:200]!r}.{did_you_mean(name, names)}",
         remedy=f"{len(names)} recipes: {', '.join(names)}; or a TOML file",
     )
 

@@ -187,8 +187,14 @@ def require_extra(extra: str, *modules: str) -> None:
             missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
             if missing and "." not in missing:
                 raise MissingExtraError(missing, extra) from error
-            reason = (str(error).strip().splitlines() or [""])[0][:160]
-            raise MissingExtraError(package, extra, fault=f"{type(error).__name__}: {reason}") from error
+            fault = f"{type(error).__name__}: {first_line(error)}"
+            raise MissingExtraError(package, extra, fault=fault) from error
+
+
+def first_line(error: BaseException, most: int = 160) -> str:
+    """Return the first line of an error's text, or its class where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0][:most] if text else type(error).__name__
 
 
 def whole_number(name: str, given: object, *, least: int = 0, remedy: str = "") -> int:
@@ -208,9 +214,13 @@ def positive_number(name: str, given: object, *, or_zero: bool = False, remedy: 
     Raises:
         UsageError: It is none, such as text, not finite, or too small.
     """
-    if not isinstance(given, Real) or not math.isfinite(given) or given < 0 or (given == 0 and not or_zero):
+    try:
+        number = float(given) if isinstance(given, Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         raise UsageError(f"{name} is {given!r}", remedy=remedy or "give a number above 0")
-    return float(given)
+    return number
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.evaluation.unknown import (
     Scaling,
+    UnknownRule,
     UnknownScore,
     least_pictures,
     num_pixel_statistics,
@@ -244,3 +245,10 @@ def test_what_it_does_to_a_split() -> None:
     assert sum(found["histogram"]["right"]) + sum(found["histogram"]["wrong"]) == 4
     none = unknown_metrics(scores[2:], rule, np.array([1, 1]), np.array([1, 0]))
     assert (none["accepted"], none["accepted_top1"], none["accepted_top1_ci95"]) == (0, None, None)
+
+
+def test_rows_and_their_digest_come_together(knowing: Predictor) -> None:
+    rule = knowing.info.unknown
+    assert rule is not None
+    with pytest.raises(ValueError, match="rows and no digest"):
+        UnknownRule.model_validate({**rule.model_dump(), "sha256": ""})

@@ -13,7 +13,7 @@ import pytest
 
 from eyespot.errors import UsageError
 from eyespot.models.dropout import Dropout
-from eyespot.models.registry import build_model, model_entry, model_names
+from eyespot.models.registry import build_model, check_args, model_entry, model_names
 
 
 def test_names():
@@ -109,3 +109,8 @@ def test_arguments_come_from_toml_and_json():
 def test_listing_the_models_does_not_import_torch():
     code = "import sys, eyespot.models.registry as r; r.model_names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=180).returncode == 0
+
+
+def test_a_whole_number_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"dropout .* must be a number"):
+        check_args("alexnet-mini", {"dropout": 10**400})

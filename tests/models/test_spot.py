@@ -61,3 +61,14 @@ def test_depth_counts_the_convolutions_of_a_group(depth: int) -> None:
 def test_other_shapes_are_refused(args: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="spot"):
         spot(**args)
+
+
+def test_whitening_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = []
+    for patches in (10**9, 16 * 16 * 7):
+        monkeypatch.setattr("eyespot.models.spot._PATCHES", patches)
+        model = spot()
+        model.init_from_images(images)
+        found.append(model.whiten.weight.abs().sum((0, 1)))
+    torch.testing.assert_close(*found)

@@ -94,12 +94,12 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
     assert (newest.state["step"], complaints) == (2, [])
 
 
-def test_modules_take_only_their_own_tensors() -> None:
+def test_modules_take_only_their_own_tensors(tmp_path: Path) -> None:
     one, two, other = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(4, 2)
     saved = Checkpoint(module_tensors("model", one), {})
-    load_module("model", two, saved)
+    load_module("model", two, saved, tmp_path)
     assert torch.equal(one.weight, two.weight)
     with pytest.raises(CheckpointError, match="another model"):
-        load_module("model", other, saved)
+        load_module("model", other, saved, tmp_path)
     with pytest.raises(CheckpointError, match="another model"):
-        load_module("ema", two, saved)
+        load_module("ema", two, saved, tmp_path)

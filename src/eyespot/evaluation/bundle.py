@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from eyespot.caches import user_path
 from eyespot.data.transforms import EvalTransform
-from eyespot.errors import CheckpointError, EyespotError, RunError, did_you_mean
+from eyespot.errors import CheckpointError, EyespotError, RunError, did_you_mean, first_line
 from eyespot.evaluation.bundle_info import FORMAT_VERSION, REMEDY, BundleInfo, parse_info
 from eyespot.evaluation.unknown import UnknownScore, parse_score
 from eyespot.files import fsync_folder, remedy_for_unreadable
@@ -230,7 +230,7 @@ def load_bundle(folder: Path) -> tuple[nn.Module, BundleInfo]:
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"not a safetensors file ({_brief(error)})", where=path, remedy=REMEDY) from error
+        raise CheckpointError(f"not a safetensors file ({first_line(error)})", where=path, remedy=REMEDY) from error
     _check_tensors(tensors, declared, path)
     with torch.random.fork_rng(devices=[]), _as_checkpoint_error(path):
         model = _build(info)
@@ -301,7 +301,7 @@ def _as_checkpoint_error(where: Path) -> Iterator[None]:
     try:
         yield
     except (EyespotError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        reason = error.what if isinstance(error, EyespotError) else _brief(error)
+        reason = error.what if isinstance(error, EyespotError) else first_line(error)
         raise CheckpointError(
             f"the declared architecture cannot be built ({reason})",
             where=where,
@@ -352,8 +352,3 @@ def _read(path: Path, limit: int) -> bytes:
             where=path,
             remedy=remedy_for_unreadable(error, "a bundle is a folder with weights.safetensors and model.json"),
         ) from error
-
-
-def _brief(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__

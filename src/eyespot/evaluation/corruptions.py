@@ -344,7 +344,7 @@ def _streak(images: Tensor, radius: float, sigma: float, degrees: Tensor, scale:
 def _plasma(count: int, side: int, decay: float, draw: _Draw) -> Tensor:
     """Return clouds, float32 (N, 1, S, S) from 0 to 1: noise of every scale, each finer one weaker by decay squared."""
     cloud = torch.zeros(count, 1, side, side)
-    for level in range(1, max(2, math.ceil(math.log2(_PUBLISHED_SIDE)) + 1)):
+    for level in range(1, int(math.log2(_PUBLISHED_SIDE)) + 1):
         noise = draw.uniform(count, 1, 2**level, 2**level, low=-1)
         cloud += F.interpolate(noise, side, mode="bilinear", align_corners=True) * decay ** (-2 * level)
     cloud -= cloud.amin((1, 2, 3), keepdim=True)

@@ -36,7 +36,7 @@ from eyespot.errors import (
     whole_number,
 )
 from eyespot.evaluation.bundle import find_bundle, load_bundle, load_unknown
-from eyespot.evaluation.bundle_info import BundleInfo
+from eyespot.evaluation.bundle_info import REMEDY, BundleInfo
 from eyespot.evaluation.metrics import check_finite, softmax
 from eyespot.evaluation.unknown import UnknownScore, num_pixel_statistics, pixel_statistics
 from eyespot.evaluation.views import Views, check_views, view_logits
@@ -509,6 +509,6 @@ def _fitting(model: nn.Module, info: BundleInfo, folder: Path) -> UnknownScore |
             raise CheckpointError(
                 f"its rule for unknown pictures compares {own} numbers where the model has {needed}",
                 where=folder,
-                remedy="take the bundle again from where it was trained, or train again",
+                remedy=REMEDY,
             )
     return load_unknown(folder, info)

@@ -100,6 +100,8 @@ class UnknownRule(BaseModel):
             raise ValueError(
                 f"{self.rows} rows of {self.num_features + self.num_pixel_statistics} numbers are too many"
             )
+        if bool(self.sha256) != (self.rows > 0):
+            raise ValueError(f"{self.rows} rows and {'a' if self.sha256 else 'no'} digest of them")
         return self
 
     @property
@@ -365,6 +367,7 @@ def unknown_metrics(scores: Float32Array, rule: UnknownRule, preds: Int64Array, 
     """
     from eyespot.evaluation.metrics import wilson_interval
 
+    scores = scores.astype(np.float64)  # as a prediction's is compared
     refused = scores > rule.threshold
     right = preds == labels
     kept, hits = int((~refused).sum()), int(right[~refused].sum())

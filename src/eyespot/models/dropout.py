@@ -18,7 +18,8 @@ class Dropout(nn.Module):
     """Sets elements to zero at random while training, and scales the others so that the mean stays.
 
     Args:
-        p: Probability of a zero, in [0, 1). On the CPU it is rounded to a multiple of 1/256, and the scale with it.
+        p: Probability of a zero, in [0, 1). On the CPU it is rounded to a multiple of 1/256, 255 of them at
+            most, and the scale with it.
 
     Source:
         Srivastava et al. 2014. Changed: where the random bits come from.
@@ -30,11 +31,13 @@ class Dropout(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x`, or in training `x` with some elements zero; any shape and floating type."""
-        dropped = round(self.p * _LEVELS)
-        if not self.training or dropped == 0:
+        if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
+        dropped = min(round(self.p * _LEVELS), _LEVELS - 1)  # of all of them nothing would be left to scale
+        if dropped == 0:
+            return x
         # One number from torch's generator seeds the bytes: whoever seeds torch decides about them, too.
         seed = int(torch.randint(2**62, ()).item())
         # Whole words of the generator, eight elements each: numpy draws single bytes several times more slowly.

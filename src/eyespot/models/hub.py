@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from eyespot import __version__
+from eyespot.errors import first_line
 from eyespot.files import describe_disk_error
-from eyespot.models.weight_files import MAX_BYTES, brief, file_sha256
+from eyespot.models.weight_files import MAX_BYTES, file_sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -230,7 +231,7 @@ def _hub_error(error: Exception) -> HubError:
         return HubError("it broke off", passing=True)
     # At the bottom lies what the system said: "Connection refused", "Name or service not known".
     said = [link.strerror for link in chain if isinstance(link, OSError) and link.strerror]
-    return HubError(said[-1] if said else brief(error), passing=bool(said) or "Connect" in names)
+    return HubError(said[-1] if said else first_line(error), passing=bool(said) or "Connect" in names)
 
 
 def _error_code(response: Any) -> str:

@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
+from eyespot.errors import first_line
 from eyespot.locks import temporary_folder
-from eyespot.models.weight_files import FileError, brief, described
+from eyespot.models.weight_files import FileError, described
 
 if TYPE_CHECKING:  # The process that reads a pickle refuses most bad files before it has to wait for torch.
     import torch
@@ -167,7 +168,7 @@ def _archive_problem(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        return f"a damaged or cut off archive ({brief(error)})"
+        return f"a damaged or cut off archive ({first_line(error)})"
     names = {PurePosixPath(entry.filename).name for entry in entries}
     if "constants.pkl" in names:
         return "a TorchScript archive, which holds code; save the weights alone: model.state_dict()"
@@ -199,7 +200,7 @@ def _convert(path: Path, safe: Path) -> str:
     except FileError as error:
         return str(error)
     except SafetensorError as error:  # a full disk, of which it makes no OSError
-        return f"{_NO_COPY} ({brief(error)})"
+        return f"{_NO_COPY} ({first_line(error)})"
     except MemoryError:
         return "reading it takes more memory than its size allows"
     except Exception as error:  # which ones a hostile file makes torch raise, nobody can list
@@ -211,7 +212,7 @@ def _convert(path: Path, safe: Path) -> str:
                 f"it asks for {refused[1]}, which weights do not need (of your own model, save model.state_dict()): "
                 "the file may run code"
             )
-        return f"not a whole file of weights of PyTorch ({type(error).__name__}: {brief(error)})"
+        return f"not a whole file of weights of PyTorch ({type(error).__name__}: {first_line(error)})"
     return ""
 
 

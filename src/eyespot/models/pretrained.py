@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from eyespot.errors import ModelError, UsageError, did_you_mean
+from eyespot.errors import ModelError, UsageError, did_you_mean, first_line
 from eyespot.models.depthwise import use_fast_depthwise
 from eyespot.models.heads import HeadSpec, build_head, head_notes
 from eyespot.models.protocol import check_images, check_num_classes
@@ -221,11 +221,15 @@ class PretrainedClassifier(nn.Module):
             return self.forward_features(images).flatten(1)
         return self.pooled(images)
 
+    @property
+    def head_columns(self) -> slice:
+        """Return which columns of what `features_of` returns are the head's input."""
+        pool = self.head_spec.pool
+        return slice(self.average_width) if pool == "gap" else slice(self.average_width if pool == "gmp" else 0, None)
+
     def head_vectors(self, encoded: Tensor) -> Tensor:
         """Return the head's input (B, head_inputs), a part of what `features_of` returned."""
-        if self.head_spec.pool == "gap":
-            return encoded[:, : self.average_width]
-        return encoded[:, self.average_width :] if self.head_spec.pool == "gmp" else encoded
+        return encoded[:, self.head_columns]
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the head's input, float (B, head_inputs), of images (B, C, H, W)."""
@@ -439,7 +443,7 @@ def _widths(facts: BackboneFacts, in_channels: int, size_px: int, taps: int) -> 
                 _, earlier = backbone.forward_intermediates(images, indices=indices)  # type: ignore[operator]
                 widths += [stage.shape[1] for stage in earlier]
     except _UNFIT as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        why = first_line(error, 120)
         if size_px == facts.size_px:
             raise ModelError(
                 f"it cannot be used under a head of eyespot ({why})",
@@ -503,7 +507,7 @@ def _create(facts: BackboneFacts, in_channels: int, size_px: int) -> nn.Module:
         backbone: nn.Module = timm.create_model(facts.name, pretrained=False, num_classes=0, in_chans=in_channels)
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(
-            f"timm cannot build it ({str(error).splitlines()[0][:160]})",
+            f"timm cannot build it ({first_line(error)})",
             where=f"model {facts.name!r}",
             remedy="use another backbone",
         ) from error

@@ -233,5 +233,5 @@ def _converted(value: object, default: object) -> object | None:
     """Return `value` in the type of `default`, or None where that would change what it says."""
     # bool is an int in Python: `dropout = true` must not become 1.0.
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1e300 else None
     return value if type(value) is type(default) else None

@@ -19,6 +19,7 @@ from eyespot.models.protocol import check_images, check_num_classes
 NAME = "spot"
 
 _LEAST_VARIANCE = 2e-2
+_PATCHES = 5_000 * 32 * 32  # at a time
 """Added to each direction's variance, so that those that hardly vary are not blown up (docs/decisions/003).
 
 airbench94 adds 5e-4 to pixels like these; on JPEG files, which have next to no fine colour, that multiplies the
@@ -75,9 +76,15 @@ class Spot(nn.Module):
         if self.whiten.weight.requires_grad:  # built without whitening
             return
         kernel = self.whiten.kernel_size[0]
-        patches = images.unfold(2, kernel, 1).unfold(3, kernel, 1)  # (N, C, H', W', k, k)
-        flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.in_channels * kernel * kernel).double()
-        covariance = flat.T @ flat / len(flat)
+        width = self.in_channels * kernel * kernel
+        covariance, count = torch.zeros(width, width, dtype=torch.float64), 0
+        # Patches take 36 times the bytes of their pictures.
+        for part in torch.split(images, max(1, _PATCHES // (images.shape[2] * images.shape[3]))):
+            patches = part.unfold(2, kernel, 1).unfold(3, kernel, 1)  # (N, C, H', W', k, k)
+            flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, width).double()
+            covariance += flat.T @ flat
+            count += len(flat)
+        covariance /= count
         values, vectors = torch.linalg.eigh(covariance)
         scaled = vectors.T / torch.sqrt(values.clamp_min(0) + _LEAST_VARIANCE).unsqueeze(1)
         filters = scaled.reshape(-1, self.in_channels, kernel, kernel).to(self.whiten.weight.dtype)

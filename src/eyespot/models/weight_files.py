@@ -77,9 +77,3 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def brief(error: BaseException) -> str:
-    """Return the first line of an error, or its class."""
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__

@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from eyespot.caches import user_path
-from eyespot.errors import CheckpointError, DownloadError, MissingExtraError, UsageError
+from eyespot.errors import CheckpointError, DownloadError, MissingExtraError, UsageError, first_line
 from eyespot.models import hub
 from eyespot.models.pickle_process import unpickled
-from eyespot.models.weight_files import FileError, brief, check_file, check_header, file_sha256
+from eyespot.models.weight_files import FileError, check_file, check_header, file_sha256
 from eyespot.models.weight_names import Wanted, is_counter, match_names
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def _read_safetensors(path: Path, wanted: Wanted) -> dict[str, torch.Tensor]:
             found = {name: _converted(name, file.get_tensor(place)) for name, place in places.items()}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
         words = "cut off, or damaged" if "not fully covered" in str(error) else "not a safetensors file"
-        raise FileError(f"{words} ({brief(error)})") from error
+        raise FileError(f"{words} ({first_line(error)})") from error
     # In the network's own order; what is left are counters that the file does not have.
     return {
         name: found[name] if name in found else torch.zeros(size, dtype=torch.int64)

@@ -31,7 +31,7 @@ class Checkpoint:
     """Everything that a run needs to go on.
 
     Attributes:
-        tensors: Named tensors: `model/...`, `ema/...`, `optimizer/...`.
+        tensors: Named tensors: `model/...`, `ema/...`, `optimizer/...`, `hardest/...`.
         state: JSON values: counters, running sums, history, schedule.
     """
 
@@ -40,7 +40,7 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint in one step; afterwards only the newest few step checkpoints are kept.
+    """Write a checkpoint in one step; `prune` removes old ones.
 
     Raises:
         RunError: The disk is full or the folder cannot be written; earlier checkpoints are whole.
@@ -89,7 +89,7 @@ def best_path(folder: Path, epoch: int) -> Path:
 
 
 def prune(folder: Path) -> None:
-    """Delete all but the newest step checkpoints, and best weights that none of them names."""
+    """Delete all but the newest two step checkpoints and the newest two best weights, which are those they name."""
     for pattern in ("step-*.ckpt", "best-*.ckpt"):
         for old in sorted(folder.glob(pattern))[:-_KEEP]:
             with contextlib.suppress(OSError):
@@ -134,8 +134,8 @@ def module_tensors(prefix: str, module: nn.Module) -> dict[str, torch.Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in module.state_dict().items()}
 
 
-def load_module(prefix: str, module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's tensors into a module.
+def load_module(prefix: str, module: nn.Module, checkpoint: Checkpoint, where: Path) -> None:
+    """Put a checkpoint's tensors into a module; `where` is named in errors.
 
     Raises:
         CheckpointError: Names or shapes differ: the checkpoint is of another architecture or class list.
@@ -147,6 +147,7 @@ def load_module(prefix: str, module: nn.Module, checkpoint: Checkpoint) -> None:
     if wrong:
         raise CheckpointError(
             f"the checkpoint is of another model ({sorted(wrong)[0]!r} does not fit)",
+            where=where,
             remedy="resume with the recipe it was started with",
         )
     module.load_state_dict(found)

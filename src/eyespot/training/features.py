@@ -15,7 +15,7 @@ import math
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -48,6 +48,7 @@ from eyespot.seeds import derive_seed
 
 Progress = Callable[[int, int], None]
 
+_TRAIN: tuple[SplitName, ...] = ("train",)
 _FORMAT_VERSION = 1
 _CHUNK = 1024  # pictures between two marks of progress; a whole number of forward passes
 _BATCH = 64  # pictures in a forward pass: their maps stay in the cache
@@ -162,6 +163,7 @@ class Encoder:
         spec: What they become for the model.
         plan: Device and precision.
         augment: Settings of views beyond the mirrored one.
+        trained: Source splits that are trained on: the others have two views at most.
         workers: Decoding processes where pictures are streamed; 0: one a core.
     """
 
@@ -173,10 +175,11 @@ class Encoder:
         plan: ComputePlan,
         augment: AugmentConfig,
         *,
+        trained: Collection[SplitName] = _TRAIN,
         workers: int = 0,
     ) -> None:
         self._frozen, self._packed, self._spec, self._plan = frozen, packed, spec, plan
-        self._augment = augment
+        self._augment, self._trained = augment, trained
         self._workers = workers
         self.width = frozen.width
         # Features that come out of bf16 products lose nothing in float16; those of float32 would.
@@ -298,9 +301,8 @@ class Encoder:
         shape = (len(self._packed.splits[source]), self.width)
         return _Shard(self._folder(view), f"{source}-{view}", shape, self.dtype)
 
-    @staticmethod
-    def _views(source: SplitName, views: int) -> int:
-        return views if source == "train" else min(views, 2)
+    def _views(self, source: SplitName, views: int) -> int:
+        return views if source in self._trained else min(views, 2)
 
     def _folder(self, view: int) -> Path:
         key = FeatureKey(

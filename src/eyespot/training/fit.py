@@ -204,12 +204,12 @@ class _Loop:
         """Train until the planned epochs are done or something stops it early."""
         settings = self.config.training
         self.received = received
-        last_checkpoint = time.monotonic()
+        last_checkpoint = time.perf_counter()
         while not self.state.done:
-            started = time.monotonic()
+            started = time.perf_counter()
             for batch in self._batches(self.state.epoch, self.state.step_in_epoch):
                 self._step(batch)
-                now = time.monotonic()
+                now = time.perf_counter()
                 self.state.seconds += now - started
                 self.state.epoch_seconds += now - started
                 started = now
@@ -221,10 +221,10 @@ class _Loop:
                     raise Interrupted(received[0])
                 if now - last_checkpoint >= settings.checkpoint_minutes * 60:
                     self._save()
-                    last_checkpoint = started = time.monotonic()
+                    last_checkpoint = started = time.perf_counter()
             self._finish_epoch()
             self._save()
-            last_checkpoint = time.monotonic()
+            last_checkpoint = time.perf_counter()
             if received:
                 raise Interrupted(received[0])
 
@@ -536,9 +536,9 @@ class _Loop:
                 remedy="resume with the data and recipe the run was started with",
             )
         drop_after(self.folder, step=state.step, epoch=state.best_epoch)
-        load_module("model", self.model, checkpoint)
+        load_module("model", self.model, checkpoint, self.folder)
         if self.ema is not None:
-            load_module("ema", self.ema, checkpoint)
+            load_module("ema", self.ema, checkpoint, self.folder)
         if self.hardest:
             self.hardest.load(checkpoint.tensors)
         load_optimizer(self.optimizer, checkpoint, checkpoint.state["optimizer"])
@@ -578,13 +578,13 @@ class _Loop:
         first = round(self.config.training.freeze_epochs * self.steps_per_epoch)
         self.state = TrainState(planned_epochs=10**9, steps_per_epoch=self.steps_per_epoch, step=first)
         times = []
-        begun = time.monotonic()
+        begun = time.perf_counter()
         for batch in self._batches(0, 0):
-            started = time.monotonic()
+            started = time.perf_counter()
             self._step(batch)
             self.sums.tolist()  # waits for a GPU
-            times.append(time.monotonic() - started)
-            if len(times) >= 50 or (len(times) >= 4 and time.monotonic() - begun > 5):
+            times.append(time.perf_counter() - started)
+            if len(times) >= 50 or (len(times) >= 4 and time.perf_counter() - begun > 5):
                 break
         self.model, self.optimizer, self.ema, self.hardest = real
         self.frozen = None  # it was said of the copy
@@ -605,7 +605,7 @@ class _Loop:
                 checkpoint = read_checkpoint(best_path(self.folder, state.best_epoch))
                 if checkpoint.state.get("run") != self.identity:
                     raise CheckpointError("of another run", where=best_path(self.folder, state.best_epoch))
-                load_module("model", model, checkpoint)
+                load_module("model", model, checkpoint, self.folder)
             except CheckpointError as error:
                 # Of an epoch that no step checkpoint leads back to: what is left is better than nothing, and said.
                 self.observer.on_message(

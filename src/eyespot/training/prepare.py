@@ -142,7 +142,8 @@ def prepare_training(
     transform = EvalTransform(spec)
     if hasattr(model, "init_from_images") and not _is_restored(writer, config):
         # As many for streamed pictures as for others: a run may be both in turn before its first checkpoint.
-        sample = _sample(splits, "train", _WHITENING_SAMPLE)
+        fewer = _WHITENING_SAMPLE * 64**2 // spec.input_px**2  # large ones have more patches each, and take memory
+        sample = _sample(splits, "train", max(500, min(_WHITENING_SAMPLE, fewer)))
         pixels = np.concatenate(list(_read(packed, sample, _counter(observer, "whitening"))))
         model.init_from_images(transform(torch.from_numpy(pixels).permute(0, 3, 1, 2)))  # type: ignore[operator]
     model = model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -126,6 +126,15 @@ def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tens
     optimizer.zero_grad(set_to_none=True)
 
 
+def fitted_sizes(size_schedule: Sequence[tuple[float, int]], full_px: int) -> list[tuple[float, int]]:
+    """Return progressive sizes that end at the full side: those of a recipe are for pictures of its last size.
+
+    A network that ends its training on smaller pictures than it is shipped for has not seen their scale.
+    """
+    last = size_schedule[-1][1] if size_schedule else full_px
+    return [(share, round(size * full_px / last) if last < full_px else size) for share, size in size_schedule]
+
+
 def resize_images(images: torch.Tensor, size_schedule: Sequence[tuple[float, int]], progress: float) -> torch.Tensor:
     """Return the images at the side that progressive training asks for at a share of the run."""
     side = images.shape[-1]

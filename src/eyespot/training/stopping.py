@@ -27,9 +27,10 @@ def collect_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    # Windows has two of them. What is ignored stays so: under `nohup`, or in the background of a script.
+    # Windows has two of them. What is ignored stays so: under `nohup`, or in the background of a script. So does what
+    # another language set (None), since it could not be put back.
     numbers = [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received

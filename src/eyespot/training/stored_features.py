@@ -29,16 +29,16 @@ class FeatureHead(nn.Module):
     def __init__(self, model: PretrainedClassifier) -> None:
         super().__init__()
         self.head = model.head
-        self._cut = (model.head_vectors,)  # in a tuple, so that the backbone is no part of this module
+        self._columns = model.head_columns
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (B, K) of stored features (B, D)."""
-        logits: Tensor = self.head(self._cut[0](features))
+        logits: Tensor = self.head(features[:, self._columns])
         return logits
 
     def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, K) and what the last layer reads, (B, D'), of stored features (B, D)."""
-        inputs = self.head[:-1](self._cut[0](features))
+        inputs = self.head[:-1](features[:, self._columns])
         return self.head[-1](inputs), inputs
 
     def get_classifier(self) -> nn.Module:

@@ -27,7 +27,7 @@ class TimeLimit:
 
     def epochs_at_pace(self, epochs: int, seconds: float) -> int:
         """Return how many epochs fit, at least those that are done, if some took so many seconds."""
-        return max(epochs, math.floor(self.seconds * _LIMIT_SHARE / seconds * epochs))
+        return max(epochs, math.floor(self.seconds * _LIMIT_SHARE / max(seconds, 1e-9) * epochs))
 
     def shortened(self, planned: int, *, epoch: int, seconds: float) -> int:
         """Return the planned epochs, or as many as fit where they do not; at least those that are done.

@@ -32,7 +32,7 @@ from eyespot.training.fit import FitResult, TrainState
 from eyespot.training.lr_finder import resolve_learning_rate
 from eyespot.training.prepare import Prepared, frozen_mode
 from eyespot.training.solvers import LinearHead, solve_linear_head
-from eyespot.training.step import TrainData
+from eyespot.training.step import TrainData, fitted_sizes
 from eyespot.training.stopping import stop_signals
 from eyespot.training.stored_features import (
     FeatureHead,
@@ -120,7 +120,7 @@ def train_model(
         return Trained(_fit_pixels(prepared, config, plan=plan, writer=writer, observer=observer))
     views = config.features.views
     observer.on_message(f"training pictures: {describe_views(prepared, views)}")
-    encoder = _encoder(FrozenNetwork.pooled(model), prepared, packed, config, plan)
+    encoder = _encoder(FrozenNetwork.pooled(model), prepared, packed, splits, config, plan)
     sources = sources_of(splits, "train", "val")
     observer.on_message(f"features: {encoder.estimate(sources, views)}")
     encoder.check_space(sources, views)
@@ -184,6 +184,11 @@ def _fit(
     model: nn.Module, data: TrainData, config: Config, *, plan: ComputePlan, writer: RunWriter, observer: Observer
 ) -> FitResult:
     """Run the loop, at the rate that the recipe names or that a range test finds."""
+    sizes = fitted_sizes(config.training.size_schedule, data.eval_transform.spec.input_px)
+    if sizes != config.training.size_schedule:
+        observer.on_message(f"progressive sizes fitted to the pictures: {', '.join(f'{size} px' for _, size in sizes)}")
+        training = config.training.model_copy(update={"size_schedule": sizes})
+        config = config.model_copy(update={"training": training})
     config = resolve_learning_rate(model, data, config, plan=plan, writer=writer, observer=observer)
     return loop.fit(model, data, config, plan=plan, writer=writer, observer=observer)
 
@@ -251,7 +256,7 @@ def _solve_head(
         labels = splits.labels(packed, name)
         parts, start = [], 0
         for arrays, rows in store.parts(splits, name):
-            views = tuple(_cut(model, array) for array in (arrays if all_views else arrays[:1]))
+            views = tuple(array[:, model.head_columns] for array in (arrays if all_views else arrays[:1]))
             parts.append(FeatureRows(views, rows, labels[start : start + len(rows)]))
             start += len(rows)
         return parts
@@ -323,13 +328,6 @@ def _has(settings: Sequence[str]) -> str:
     return "has" if len(settings) == 1 else "have"
 
 
-def _cut(model: PretrainedClassifier, array: Any) -> Any:
-    """Return the columns of stored features that the model's pooling takes."""
-    width = model.average_width
-    pool = model.head_spec.pool
-    return array[:, :width] if pool == "gap" else array[:, width:] if pool == "gmp" else array
-
-
 def _summary(found: LinearHead) -> dict[str, Any]:
     """Return how a head was found, as JSON values for metrics.json."""
     return {
@@ -386,7 +384,8 @@ def _fit_rest(
     assert isinstance(model, PretrainedClassifier)
     sample = torch.randn(2, spec.channels, spec.input_px, spec.input_px, generator=torch.Generator().manual_seed(0))
     cut = cut_at_first_trained(model, sample.to(plan.device))
-    encoder = None if cut is None else _encoder(FrozenNetwork.before(model, cut), prepared, packed, config, plan)
+    before = None if cut is None else FrozenNetwork.before(model, cut)
+    encoder = None if before is None else _encoder(before, prepared, packed, splits, config, plan)
     sources, views = sources_of(splits, "train", "val"), config.features.views
     fits = encoder is not None and encoder.fits(sources, views)
     way = _once(writer, _FROZEN_PART, lambda: _STORED if fits else _COMPUTED)
@@ -412,9 +411,15 @@ def _fit_rest(
 
 
 def _encoder(
-    frozen: FrozenNetwork, prepared: Prepared, packed: PackedDataset, config: Config, plan: ComputePlan
+    frozen: FrozenNetwork,
+    prepared: Prepared,
+    packed: PackedDataset,
+    splits: Splits,
+    config: Config,
+    plan: ComputePlan,
 ) -> Encoder:
-    return Encoder(frozen, packed, prepared.spec, plan, config.augment, workers=config.data.workers)
+    trained = tuple(splits.indices["train"])  # with data.final val is part of train
+    return Encoder(frozen, packed, prepared.spec, plan, config.augment, trained=trained, workers=config.data.workers)
 
 
 def _fit_stored(
