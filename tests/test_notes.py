@@ -160,3 +160,7 @@ def test_runs_of_studies_are_listed_by_where_they_are(tmp_path: Path, capsys: py
     for folder, names in ((tmp_path, ["a", "study-x/runs/vgg-seed0"]), (tmp_path / "study-x", ["runs/vgg-seed0"])):
         show_runs(folder, json=True, sort="name")
         assert [row["run"] for row in json.loads(capsys.readouterr().out)] == names
+
+
+def test_one_tag_is_a_word_and_not_its_letters(tmp_path: Path) -> None:
+    assert annotate(make_run(tmp_path / "a").path, tags="baseline").tags == ("baseline",)

@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 
 from eyespot.analysis import words
 from eyespot.caches import cache_folder, data_folders
-from eyespot.errors import UsageError, printable
+from eyespot.device import usable_cores
+from eyespot.errors import UsageError, first_line, printable
 from eyespot.runs import environment
 
 Status = Literal["ok", "note", "warning", "problem"]
@@ -161,6 +162,8 @@ def _lack(requirement: Any) -> str:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         return "missing"
+    if not version:  # pip was stopped: its folder is there without what it says
+        return "missing"
     return "" if requirement.specifier.contains(version, prereleases=True) else version
 
 
@@ -185,9 +188,8 @@ def _torch(version: str) -> Check:
         torch = importlib.import_module("torch")
         importlib.import_module("torchvision")
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "pip install --force-reinstall torch torchvision: both of the same release"
-        return Check("software", "torch", "problem", f"{version}, cannot be loaded ({reason})", advice)
+        return Check("software", "torch", "problem", f"{version}, cannot be loaded ({first_line(error)})", advice)
     return Check("software", "torch", "ok", f"{torch.__version__}, {words.plural(torch.get_num_threads(), 'thread')}")
 
 
@@ -198,7 +200,7 @@ def _machine() -> list[Check]:
     from eyespot.data.pack_spec import available_memory_bytes
 
     facts = environment()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else facts["cores"]
+    cores = usable_cores()
     checks = [Check("machine", "processor", "ok", f"{facts['processor']}, {words.plural(cores, 'core')} to use")]
     checks += _compute()
     threads = os.environ.get("OMP_NUM_THREADS")

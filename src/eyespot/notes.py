@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from eyespot.config import as_list
 from eyespot.errors import RunError, UsageError
 from eyespot.files import remedy_for_unreadable, write_json
 from eyespot.locks import file_lock
@@ -84,7 +85,7 @@ def annotate(
         UsageError: An empty or overlong note or tag, a tag with a comma, or one to take away that is not there.
         RunError: No run folder, or it cannot be read or written.
     """
-    opened = Run.open(run)
+    opened, tags, untag = Run.open(run), as_list(tags), as_list(untag)
     if note is not None and not 0 < len(note.strip()) <= _MOST_NOTE_LENGTH:
         raise UsageError("an empty or overlong note", where=opened.path, remedy=f"1 to {_MOST_NOTE_LENGTH:,} letters")
     for tag in (*tags, *untag):

@@ -1,6 +1,7 @@
 """The first steps that all verbs share: open what the user names as DATA, and have it scanned and packed.
 
-Before this: a verb of `verbs` or `data_verbs`. After this: `splits`, `prepare` and the rest of the way of the data.
+Before this: a verb, such as `starting.train`, or one of `data_verbs`. After this: `splits`, `prepare` and the rest of
+the way of the data.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Settings = Sequence[str] | Mapping[str, Any]
 
-_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 _FEW_PICTURES = 10_000
 _SMALL_PX = 64  # what a network from scratch is trained on
 _BACKBONE = "efficientnet_lite0"  # of the recipe `transfer`
@@ -60,10 +60,14 @@ def checked_split(split: str) -> SplitName:
     Raises:
         UsageError: It is none.
     """
-    for name in _SPLITS:
+    from eyespot.data.dataset import SPLIT_NAMES
+
+    for name in SPLIT_NAMES:
         if split == name:
             return name
-    raise UsageError(f"unknown split {split!r}.{did_you_mean(split, _SPLITS)}", remedy=f"use {', '.join(_SPLITS)}")
+    raise UsageError(
+        f"unknown split {split!r}.{did_you_mean(split, SPLIT_NAMES)}", remedy=f"use {', '.join(SPLIT_NAMES)}"
+    )
 
 
 def load_recipe(recipe: str | Path, settings: Settings) -> Config:
@@ -374,14 +378,14 @@ def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
         splits: The division of a run; without it the splits that the data bring are counted.
     """
     from eyespot.data.checks import count_leaked
+    from eyespot.data.dataset import SPLIT_NAMES
 
     dataset, report = packed.dataset, packed.report
     counts: Mapping[str, Mapping[str, int]] = report.counts
     if splits is not None:
-        names: tuple[SplitName, ...] = ("train", "val", "test")
         counts = {
             split: _class_counts(splits.labels(packed, split), dataset.class_names)
-            for split in names
+            for split in SPLIT_NAMES
             if splits.count(split)
         }
     return {

@@ -23,6 +23,7 @@ import numpy as np
 from eyespot.analysis import words
 from eyespot.answer_file import AnswerFile, check_target, csv_row
 from eyespot.arrays import UInt8Array
+from eyespot.caches import user_path
 from eyespot.data.csvfile import is_address
 from eyespot.data.decode_limits import MAX_FILE_BYTES, MAX_SECONDS
 from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
@@ -44,6 +45,7 @@ Asking = Literal["auto", "never"]
 _BATCH = 128  # answered together; as in Predictor.predict, so that the same pictures get the same digits
 _PIECE = 32  # decoded by one process at a time: a batch of photographs would keep one busy for seconds
 _AHEAD = 3  # batches that are being decoded or computed while one is answered
+_GALLERY_CLASSES = 5  # with each picture, or as many as are asked for
 _GALLERY_DRAWS = 4  # random places that each heat map is checked against
 _FOR_PROCESSES = 1000  # fewer pictures are decoded before two Pythons with numpy have started
 _COMPUTED_AT_ONCE = 8  # batches: each needs the memory of a forward pass
@@ -121,7 +123,7 @@ def print_predictions(
                     print(f"error: {error}", file=sys.stderr)
             flush_output()
             if page is not None:
-                _show(page, predictor, batch, checked)
+                _show(page, predictor, batch, checked, max(top, _GALLERY_CLASSES))
             done += len(batch)
             terminal.on_count("predicting", done, None)
         if page is not None and gallery is not None:
@@ -139,7 +141,9 @@ def _new_gallery(run: Path, predictor: Predictor) -> Gallery:
     return Gallery("Pictures and their answers", f"{run.name}, {predictor.info.architecture.name}")
 
 
-def _show(page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Prediction]], views: Views | None) -> None:
+def _show(
+    page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Prediction]], views: Views | None, top: int
+) -> None:
     """Put answered pictures on the page while it has room; they are decoded once more, at their own size."""
     from eyespot.analysis.explain import explain_pictures
 
@@ -152,7 +156,7 @@ def _show(page: Gallery, predictor: Predictor, batch: Sequence[tuple[Asked, Pred
         else:
             page.leave_out(1)
     named = [(asked.name, asked.name if asked.data is None else asked.data) for asked in shown]
-    page.add(explain_pictures(predictor, named, draws=_GALLERY_DRAWS, views=views))
+    page.add(explain_pictures(predictor, named, draws=_GALLERY_DRAWS, views=views, top_k=top))
 
 
 def write_predictions(
@@ -188,6 +192,7 @@ def write_predictions(
     """
     if "-" in pictures:
         raise UsageError("- (stdin) with --csv FILE", where="the command line", remedy="use --csv - for it")
+    out = user_path(out)  # the shell leaves the ~ of --csv=~/answers.csv
     check_target(out)
     checked = None if views is None else check_views(views)
     predictor = load_predictor(run, device=device, unknown=unknown, fit=fit)

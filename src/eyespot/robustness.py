@@ -82,10 +82,12 @@ def evaluate_robustness(
         **asked,
     }
     folder = found.home.path if found.home is not None and found.own else None
-    done = {} if folder is None else _cells_of(job, folder / _BEGUN) or _cells_of(job, folder / FILE)
+    done = None if folder is None else _cells_of(job, folder / _BEGUN) or _cells_of(job, folder / FILE)
     names = cell_names()
-    if not done:
+    if done is None:
         found.count_test_read(watcher)
+        if folder is not None:
+            _keep({"job": job, "cells": {}}, folder / _BEGUN)  # killed from here on, the reading is counted
     elif len(done) < len(names):
         watcher.on_message(f"{len(done)} of {len(names)} cells are measured; going on behind them")
 
@@ -101,7 +103,7 @@ def evaluate_robustness(
         lambda some: read_positions(found.packed, found.splits, found.split, places[some]),
         seed=seed,
         views=checked,
-        done=done,
+        done=done or {},
         on_cell=on_cell,
     )
     mistakes = found.home.config.mistakes if found.own and found.home is not None else ()
@@ -120,10 +122,10 @@ def _keep(begun: dict[str, Any], path: Path) -> None:
         raise RunError(error.what, where=error.where, remedy=f"{error.remedy}; the same command goes on") from error
 
 
-def _cells_of(job: dict[str, Any], path: Path) -> dict[str, int]:
-    """Return the cells of a job that a file holds: none where it is of another job, or missing."""
+def _cells_of(job: dict[str, Any], path: Path) -> dict[str, int] | None:
+    """Return the cells of a job that a file holds; None where it is of another job, or missing."""
     before = read_json(path, default={}, remedy="delete the file: the grid is measured again")
-    cells: dict[str, int] = before.get("cells", {}) if before.get("job") == job else {}
+    cells: dict[str, int] | None = before.get("cells", {}) if before.get("job") == job else None
     return cells
 
 

@@ -359,7 +359,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": _command(),
+        "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor_name(),
@@ -373,7 +373,7 @@ def now() -> str:
     return datetime.fromtimestamp(time.time(), tz=timezone.utc).isoformat(timespec="seconds")
 
 
-def _command() -> str:
+def command_line() -> str:
     """Return the command line so that it can be run again; `python -m eyespot` is called by its shorter name."""
     program = Path(sys.argv[0]).name
     return shlex.join(["eyespot" if program in {"__main__.py", "eyespot.exe"} else program, *sys.argv[1:]])

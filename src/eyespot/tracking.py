@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from eyespot.errors import MissingExtraError, UsageError, did_you_mean
+from eyespot.errors import MissingExtraError, UsageError, did_you_mean, first_line
 from eyespot.files import write_json
 from eyespot.opening import Observer
 from eyespot.runs import Run, RunWriter, read_json
@@ -95,8 +95,9 @@ class Tracked:
             write(self._tracker)
         except Exception as error:  # whatever a service or its package may raise: the training is worth more
             self._failed, self._tracker = True, None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            self.on_message(f"note: {self._kind} could not be written ({reason}); history.jsonl has everything")
+            self.on_message(
+                f"note: {self._kind} could not be written ({first_line(error, 200)}); history.jsonl has everything"
+            )
 
 
 class TensorBoardTracker:

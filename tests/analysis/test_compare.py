@@ -244,7 +244,9 @@ def test_seeds_with_corrected_labels_are_one_group(tmp_path: Path) -> None:
             tmp_path / f"r{seed}", hits(0.8, seed), seed=seed, settings={"data.label_fixes": f"{seed}.csv"}
         )
         known = json.loads((path / "provenance.json").read_text())
-        (path / "provenance.json").write_text(json.dumps({**known, "label_fixes": {"sha256": sha256}}))
+        (path / "provenance.json").write_text(
+            json.dumps({**known, "label_fixes": {"sha256": sha256, "file": f"/{seed}.csv"}})
+        )
         paths.append(path)
     assert [group.seeds for group in compare_runs(paths).groups] == [(0, 1), (2,)]
 

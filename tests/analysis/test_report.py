@@ -194,6 +194,12 @@ def test_the_best_epoch_is_that_of_the_recipes_own_measure(input_of: Make, histo
     assert "best val/loss: epoch 2 (kept)" in render_report(input_of(history=history, config=by_loss))
     by_top1 = {"training": {"monitor": "val/top1"}}
     assert "best val/top1: epoch 3<" in render_report(input_of(history=history, config=by_top1))
+    twice = history_of([2, 1.5, 1.2, 1.0], [2.0, 1.0, 1.1, 1.0], [0.3, 0.5, 0.5, 0.4])
+    kept = {"training": {"monitor": "val/top1", "restore_best": True}}
+    assert "best val/top1: epoch 2 (kept)" in render_report(input_of(history=twice, config=kept)), "the first, as fit"
+    lost = input_of(history=twice, config=kept)
+    lost = replace(lost, metrics={**lost.metrics, "best_epoch": 4})  # its weights were gone
+    assert "best val/top1: epoch 2<" in render_report(lost)
 
 
 def test_a_loss_over_many_decades_gets_a_logarithmic_axis(input_of: Make, history_of: Make) -> None:

@@ -149,11 +149,15 @@ def test_the_best_epoch_is_recommended_only_where_it_can_be_kept_and_was_not(
 ) -> None:
     def said(**known: Any) -> str:
         metrics = {"test": split_of(0.6), "val": split_of(0.6, 5_000), "train": split_of(0.95, 45_000), **known}
-        (finding,) = judge(history_of(falling()), metrics, num_classes=10, epochs_planned=30).findings
+        (finding,) = judge(history_of(falling(), val), metrics, num_classes=10, epochs_planned=30).findings
         return finding.text
 
+    val = [*falling(29), 2.0]  # the last epoch was not the best
     assert "training.restore_best = true" in said()
     assert "training.restore_best = true" in said(best_epoch=30)
+    val = falling()
+    assert "restore_best" not in said(best_epoch=30)  # it may be on
+    val = [*falling(29), 2.0]
     assert said(best_epoch=12).endswith("Augment more, or raise weight decay or dropout.")
     assert said(val={}).endswith("Augment more, or raise weight decay or dropout.")  # --final refuses it
 

@@ -102,3 +102,23 @@ def test_learning_rates_have_two_digits(number: float, text: str) -> None:
 )
 def test_numbers_beside_an_axis_are_short(value: float, text: str) -> None:
     assert words.axis_number(value) == text
+
+
+def test_settings_that_differ_are_spelt_differently() -> None:
+    assert [words.spell(value) for value in (0.9999, 0.9995, 0.1, 1e-4)] == ["0.9999", "0.9995", "0.1", "0.0001"]
+    assert words.spell(0.1234567) == "0.123"
+
+
+def test_a_small_difference_is_not_nothing() -> None:
+    assert words.points(0.000367) == "0.04 points"
+    assert (words.points(0.01), words.points(-0.023), words.points(0.0)) == ("1.0 point", "2.3 points", "0.0 points")
+
+
+def test_sentence() -> None:
+    assert words.sentence("the disk is full") == "The disk is full."
+    assert words.sentence("What now?") == "What now?"
+    assert words.sentence("") == ""
+
+
+def test_p_cell() -> None:
+    assert [words.p_cell(p) for p in (0.5, 0.0001)] == ["0.50", "< 0.001"]

@@ -138,7 +138,7 @@ def test_a_factor_is_a_point_for_each_value_but_the_recipes_own() -> None:
     assert found[0].detail == "training.batch_size: 500 → 250"
     lists = parse_changes(config, (), ["model.args.widths=[8,8,8],[16,16,16]"])
     assert [change.name for change in lists] == ["widths-8--8--8", "widths-16--16--16"]
-    apart = parse_changes(config, (), ["optimizer.head_lr=1e-4,1.0001e-4"])
+    apart = parse_changes(config, (), ["optimizer.head_lr=1e-4,1.00000001e-4"])
     assert [change.name for change in apart] == ["head_lr-0.0001", "head_lr-0.0001-2"]
 
 
@@ -170,3 +170,10 @@ def test_the_ablation_of_the_docs_can_be_asked_for() -> None:
         "batch_norm-true",
         "name-rmsprop",
     ]
+
+
+def test_a_list_that_the_recipe_has_already_is_no_change() -> None:
+    config = load_config("gomez2025-alexnet")
+    own = list(config.augment.brightness)
+    found = parse_changes(config, (), [f"augment.brightness={own},[0.8, 1.2]"])
+    assert [change.settings for change in found] == [{"augment.brightness": [0.8, 1.2]}]

@@ -359,7 +359,10 @@ def test_seeds_are_summed_up_and_a_quick_look_is_said(tmp_path: Path) -> None:
     document = {"limits": {"minutes": None, "epochs_scale": 0.5}, "points": points}
     (tmp_path / "points.json").write_text(json.dumps(document))
     (row,) = read_rows(study, tmp_path)
-    assert re.match(r"[\d.]+ %( \[[\d.]+, [\d.]+\])?, sd [\d.]+ over 2 seeds, on test \(n = 6\)", row.figure("test"))
+    assert re.match(
+        r"[\d.]+ %( \[[\d.]+, [\d.]+\])?, sd [\d.]+ over 2 seeds, on test \(n = 6, 1 view\)",
+        row.figure("test"),
+    )
     page = write_study_report(study, tmp_path).read_text(encoding="utf-8")
     assert "epochs times 0.5, so not the published settings" in re.sub("\u00a0", " ", page)
 

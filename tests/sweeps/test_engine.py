@@ -229,7 +229,35 @@ def test_a_dead_cluster_address_is_said_at_once() -> None:
     assert time.monotonic() - started < 2 * engine._CONNECT_SECONDS
 
 
-@pytest.mark.parametrize("address", ["", "nowhere", "host:", ":6379", "host:port", "host:99999", "ray://host:10001"])
+@pytest.mark.parametrize("host", ["my..host", f"{64 * 'x'}.org"])
+def test_a_name_that_no_host_can_have_is_said(host: str) -> None:
+    with pytest.raises(UsageError, match="no cluster answers at"):
+        engine.check_cluster(f"{host}:6379")
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("4,2", 4), ("0", 8), ("3", 3), ("many", 8), ("", 8)])
+def test_threads_are_those_of_openmp(
+    limit: str, threads: int, monkeypatch: pytest.MonkeyPatch, journal: Journal
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+
+    class Ray:
+        def nodes(self) -> list[dict[str, object]]:
+            return [{"Alive": True, "Resources": {"CPU": 8}}]
+
+    assert engine._machines(Ray(), replace(journal.plan, at_once=1)).threads == threads
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b"{"])
+def test_a_damaged_note_of_what_ran_stops_nothing(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_bytes(content)
+    engine.clear_engine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "nowhere", "host:", ":6379", "host:port", "host:\N{SUPERSCRIPT TWO}", "host:99999", "ray://host:10001"],
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="is no HOST:PORT"):
         engine.check_cluster(address)

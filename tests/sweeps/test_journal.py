@@ -118,3 +118,17 @@ def test_a_sweep_whose_pictures_have_moved_says_how_to_go_on(journal: Journal, t
     journal.write_plan()
     with pytest.raises(DataError, match=r"its pictures are not there any more: .*photos in .*sweep: .* a link to them"):
         eyespot.sweep(out=journal.folder, resume=True)
+
+
+def test_what_was_on_its_way_when_a_sweep_was_ended_waits_and_its_time_counts(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.begin()
+    journal.write(Trial(1, {}))
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began + 300)
+    journal.end()
+    assert journal.trials[1].state == "waiting"
+    again = Journal.open(journal.folder)
+    assert again.trials[1].state == "waiting"
+    assert again.seconds_before >= 300

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,24 @@ def test_what_is_not_in_the_space_cannot_be_drawn(tmp_path: Path) -> None:
     assert space.settings(drawn) == fitting
     assert Factor("x.y", choice=(1, 2)).drawn(True) is None
     assert spell([0.1234567, True, "a"]) == "[0.123, true, a]"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "last"),
+    [(0.0, 0.9, 0.3, 0.9), (0.0, 0.45, 0.15, 0.45), (0.0, 0.3, 0.1, 0.3), (0.1, 0.7, 0.1, 0.7)],
+)
+def test_a_stepped_range_has_the_values_that_were_written(
+    tmp_path: Path, low: float, high: float, step: float, last: float
+) -> None:
+    space = load(tmp_path, f"[training]\nlabel_smoothing = {{ low = {low}, high = {high}, step = {step} }}\n")
+    (factor,) = space.factors
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distribution = factor.distribution()
+    assert distribution.high == factor.high == last
+    values = factor.values()
+    assert values is not None
+    assert values[-1] == last
+    assert all(distribution._contains(value) for value in values)
+    assert [factor.value(factor.drawn(value)) for value in values] == list(values)
+    assert factor.value(low + step * (len(values) - 1)) == last, "as Optuna computes it"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from eyespot import files
-from eyespot.config import load_config
+from eyespot.config import load_config, parse_override
 from eyespot.runs import Run
-from eyespot.sweeps.trial import run_trial
+from eyespot.sweeps.trial import _toml, run_trial
 
 from ..conftest import TINY
 
@@ -130,3 +130,7 @@ def test_a_full_disk_ends_the_sweep_and_the_trial_goes_on_with_the_same_result(
     run_trial(task, rows.append)
     told = ("epoch", "top1", "loss", "value", "n", "final")
     assert {key: rows[-1][key] for key in told} == {key: whole[-1][key] for key in told}
+
+
+def test_a_table_is_written_so_that_a_command_can_take_it() -> None:
+    assert parse_override(f"v={_toml({'width': 32, 'a b': [1, 2]})}") == ("v", {"width": 32, "a b": [1, 2]})

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from eyespot.analysis import words
-from eyespot.analysis.compare import compare_runs
-from eyespot.analysis.compared_runs import ComparedRun
+from eyespot.analysis.compared_runs import ComparedRun, match_runs
 from eyespot.evaluation.statistics import (
     MeanInterval,
     holm,
@@ -153,7 +152,8 @@ def measure_ablation(baseline: Arm, changes: Sequence[Arm], *, recipe: str, data
     paths = [path for arm in arms for path in arm.runs.values()]
     if len(paths) < 2:
         return _unmeasured(baseline, changes, recipe=recipe, data=data, split=split)
-    found = compare_runs(paths, split=split)
+    found = match_runs(paths, split)
+    n = len(found.labels)
     known = iter(found.runs)
     runs = [{seed: next(known) for seed in arm.runs} for arm in arms]
     effects = [_effect(arm, runs[0], own) for arm, own in zip(changes, runs[1:], strict=True)]
@@ -163,23 +163,23 @@ def measure_ablation(baseline: Arm, changes: Sequence[Arm], *, recipe: str, data
         if measured
         else ()
     )
-    effects = [_told(effect, corrected.get(effect.name, 1.0), len(measured), split, found.n) for effect in effects]
+    effects = [_told(effect, corrected.get(effect.name, 1.0), len(measured), split, n) for effect in effects]
     return Ablation(
         recipe,
         data,
         split,
-        found.n,
+        n,
         len(found.class_names) or int(found.labels.max()) + 1,
         _level(baseline, runs[0]),
         tuple(effects),
-        _notes(effects, runs[0], split, found.n),
+        _notes(effects, runs[0], split, n),
     )
 
 
 def _unmeasured(baseline: Arm, changes: Sequence[Arm], *, recipe: str, data: str, split: str) -> Ablation:
     """Return an ablation of which too little is finished to compare."""
     effects = tuple(Effect(a.name, a.title, a.detail, reason=a.reason or "not finished yet") for a in changes)
-    reason = baseline.reason or ("" if baseline.runs else "not finished yet")
+    reason = baseline.reason or ("finished, with nothing to compare it with" if baseline.runs else "not finished yet")
     level = Effect(baseline.name, baseline.title, baseline.detail, reason=reason)
     return Ablation(recipe, data, split, 0, 0, level, effects, ())
 
@@ -258,7 +258,7 @@ def _notes(effects: Sequence[Effect], baseline: Mapping[int, ComparedRun], split
             "One seed: intervals and p say whether these two trained networks differ on these pictures, not whether "
             "the change matters. --resume --seeds 3 adds two seeds of each."
         )
-    elif len(baseline) < _MANY_SEEDS:
+    elif 1 < len(baseline) < _MANY_SEEDS:
         notes.append(
             f"{len(baseline)} seeds tell only large differences: 3 find 4.6 standard deviations over seeds for one "
             "change and 10 for five, 5 find 2.4 and 3.7 (docs/ablations.md). --resume --seeds N adds seeds; decide "

@@ -10,12 +10,13 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from eyespot.analysis import words
 from eyespot.analysis.compared_runs import ComparedRun, match_runs, read_number, split_digest
+from eyespot.analysis.headline import describe_views
 from eyespot.arrays import Int64Array
 from eyespot.evaluation.statistics import (
     MeanInterval,
@@ -137,7 +138,7 @@ class Comparison:
         }
 
 
-def _plain(value: Any, left_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+def _plain(value: Any, left_out: Collection[str] = ()) -> dict[str, Any]:
     return _finite({one.name: getattr(value, one.name) for one in fields(value) if one.name not in left_out})
 
 
@@ -218,16 +219,15 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
         settings = run.config.model_dump(mode="json")
         settings["training"].pop("seed")
         if settings["data"]["label_fixes"]:  # each run has a copy of its own: it is the content that counts
-            settings["data"]["label_fixes"] = run.provenance.get("label_fixes")
+            settings["data"]["label_fixes"] = (run.provenance.get("label_fixes") or {}).get("sha256")
         key = json.dumps([settings, run.provenance.get("dataset_fingerprint")], sort_keys=True)
         members.setdefault(key, {}).setdefault(run.config.training.seed, place)
     recipes = [runs[next(iter(seeds.values()))].config.name for seeds in members.values()]
     groups = []
     for recipe, seeds in zip(recipes, members.values(), strict=True):
         places = tuple(seeds.values())
-        alone = len(places) == 1 or recipes.count(recipe) > 1
-        name = compared[places[0]].name if len(places) == 1 else recipe
-        if alone and len(places) > 1:
+        name = recipe if len(places) > 1 else compared[places[0]].name
+        if len(places) > 1 and recipes.count(recipe) > 1:
             name = f"{recipe} ({', '.join(compared[place].letter for place in places)})"
         found = mean_interval([compared[place].top1 for place in places])
         groups.append(SeedGroup(name, places, tuple(seeds), found, _say_group(name, found, compared[places[0]].n)))
@@ -309,9 +309,9 @@ def _notes(
         left = ", ".join(run.name for place, run in enumerate(compared) if place not in counted)
         notes.append(f"Runs with settings and seed of an earlier one are no further seed, and are not counted: {left}.")
     notes += _data_notes(runs, compared, split)
-    views = {str((run.metrics.get(split) or {}).get("views")) for run in runs}
+    views = {describe_views((run.metrics.get(split) or {}).get("views")) or "not recorded" for run in runs}
     if len(views) > 1:
-        notes.append(f"The runs were measured with different test-time views: {', '.join(sorted(views))}.")
+        notes.append(f"The runs were measured with different test-time views: {'; '.join(sorted(views))}.")
     machines = {run.device for run in compared}
     if "" in machines:
         notes.append("Not every run says on what machine it was trained: their minutes may be no fair comparison.")

@@ -130,7 +130,8 @@ def match_runs(paths: Sequence[str | os.PathLike[str]], split: str | None) -> Ma
         _compared(run, part, order, name, names[place], place)
         for place, (run, part, order) in enumerate(zip(folders, parts, orders, strict=True))
     )
-    return MatchedRuns(name, parts[0].ids, parts[0].labels, _class_names(folders[0], name), folders, runs)
+    class_names: Sequence[str] = next((known for run in folders if (known := _class_names(run, name))), [])
+    return MatchedRuns(name, parts[0].ids, parts[0].labels, class_names, folders, runs)
 
 
 def _read_run(run: Run) -> dict[Any, SplitPredictions]:
@@ -254,6 +255,8 @@ def read_number(values: Mapping[str, Any], key: str, path: Path, of: str = "", *
     value = values.get(key)
     if value is None and not needed:
         return None
+    if isinstance(value, int) and abs(value) > 1e300:  # no float
+        value = math.inf
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         name = f"{key} of {of}" if of else key
         what = f"{name} is {value!r}, not a number" if key in values else f"it says nothing of {name}"

@@ -206,8 +206,8 @@ def _pair_row(found: Comparison, place: int) -> dict[str, str]:
         "interval": words.signed_interval((pair.low, pair.high)),
         "only_first": words.whole(pair.only_first),
         "only_second": words.whole(pair.only_second),
-        "p": words.p_value(pair.p_value).removeprefix("p = ").removeprefix("p "),
-        "p_holm": words.p_value(pair.p_holm).removeprefix("p = ").removeprefix("p "),
+        "p": words.p_cell(pair.p_value),
+        "p_holm": words.p_cell(pair.p_holm),
         "sentence": pair.sentence,
     }
 

@@ -151,6 +151,7 @@ def explain_pictures(
     draws: int = 8,
     seed: int = 0,
     views: Views | None = None,
+    top_k: int = _CLASSES,
 ) -> list[Explanation]:
     """Return an explanation for each picture, in their order; a bad picture has its reason in `prediction.error`.
 
@@ -165,13 +166,14 @@ def explain_pictures(
         seed: Of those places.
         views: Test-time views of the answer, which is what the maps and their check explain; None takes the model's
             own.
+        top_k: How many classes an answer lists.
 
     Raises:
         MissingExtraError: captum is not installed, for the methods other than `gradcam`.
         ModelError: The network has no layer with places in it.
         UsageError: Something that is no picture.
     """
-    asked = _Asked(methods, target, train, neighbours, draws, seed, views)
+    asked = _Asked(methods, target, train, neighbours, draws, seed, views, top_k)
     form = predictor.info.input.row_format
     found: list[Explanation] = []
     waiting: list[_Waiting] = []
@@ -203,6 +205,7 @@ class _Asked:
     draws: int
     seed: int
     views: Views | None
+    top_k: int
 
 
 class _Waiting(NamedTuple):
@@ -234,7 +237,7 @@ def _explained(predictor: Predictor, waiting: Sequence[_Waiting], asked: _Asked)
         return []
     squares = [one.square for one in waiting]
     pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # (B, C, S, S)
-    answers = predictor.predict_pixels(squares, top_k=_CLASSES, views=asked.views)
+    answers = predictor.predict_pixels(squares, top_k=asked.top_k, views=asked.views)
     places = {name: place for place, name in enumerate(predictor.class_names)}
     chosen = torch.tensor([places[answer.label or ""] if asked.target is None else asked.target for answer in answers])
     heat = {method: heat_maps(predictor, pixels, chosen, method=method, views=asked.views) for method in asked.methods}

@@ -388,14 +388,15 @@ def _best_epoch(inputs: ReportInput) -> tuple[float, str] | None:
     key = training.get("monitor", "val/loss")
     sign = 1 if key.endswith("loss") else -1
     rows = [
-        (sign * row[key], -index, row.get("epoch", index + 1))
+        (sign * row[key], index, row.get("epoch", index + 1))
         for index, row in enumerate(inputs.history)
         if row.get(key) is not None and math.isfinite(row[key])
     ]
     if len(rows) < 2:
         return None
     epoch = min(rows)[2]
-    kept = " (kept)" if training.get("restore_best") and not _head_kept(inputs.metrics) else ""
+    was_kept = training.get("restore_best") and inputs.metrics.get("best_epoch", epoch) == epoch
+    kept = " (kept)" if was_kept and not _head_kept(inputs.metrics) else ""
     return float(epoch), f"best {key}: epoch {epoch:g}{kept}"
 
 

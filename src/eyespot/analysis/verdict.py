@@ -424,7 +424,8 @@ def _overfit(run: _Run) -> Finding | None:
     else:
         text += ". Augment more, or raise weight decay or dropout"
         # Without val there is no best epoch to choose, and with restore_best it has been kept.
-        may_choose = held[0] == "val" and run.metrics.get("best_epoch", run.epochs) == run.epochs
+        was_better = run.val_loss[-1:] > np.nanmin(run.val_loss, initial=np.inf)
+        may_choose = held[0] == "val" and was_better.any() and run.metrics.get("best_epoch", run.epochs) == run.epochs
         text += ", or keep the best epoch with training.restore_best = true." if may_choose else "."
     return Finding("overfit", "serious" if gap >= SERIOUS_GAP else "warning", text)
 

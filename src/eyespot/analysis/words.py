@@ -35,7 +35,7 @@ def axis_number(value: float) -> str:
 
 def points(difference: float) -> str:
     """Return the difference of two fractions, without its sign, as `4.6 points`."""
-    text = f"{100 * abs(difference):.1f}"
+    text = f"{100 * abs(difference):.{_digits(difference)}f}"
     return f"{text} point{'' if text == '1.0' else 's'}"
 
 
@@ -48,8 +48,12 @@ def interval(bounds: tuple[float, float]) -> str:
 def signed_points(difference: float) -> str:
     """Return a difference of fractions as `+0.3 points` or `-1.2 points`."""
     difference = 0.0 if abs(difference) < 1e-12 else difference  # of two counts over n: rounding
-    digits = 2 if 0 < abs(difference) < 0.001 else 1
-    return f"{100 * difference:+.{digits}f} points".replace("-", "\N{MINUS SIGN}")
+    return f"{100 * difference:+.{_digits(difference)}f} points".replace("-", "\N{MINUS SIGN}")
+
+
+def _digits(difference: float) -> int:
+    """Return how many digits of a difference in points are written: what is there is not written as nothing."""
+    return 2 if 1e-12 < abs(difference) < 0.001 else 1
 
 
 def in_range(low: float, high: float) -> tuple[float, float]:
@@ -81,6 +85,11 @@ def p_value(p: float) -> str:
     if f"{p:.3f}" == "0.050" and p != 0.05:
         return f"p = {p:.4f}" if f"{p:.4f}" != "0.0500" else f"p {'<' if p < 0.05 else '>'} 0.05"
     return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def p_cell(p: float) -> str:
+    """Return a p-value for a column of them: `0.03` or `< 0.001`."""
+    return p_value(p).removeprefix("p = ").removeprefix("p ")
 
 
 def _hundredths(fraction: float) -> str:
@@ -204,7 +213,8 @@ def spell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.3g}"
+        typed = f"{value:g}"  # as somebody wrote it: 0.9999 is another decay than 1
+        return typed if float(typed) == value else f"{value:.3g}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(spell, value))}]"
     return str(value)

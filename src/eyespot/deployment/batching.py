@@ -127,11 +127,12 @@ class Batcher:
         _, late = await asyncio.wait(futures, timeout=self._limits.answer_seconds)
         for future in late:
             future.cancel()
+        # All of them are looked at: asyncio writes a traceback of an error that nobody has seen.
+        errors = [None if future.cancelled() else future.exception() for future in futures]
         if late:
             raise busy(f"no answer within {self._limits.answer_seconds:g} s")
         found: list[Prediction | BadImageError] = []
-        for future in futures:
-            error = future.exception()
+        for future, error in zip(futures, errors, strict=True):
             if error is not None and not isinstance(error, BadImageError):
                 raise error
             found.append(future.result() if error is None else error)
@@ -160,18 +161,26 @@ class Batcher:
         stand_back()
         while (first := self._decoded.get()) is not None:
             batch, ends = self._gather(first)
-            started = time.perf_counter()
-            outcomes: Sequence[_Outcome]
-            try:
-                pixels = [picture.pixels for picture in batch if picture.pixels is not None]
-                outcomes = self._engine.predict(pixels, top_k=max(picture.top_k for picture in batch))
-            except BaseException as error:
-                outcomes = [error] * len(batch)
-            self._metrics.batch_pictures.observe(len(batch))
-            self._metrics.compute_seconds.observe(time.perf_counter() - started)
-            self._hand_over(list(zip(batch, outcomes, strict=True)))
+            late = [picture for picture in batch if picture.future.cancelled()]
+            if late:  # after an overload most of them: those who wait now would wait for them, too
+                self._hand_over([(picture, BadImageError("is late")) for picture in late])
+                batch = [picture for picture in batch if not picture.future.cancelled()]
+            if batch:
+                self._answer(batch)
             if ends:
                 return
+
+    def _answer(self, batch: list[_Picture]) -> None:
+        started = time.perf_counter()
+        outcomes: Sequence[_Outcome]
+        try:
+            pixels = [picture.pixels for picture in batch if picture.pixels is not None]
+            outcomes = self._engine.predict(pixels, top_k=max(picture.top_k for picture in batch))
+        except BaseException as error:
+            outcomes = [error] * len(batch)
+        self._metrics.batch_pictures.observe(len(batch))
+        self._metrics.compute_seconds.observe(time.perf_counter() - started)
+        self._hand_over(list(zip(batch, outcomes, strict=True)))
 
     def _gather(self, first: _Picture) -> tuple[list[_Picture], bool]:
         """Return a batch, and whether it is the last one."""
@@ -181,8 +190,8 @@ class Batcher:
             left = until - time.monotonic()
             try:
                 # `waiting` counts those that are still being decoded: without any there is nobody to wait for.
-                another = self._decoded.get(timeout=left) if left > 0 and self.waiting > len(batch) else None
-                another = another or self._decoded.get_nowait()
+                wait = left > 0 and self.waiting > len(batch)
+                another = self._decoded.get(timeout=left) if wait else self._decoded.get_nowait()
             except queue.Empty:
                 break
             if another is None:

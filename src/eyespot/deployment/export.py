@@ -30,7 +30,7 @@ from eyespot.analysis import words
 from eyespot.arrays import Int64Array, UInt8Array
 from eyespot.deployment.graph import ShippedClassifier
 from eyespot.device import ComputePlan, is_memory_error
-from eyespot.errors import EyespotError, MemoryLimitError, ModelError, RunError, UsageError, require_extra
+from eyespot.errors import EyespotError, MemoryLimitError, ModelError, RunError, UsageError, first_line, require_extra
 from eyespot.evaluation.bundle import load_bundle, load_unknown, read_card, save_bundle
 from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import wilson_interval
@@ -331,9 +331,8 @@ def _cannot_export(info: BundleInfo, error: Exception) -> EyespotError:
     if cause is not None:
         remedy = "close other programs, or export it on a machine with more"
         return MemoryLimitError("no memory left for the export", remedy=remedy)
-    text = str(error).strip().splitlines()
     return ModelError(
-        f"{info.architecture.name} cannot be exported ({text[0][:160] if text else type(error).__name__})",
+        f"{info.architecture.name} cannot be exported ({first_line(error)})",
         remedy="use --format safetensors, which every network has",
     )
 
@@ -417,10 +416,8 @@ def open_session(path: Path, *, threads: int = 0) -> Any:
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ModelError(
-            f"ONNX Runtime cannot open the file ({reason})", where=path, remedy="export it again"
-        ) from error
+        what = f"ONNX Runtime cannot open the file ({first_line(error)})"
+        raise ModelError(what, where=path, remedy="export it again") from error
 
 
 def _run_onnx(session: Any, batch: UInt8Array) -> tuple[Any, ...]:

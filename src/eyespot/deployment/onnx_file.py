@@ -20,7 +20,7 @@ import numpy as np
 
 from eyespot.data.input_spec import InputSpec
 from eyespot.deployment.export import SCORE, open_session
-from eyespot.errors import DataError, EyespotError, ModelError, RunError, require_extra
+from eyespot.errors import DataError, EyespotError, ModelError, RunError, first_line, require_extra
 from eyespot.evaluation.bundle_info import check_class_names
 
 _MOST_BYTES = 2**31 - 1  # a protobuf
@@ -179,8 +179,8 @@ def _spec(path: Path, metadata: Mapping[str, str]) -> InputSpec:
         spec = InputSpec.from_dict(values)
     except DataError as error:
         raise _foreign(path, error.what) from error
-    if max(spec.size_px, spec.input_px) > _MOST_SIZE_PX:
-        raise _foreign(path, f"it takes images of {spec.size_px} px, at most {_MOST_SIZE_PX} are allowed")
+    if (largest := max(spec.size_px, spec.input_px)) > _MOST_SIZE_PX:
+        raise _foreign(path, f"it takes images of {largest} px, at most {_MOST_SIZE_PX} are allowed")
     return spec
 
 
@@ -209,8 +209,7 @@ def _try(file: OnnxFile) -> None:
     except EyespotError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise _foreign(file.path, f"it does not answer pictures: {reason}") from error
+        raise _foreign(file.path, f"it does not answer pictures: {first_line(error)}") from error
     shape = (2, len(file.class_names))
     if probs.shape != shape or logits.shape != shape or (score and score[0].shape != (2,)):
         raise _foreign(

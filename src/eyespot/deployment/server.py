@@ -30,7 +30,7 @@ from eyespot.deployment.batching import Batcher, stand_back
 from eyespot.deployment.bodies import FORM_TYPE, RAW_TYPES, HeldBytes, Upload, parse_body, read_body
 from eyespot.deployment.engine import Engine, open_engine
 from eyespot.deployment.explanations import Explanations
-from eyespot.deployment.guard import LOCKED, LOOPBACK_NAMES, Door, Guard, write_log
+from eyespot.deployment.guard import LOCKED, LOOPBACK_NAMES, PREDICT, Door, Guard, write_log
 from eyespot.deployment.limits import Limits
 from eyespot.deployment.metrics import Metrics
 from eyespot.deployment.problems import Problem, busy
@@ -195,7 +195,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         used = getattr(error, "errno", None) == errno.EADDRINUSE
         what = "the port is in use" if used else f"cannot listen ({getattr(error, 'strerror', None) or error})"
-        remedy = f"use another one, for example --port {port + 1}" if used else "use another --host or --port"
+        remedy = (
+            f"use another one, for example --port {port + 1 if port < 65535 else 0}"
+            if used
+            else "use another --host or --port"
+        )
         raise ServerError(what, where=f"{host}:{port}", remedy=remedy) from error
     return listener
 
@@ -207,7 +211,7 @@ class _JsonHandler(logging.Handler):
 
 def _quiet_libraries() -> None:
     """Have what libraries say as JSON like everything else: errors only, since any client can cause warnings."""
-    for name in ("uvicorn.error", "python_multipart"):
+    for name in ("uvicorn.error", "python_multipart", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [_JsonHandler()], False
         logger.setLevel(logging.ERROR)
@@ -263,7 +267,7 @@ def build_app(engine: Engine, *, limits: Limits | None = None, door: Door | None
 def _complete_description(app: FastAPI, *, with_token: bool) -> None:
     """Put into the interface's description what FastAPI does not: the token, and what is null in the example."""
     described = app.openapi()
-    answers = described["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+    answers = described["paths"][PREDICT]["post"]["responses"]["200"]["content"]["application/json"]
     answers["example"] = {"predictions": [_ANSWER]}  # FastAPI drops its `error`, which an answer must have
     if with_token:
         described["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
@@ -324,7 +328,7 @@ def _add_predict(
         ],
     }
     app.add_api_route(
-        "/v1/predict",
+        PREDICT,
         predict,
         methods=["POST"],
         response_model=None,

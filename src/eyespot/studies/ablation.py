@@ -164,7 +164,7 @@ def ablate(
                 _write_plan(folder, plan)
     outcomes = run_points(points, folder, limits=plan.limits, observer=watcher)
     found = write_report(folder)
-    if not found.baseline.seeds and not any(effect.seeds for effect in found.effects):
+    if not any(outcome.state == "finished" for outcome in outcomes):
         reason = next((outcome.reason for outcome in outcomes if outcome.reason), "nothing was run")
         raise TrainingError(f"no run came to its end ({reason})", where=folder, remedy="mend it, then --resume")
     return AblationResult(folder, found, outcomes)

@@ -57,5 +57,5 @@ def _cells(effect: Effect) -> tuple[str, ...]:
         return (level, "", "", "", "", minutes)
     found = effect.difference
     interval = words.signed_interval((found.low, found.high)) if math.isfinite(found.low) else words.MISSING
-    p = words.p_value(effect.p_holm).removeprefix("p = ").removeprefix("p ")
+    p = words.p_cell(effect.p_holm)
     return (level, words.signed_points(found.mean), interval, p, f"{100 * effect.picture_error:.2f}", minutes)

@@ -6,6 +6,7 @@ what is off already, or has no off, is refused before anything is trained.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -224,7 +225,7 @@ def _factor(config: Config, text: str) -> list[Change]:
     values = _values(listed)
     if any(values.count(value) > 1 for value in values):
         raise UsageError(f"--factor {key} names a value twice")
-    own, short = setting(config, key), key.rpartition(".")[2]
+    own, short = json.loads(json.dumps(setting(config, key))), key.rpartition(".")[2]  # TOML knows no tuples
     changes = [
         Change(f"{_slug(short)}-{_slug(words.spell(value))}", f"{key} = {words.spell(value)}", {key: value})
         for value in values

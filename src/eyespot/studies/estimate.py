@@ -86,10 +86,12 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     splits = divide(packed, config, observer)
     prepared = prepare_training(packed, splits, config, plan)
     train, val, test = (splits.count("train"), splits.count("val"), splits.count("test"))
+    if not config.evaluation.test:
+        test = 0
     views = {"none": 1, "mirror": 2, "mirror-shift": 6}[config.evaluation.views]
     with prepared.data.train, prepared.data.val or nullcontext():
         step, forward = _time_steps(prepared.model, prepared.data, config, plan)
-    if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) in ("features", "auto"):
+    if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) == "features":
         # Every picture goes through the backbone once; the head costs next to nothing beside it.
         return 0.0, forward * (train * config.features.views + (val + test) * views)
     return step * train * config.training.hardest_share + forward * val, forward * views * (
@@ -109,21 +111,21 @@ def _time_steps(model: nn.Module, data: TrainData, config: Config, plan: Compute
         settings = settings.model_copy(update={"lr": 1e-3})
     optimizer = build_optimizer(model, settings, batch_size=data.batch_size)
     steps: list[float] = []
-    begun = time.monotonic()
+    begun = time.perf_counter()
     for number, batch in enumerate(data.train.batches(0)):
-        started = time.monotonic()
+        started = time.perf_counter()
         # The last share of the run: with progressive sizes the largest pictures.
         images, targets = draw_inputs(batch, data, config, step=number, epoch=0, progress=1.0)
         loss, _ = compute_loss(model, images, targets, data, config, plan, step=number)
         descend(model, optimizer, loss, clip_norm=config.training.clip_norm)
         loss.item()  # waits for a GPU
-        steps.append((time.monotonic() - started) / len(batch.labels))
-        if len(steps) >= _MOST_STEPS or (len(steps) >= 2 and time.monotonic() - begun > _PROBE_SECONDS):
+        steps.append((time.perf_counter() - started) / len(batch.labels))
+        if len(steps) >= _MOST_STEPS or (len(steps) >= 2 and time.perf_counter() - begun > _PROBE_SECONDS):
             break
     model.eval()
-    started = time.monotonic()
+    started = time.perf_counter()
     with torch.inference_mode(), plan.autocast():
         model(images).float().sum().item()
-    forward = (time.monotonic() - started) / len(images)
+    forward = (time.perf_counter() - started) / len(images)
     settled = sorted(steps[1:] or steps)  # the first step chooses kernels
     return settled[len(settled) // 2], forward

@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
-from eyespot.analysis.headline import describe_top1, headline_split
+from eyespot.analysis.headline import describe_count, describe_top1, describe_views, headline_split
 from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.verdict import judge
 from eyespot.caches import user_path
@@ -84,7 +84,9 @@ class Row:
         flaw = f"{found[0]['flaw']}: " if found[0].get("flaw") else ""
         spread = f"sd {100 * over.std:.1f} over {len(found)} seeds"
         top1 = words.mean_percent(over.mean, over.low, over.high)
-        return f"{flaw}{top1}, {spread}, on {split} (n = {words.whole(found[0]['n'])})"
+        views = describe_views(found[0].get("views"))
+        belongs = ", ".join(filter(None, [f"n = {describe_count(found[0])}", views]))
+        return f"{flaw}{top1}, {spread}, on {split} ({belongs})"
 
     def mean(self, key: str, split: str = "") -> float | None:
         """Return the mean of a field over the runs; None where none has it."""
@@ -308,7 +310,8 @@ def _mistakes(study: Study, done: dict[str, Row]) -> list[dict[str, Any]]:
             seen = next((one.get("val/top1") for one in wrong.runs[0].history if one.get("epoch") == best), None)
             n = wrong.metrics[0]["val"]["n"]
             share = words.MISSING if seen is None else words.share(round(seen * n), n)
-            first = f"augmented val: {share} on val while training (n = {words.whole(n)}, best epoch)"
+            seed = wrong.runs[0].config.training.seed
+            first = f"augmented val: {share} on val while training (n = {words.whole(n)}, epoch {best}, seed {seed})"
             second = describe_top1(wrong.metrics[0]["val"], "val") + ", the same run on pictures as they are"
             change = words.MISSING
             if seen is not None:
@@ -354,7 +357,12 @@ def _difference(wrong: Row, right: Row, split: str) -> str:
 
 def _overlay(title: str, ids: Sequence[str], done: dict[str, Row]) -> dict[str, Any] | None:
     """Return curves of accuracy and loss of several runs, train dashed."""
-    drawn = [(place, done[id_]) for place, id_ in enumerate(ids) if id_ in done and done[id_].runs[0].history]
+    drawn = [
+        (place, done[id_])
+        for place, id_ in enumerate(ids)
+        # The curves of a fine-tuning that was not kept are not those of what was measured.
+        if id_ in done and done[id_].runs[0].history and not (done[id_].metrics[0].get("head") or {}).get("kept")
+    ]
     if not drawn:
         return None
     pictures = []

@@ -204,7 +204,8 @@ def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label
     seconds = round(time.monotonic() - started, 1)
     if code != 0 or not run.finished:
         return _failed(folder, point, _describe_end(code, log, said_before), observer)
-    note_event(folder, point, "finished", seconds=seconds)
+    # Of one that was resumed it is not the whole time, by which what is left is estimated.
+    note_event(folder, point, "finished", **({} if resume else {"seconds": seconds}))
     return Outcome(point, "finished", run)
 
 

@@ -89,7 +89,7 @@ def study_points(
     said = f", with {', '.join(f'{key} = {value}' for key, value in changed.items())}" if changed else ""
     for variant in variants(study):
         recipe, settings, title, why = variant.point.recipe, variant.settings, variant.title, ""
-        config = _config(variant.id, recipe, settings)
+        config = _config(variant.id, recipe, {**settings, **changed})
         model = config.model.name
         if with_weights and config.model.weights != "random" and not has_weights(model):
             if weights_from is None:

@@ -1,5 +1,5 @@
 """Sweeps: many short trainings over a space of settings, the best one chosen on val, and only that one tested.
 
-`space` (what may vary) -> `engine` (Ray Tune and Optuna choose and run) -> `trial` (one run folder each) -> `journal`
-(the truth about what is done) -> `report`. `sweep` is the verb.
+`space` (what may vary) -> `chooser` (Optuna says what is tried next) -> `engine` (Ray Tune runs it) -> `trial` (one run
+folder each) -> `journal` (the truth about what is done) -> `report`. `sweep` is the verb.
 """

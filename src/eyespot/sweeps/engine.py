@@ -27,7 +27,8 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from eyespot.errors import EyespotError, Interrupted, MissingExtraError, UsageError, require_extra
+from eyespot.device import usable_cores
+from eyespot.errors import EyespotError, Interrupted, MissingExtraError, UsageError, first_line, require_extra
 from eyespot.files import write_json
 from eyespot.locks import temporary_folder
 from eyespot.runs import Run
@@ -257,7 +258,7 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
                 ray.init(address=plan.cluster, job_config=_job([]), **quiet)
             else:
                 say("starting Ray on this machine")
-                cores, gpus = _cores(), _gpus(plan.device)
+                cores, gpus = usable_cores(), _gpus(plan.device)
                 try:
                     ray.init(
                         address="local",
@@ -271,9 +272,10 @@ def _ray(journal: Journal, say: Callable[[str], None]) -> Iterator[tuple[Machine
                         **quiet,
                     )
                 except Exception as error:
-                    reason = (str(error).splitlines() or [type(error).__name__])[0]
                     remedy = "free memory, disk and ports of this machine, then --resume"
-                    raise EyespotError(f"Ray did not start ({reason})", where=temporary, remedy=remedy) from error
+                    raise EyespotError(
+                        f"Ray did not start ({first_line(error)})", where=temporary, remedy=remedy
+                    ) from error
                 write_json(journal.folder / "engine.json", {"processes": (started := children(others))})
                 own = needed(started)
             for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -348,10 +350,10 @@ def clear_engine(folder: Path) -> None:
     """
     path = folder / "engine.json"
     try:
-        left = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        left = json.loads(path.read_text(encoding="utf-8"))["processes"]
+    except (OSError, ValueError, KeyError, TypeError):
         return
-    end_processes(left["processes"])  # first: what still runs would write into the folder that is removed next
+    end_processes(left)  # first: what still runs would write into the folder that is removed next
     with contextlib.suppress(OSError), temporary_folder(_short_temporary_folder(), _TEMPORARY, mode=0o700):
         pass  # making one removes what is held by nobody
     with contextlib.suppress(OSError):
@@ -362,10 +364,6 @@ def _short_temporary_folder() -> Path:
     """Return where Ray may put its sockets: their paths may have 107 characters, which a long TMPDIR exceeds."""
     usual = tempfile.gettempdir()
     return Path(usual if len(usual) <= 24 or not os.access("/tmp", os.W_OK) else "/tmp")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus(device: str) -> int:
@@ -387,7 +385,9 @@ def _machines(ray: Any, plan: Plan) -> Machines:
         threads = max(1, min(usable) // max(int(max(node.get("GPU", 0) for node in nodes)), 1))
         return Machines(threads, 1, gpus, f"{gpus} at a time, one on each GPU")
     threads = max(1, min(usable) // plan.at_once)
-    threads = min(threads, int(os.environ.get("OMP_NUM_THREADS", threads) or threads))
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested teams
+    if limit.isdecimal() and int(limit):
+        threads = min(threads, int(limit))
     at_once = sum(min(count // threads, plan.at_once) for count in usable)
     where = f"{len(usable)} machines" if len(usable) > 1 else "this machine" if not plan.cluster else "1 machine"
     one = "one trial at a time" if at_once == 1 else f"{at_once} trials at a time"
@@ -421,12 +421,12 @@ def check_cluster(address: str) -> None:
     remedy = "start it with `ray start --head`, and give its HOST:PORT; or leave --cluster out"
     if address != "auto":
         host, _, port = address.rpartition(":")
-        if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise UsageError(f"{address!r} is no HOST:PORT", where="--cluster", remedy=remedy)
         try:
             socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-        except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
+        except (OSError, UnicodeError) as error:  # a name that no host can have
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise UsageError(f"no cluster answers at {address} ({reason})", where="--cluster", remedy=remedy) from error
     code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='CRITICAL')"
     try:

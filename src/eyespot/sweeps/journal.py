@@ -16,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -188,6 +189,14 @@ class Journal:
             write_atomic(path, content[: content.rfind(b"\n") + 1])
         self._began = time.monotonic()
         self._append({"begin": True})
+
+    def end(self) -> None:
+        """Note that no process drives it any more: its time counts, and trials on their way wait."""
+        for number, trial in self.trials.items():
+            if not trial.is_over:
+                self.trials[number] = replace(trial, state="waiting")
+        with suppress(RunError):  # a full disk has been said already
+            self._append({"end": True})
 
     def write(self, trial: Trial) -> None:
         """Note where a trial is.

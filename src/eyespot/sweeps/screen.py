@@ -67,7 +67,7 @@ class SweepTerminal(Terminal):
 
     def on_message(self, text: str) -> None:
         """Show a sentence; what comes after the trials takes their table away."""
-        if text.startswith("trial ") or "over" in text:
+        if text.startswith("trial ") or text.endswith("goes on"):
             self._end_table()
         super().on_message(text)
 

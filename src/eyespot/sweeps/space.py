@@ -1,6 +1,6 @@
 """The search space: which settings may vary and between what, read from TOML and refused as a whole or taken.
 
-Before this: a file that the user wrote. After this: `engine` draws points of it, `report` draws pictures of it.
+Before this: a file that the user wrote. After this: `chooser` draws points of it, `report` draws pictures of it.
 
     [optimizer]
     lr = { low = 0.02, high = 0.3, log = true }
@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,11 @@ class Factor:
 
     def value(self, drawn: Any) -> Any:
         """Return the setting's value for what was drawn."""
-        return self.choice[drawn] if self.choice else int(drawn) if self.int else float(drawn)
+        if self.choice:
+            return self.choice[drawn]
+        if self.int:
+            return int(drawn)
+        return _on_grid(self.low, self.step, round((drawn - self.low) / self.step)) if self.step else float(drawn)
 
     def drawn(self, value: Any) -> Any:
         """Return what would have to be drawn for a value; None where the factor cannot take it."""
@@ -281,8 +286,14 @@ def _range(key: str, spec: Mapping[str, Any]) -> Factor:
     if log and step is not None:
         raise UsageError(f"{key}: log and step exclude each other")
     if step is not None:  # the last value that is reached, so that no warning and no value outside comes of it
-        high = low + step * int((high - low) / step + 1e-9)
+        count = int((high - low) / step + 1e-9)
+        high = low + step * count if is_int else _on_grid(low, step, count)
     return Factor(key, low=low, high=high, log=log, step=step, int=is_int)
+
+
+def _on_grid(low: float, step: float, place: int) -> float:
+    """Return a value of a stepped range in decimals, as it was written and as Optuna counts: 3 * 0.1 is not 0.3."""
+    return float(Decimal(str(low)) + Decimal(str(step)) * place)
 
 
 def _check_values(factor: Factor, recipe: str, where: str) -> None:

@@ -5,8 +5,6 @@ Before this: a recipe and a search space. After this: a folder of run folders, `
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -30,7 +28,7 @@ from eyespot.files import checked_folder, remove_temporaries, write_atomic
 from eyespot.locks import file_lock
 from eyespot.models.registry import check_args
 from eyespot.opening import Settings, check_data, lasting_name, load_recipe, refuse_moved
-from eyespot.runs import Run, new_run_folder, refuse_other_recipe, refuse_overwriting
+from eyespot.runs import Run, command_line, new_run_folder, refuse_other_recipe, refuse_overwriting
 from eyespot.sweeps.journal import Journal, Metric, Plan, Trial
 from eyespot.sweeps.space import Space, load_space, setting_of
 from eyespot.terminal import Terminal
@@ -215,7 +213,7 @@ def _plan(
     check_args(config.model.name, config.model.args)
     found = load_space(space, config.to_toml(), str(recipe))
     lasting = [factor for factor in found.factors if factor.key == "training.epochs"]
-    most = max([int(value) for value in (lasting[0].values() or (config.training.epochs,))]) if lasting else 0
+    most = int(max(lasting[0].choice or (lasting[0].high,))) if lasting else 0
     plan = Plan(
         data=lasting_name("cifar10" if data is None else data),
         recipe=config.name,
@@ -228,7 +226,7 @@ def _plan(
         device=options.device or "auto",
         at_once=options.at_once or 1,
         cluster=options.cluster,
-        command=shlex.join(["eyespot", *sys.argv[1:]]),
+        command=command_line(),
     )
     return plan, config
 
@@ -243,7 +241,9 @@ def _checked(options: SweepOptions) -> SweepOptions:
     if options.metric is not None and options.metric not in known:
         near = did_you_mean(options.metric, known)
         raise UsageError(f"unknown metric {options.metric!r}.{near}", remedy=f"use {' or '.join(known)}")
-    find_device("auto" if options.device is None else options.device)
+    if find_device(options.device or "auto").startswith("cuda:"):
+        remedy = "use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs"
+        raise UsageError(f"a sweep on {options.device}, where each trial sees one GPU", remedy=remedy)
     numbers: dict[str, Any] = {}
     for name, least in (("trials", 1), ("at_once", 1), ("epochs", 1), ("seed", 0)):
         if (value := getattr(options, name)) is not None:
@@ -359,7 +359,10 @@ def _run(journal: Journal, watcher: Observer) -> Sweep:
         journal.begin()
         journal.write_plan()
         watcher.on_sweep(journal)
-        run_trials(journal, chooser, watcher.on_message)
+        try:
+            run_trials(journal, chooser, watcher.on_message)
+        finally:
+            journal.end()
     if chooser.exhausted:
         watcher.on_message(f"every one of the {plan.space.size} points of the space was tried")
     if chooser.seconds_left == 0.0:

@@ -7,6 +7,7 @@ is left that would go on writing.
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -82,6 +83,8 @@ def _train(task: Mapping[str, Any], watcher: _Reporter) -> Run:
 def _toml(value: Any) -> str:
     import tomli_w
 
+    if isinstance(value, dict):  # inline; tomli_w makes a section of it
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
     return tomli_w.dumps({"v": value}).partition("=")[2].strip().replace("\n", "")
 
 
