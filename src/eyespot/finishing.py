@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eyespot.data.dataset import PackedDataset, SplitName
     from eyespot.data.splits import Splits
     from eyespot.evaluation.bundle_info import BundleInfo, SplitMetrics
+    from eyespot.evaluation.evaluate import Evaluation
     from eyespot.evaluation.predictor import Predictor
     from eyespot.training.prepare import Prepared
     from eyespot.training.transfer import Trained
@@ -44,15 +45,13 @@ def finish(
     """Measure the trained model, then write predictions, metrics, bundle and report."""
     from eyespot.analysis.cautions import describe_near_copies
     from eyespot.analysis.model_card import model_card
-    from eyespot.data.checks import count_leaked
-    from eyespot.data.near_cache import load_near_pairs, near_across
     from eyespot.evaluation.bundle import save_bundle
     from eyespot.evaluation.evaluate import write_predictions
     from eyespot.evaluation.predictor import Predictor
     from eyespot.measuring import Measuring
 
-    config, state = writer.config, trained.result.state
-    train_seconds = state.seconds + trained.seconds_before
+    config = writer.config
+    train_seconds = trained.result.state.seconds + trained.seconds_before
     info = _bundle_info(packed, prepared, train_seconds, config)
     sampled = splits.sampled("train", TRAIN_SAMPLE, seed=config.training.seed)
     job = Measuring(packed, sampled, trained, config, watcher)
@@ -60,39 +59,19 @@ def finish(
     reads = _count_test_read(writer, "test" in names)
     predictor, measured, calibration, unknown = job.run(Predictor(trained.result.model, info, plan), names)
     info = predictor.info
-    metrics: dict[str, Any] = {
-        split: stamped(evaluation.metrics, config.mistakes, split) for split, evaluation in measured.items()
-    }
-    if config.mistakes:
-        metrics["mistakes"] = list(config.mistakes)
-    metrics |= {"calibration": calibration, "unknown": unknown, "train_seconds": train_seconds}
-    if trained.head:
-        metrics["head"] = trained.head
-    metrics["epochs"] = state.epoch
-    metrics["stopped"] = state.stopped
-    metrics["best_epoch"] = state.best_epoch if config.training.restore_best else state.epoch
-    if trained.head.get("kept"):
-        metrics["best_epoch"] = 0  # as of any head that was solved: no epoch made these weights
-    metrics["test_reads"] = reads
-    if "test" in metrics and (shared := count_leaked(packed.report)["test"]):
-        metrics["test"]["also_in_train"] = shared
-    if sampled.count("train") < splits.count("train"):
-        metrics["train"]["drawn_from"] = splits.count("train")
+    metrics = _figures(measured, packed, splits, config)
+    metrics |= {"calibration": calibration, "unknown": unknown, "train_seconds": train_seconds, "test_reads": reads}
+    metrics |= _training(trained, config)
     predictions = {
         split: (evaluation.logits, evaluation.labels, sampled.ids(packed, split))
         for split, evaluation in measured.items()
     }
     write_predictions(writer.path / "predictions.npz", predictions)
     info = info.model_copy(update={"metrics": {split: _shipped(metrics[split]) for split in names}})
-    card = data_card(packed, splits)
-    card["notes"] = [*card["notes"], *prepared.notes]
-    known = load_near_pairs(packed)
-    if known is not None:
-        card["near_across"] = near_across(known, packed, splits)
-        for split in names:
-            if told := describe_near_copies(card["near_across"], split):
-                watcher.on_message(f"note: {told}")
-    card["preparation"] = prepared.data.eval_transform.describe()
+    card = _card(packed, splits, prepared)
+    for split in names:
+        if "near_across" in card and (told := describe_near_copies(card["near_across"], split)):
+            watcher.on_message(f"note: {told}")
     verdict = judge(
         Run(writer.path).history,
         metrics,
@@ -110,6 +89,45 @@ def finish(
     for split in names:
         watcher.on_message(describe_top1(metrics[split], split))
     return Run(writer.path)
+
+
+def _figures(
+    measured: Mapping[SplitName, Evaluation], packed: PackedDataset, splits: Splits, config: Config
+) -> dict[str, Any]:
+    """Return the figures of each split, with what must be said beside them."""
+    from eyespot.data.checks import count_leaked
+
+    found: dict[str, Any] = {
+        split: stamped(evaluation.metrics, config.mistakes, split) for split, evaluation in measured.items()
+    }
+    if config.mistakes:
+        found["mistakes"] = list(config.mistakes)
+    if "test" in found and (shared := count_leaked(packed.report)["test"]):
+        found["test"]["also_in_train"] = shared
+    if "train" in found and found["train"]["n"] < splits.count("train"):
+        found["train"]["drawn_from"] = splits.count("train")
+    return found
+
+
+def _training(trained: Trained, config: Config) -> dict[str, Any]:
+    """Return how the training went."""
+    state, kept = trained.result.state, trained.head.get("kept")
+    best = state.best_epoch if config.training.restore_best else state.epoch
+    # A head that was kept was solved: no epoch made its weights.
+    found = {"epochs": state.epoch, "stopped": state.stopped, "best_epoch": 0 if kept else best}
+    return found | ({"head": trained.head} if trained.head else {})
+
+
+def _card(packed: PackedDataset, splits: Splits, prepared: Prepared) -> DataCard:
+    """Return what the report and the model card say of the data."""
+    from eyespot.data.near_cache import load_near_pairs, near_across
+
+    card = data_card(packed, splits)
+    card["notes"] = [*card["notes"], *prepared.notes]
+    if (known := load_near_pairs(packed)) is not None:
+        card["near_across"] = near_across(known, packed, splits)
+    card["preparation"] = prepared.data.eval_transform.describe()
+    return card
 
 
 def _shipped(measured: dict[str, Any]) -> SplitMetrics:

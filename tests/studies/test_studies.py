@@ -27,12 +27,11 @@ from eyespot.studies.figures import (
     Row,
     _answers,
     _difference,
-    _layers,
     _table_row,
-    check_layer_tables,
     read_rows,
     write_study_report,
 )
+from eyespot.studies.layer_tables import check_layer_tables, compare_layers
 from eyespot.studies.points import with_seeds
 from eyespot.studies.runner import run_points
 from eyespot.studies.schema import RIGHT, PrintedTable, Study, load_study, study_names
@@ -96,11 +95,11 @@ def test_typos_of_the_layer_tables_are_named_and_nothing_else() -> None:
     for table in tables:
         if table.model == "vgg16":  # 138 million numbers: the arithmetic is in test_models
             continue
-        wrong = {name: by for name, _, _, _, by in _layers(table)["rows"] if by}
+        wrong = {name: by for name, _, _, _, by in compare_layers(table)["rows"] if by}
         expected = {"vgg16-mini": {"conv2d_7": 8_800, "dense": 8_000}, "alexnet-mini": {"conv2d_2": 800}}
         assert wrong == expected.get(table.model, {})
         if table.printed_total:
-            assert _layers(table)["total"] == table.printed_total
+            assert compare_layers(table)["total"] == table.printed_total
 
 
 def test_a_study_is_described_in_words() -> None:
@@ -210,7 +209,7 @@ def test_layer_tables_of_nothing_are_found_before_anything_is_run(
 def test_layer_tables_have_their_layers_and_say_what_is_trained(name: str) -> None:
     study = load_study(name)
     check_layer_tables(study)
-    told = {table.model: _layers(table)["warnings"][0] for table in study.layer_tables if table.model != "vgg16"}
+    told = {table.model: compare_layers(table)["warnings"][0] for table in study.layer_tables if table.model != "vgg16"}
     expected = {
         "vgg16-mini": "Trained: 1,184,426 of 1,186,346 numbers: bn 64 of 128, ",
         "resnet50": "Trained: 40,898,506 of 49,696,522 numbers: resnet50 without top 14,964,736 of 23,561,152, ",
@@ -222,7 +221,7 @@ def test_layer_tables_have_their_layers_and_say_what_is_trained(name: str) -> No
 def test_what_a_table_freezes_is_not_trained() -> None:
     rows = [{"name": "first", "ours": "features.conv1"}, {"name": "last", "ours": "classifier"}]
     table = PrintedTable.model_validate({"title": "T", "model": "convnet3", "frozen": ["features"], "rows": rows})
-    (trained,) = _layers(table)["warnings"]
+    (trained,) = compare_layers(table)["warnings"]
     assert trained == "Trained: 164,730 of 257,978 numbers: first 0 of 896, and all of the other rows."
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -22,17 +22,15 @@ from eyespot.analysis.pages import png_data_uri, render_page, write_page
 from eyespot.analysis.verdict import judge
 from eyespot.caches import user_path
 from eyespot.config import load_config
-from eyespot.errors import ConfigError, EyespotError, RunError, did_you_mean
+from eyespot.errors import EyespotError, RunError
 from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
 from eyespot.evaluation.statistics import mean_interval, paired_difference
 from eyespot.mistakes import MISTAKES
 from eyespot.runs import BUNDLE, Run
 from eyespot.studies.journal import read_points
-from eyespot.studies.schema import RIGHT, Claim, PrintedTable, Study, StudyPoint, study_names
+from eyespot.studies.layer_tables import compare_layers
+from eyespot.studies.schema import RIGHT, Claim, Study, StudyPoint, study_names
 from eyespot.studies.tables import cite_claim
-
-if TYPE_CHECKING:
-    from eyespot.models.summary import LayerRow, LayerTable
 
 _HUES = 6  # c-r0 to c-r5 in templates/study.css
 _MOST_PICTURES = 12
@@ -248,7 +246,7 @@ def _context(study: Study, folder: Path, rows: Sequence[Row], pictures: Path | N
         "overlays": [chart for overlay in study.overlays if (chart := _overlay(overlay.title, overlay.points, done))],
         "costs": _costs(rows),
         "sizes": _sizes(study, done),
-        "tables": [_layers(table) for table in study.layer_tables],
+        "tables": [compare_layers(table) for table in study.layer_tables],
         "answers": _answers(done, pictures),
         "verdicts": [(row.number, row.id, _verdict(row)) for row in done.values()],
     }
@@ -452,80 +450,6 @@ def _sizes(study: Study, done: dict[str, Row]) -> list[tuple[str, Markup, list[s
             )
             found.append((sizes.title, Markup(chart), texts))
     return found
-
-
-def check_layer_tables(study: Study) -> None:
-    """Refuse tables of networks and layers that do not exist, before hours of training end in a report without them.
-
-    Raises:
-        ConfigError: An unknown network, argument or layer; the table is named.
-    """
-    for table in study.layer_tables:
-        try:
-            known = _layer_names(table)
-        except EyespotError as error:
-            raise ConfigError(error.what, where=f"layer table {table.title!r}", remedy=error.remedy) from error
-        for part in (*table.frozen, *(line.ours for line in table.rows)):
-            if not any(_is_part(name, part) for name in known):
-                what = f"{table.model} has no layer {part!r}.{did_you_mean(part, known)}"
-                raise ConfigError(what, where=f"layer table {table.title!r}", remedy=f"eyespot models {table.model}")
-
-
-def _layer_names(table: PrintedTable) -> list[str]:
-    """Return the paths of a network's layers; it is built without its numbers, which may be 138 million."""
-    import torch
-
-    from eyespot.models.registry import build_model
-
-    with torch.device("meta"):
-        model = build_model(table.model, num_classes=10, in_channels=3, size_px=table.size_px, args=table.args)
-    return [name for name, _ in model.named_modules() if name]
-
-
-def _is_part(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
-
-
-def _layers(table: PrintedTable) -> dict[str, Any]:
-    """Return a printed layer table beside ours, with what does not agree."""
-    from eyespot.models.registry import build_model
-    from eyespot.models.summary import layer_table
-
-    model = build_model(table.model, num_classes=10, in_channels=3, size_px=table.size_px, args=table.args)
-    ours = layer_table(model, in_channels=3, size_px=table.size_px)
-    rows = []
-    for line in table.rows:
-        own = [row for row in ours.rows if _is_part(row.name, line.ours)]
-        total = sum(row.total for row in own)
-        shape = next((row.output_shape for row in reversed(own) if row.output_shape), ())
-        wrong = line.printed - total if line.printed is not None else 0
-        rows.append((line.name, " x ".join(map(str, shape)), total, line.printed, wrong))
-    printed = [row[3] for row in rows if row[3] is not None]
-    return {
-        "title": table.title,
-        "rows": rows,
-        "note": table.note,
-        "total": ours.count.total,
-        "printed_total": table.printed_total,
-        "printed_sum": sum(printed) if len(printed) == len(rows) else None,
-        "warnings": [_say_trained(table, ours), *ours.warnings],
-    }
-
-
-def _say_trained(table: PrintedTable, ours: LayerTable) -> str:
-    """Return how many of a network's numbers are trained, and where not all of a layer's are."""
-
-    def trained(row: LayerRow) -> int:
-        return 0 if any(_is_part(row.name, part) for part in table.frozen) else row.trainable
-
-    parts = []
-    for line in table.rows:
-        own = [row for row in ours.rows if _is_part(row.name, line.ours)]
-        count, total = sum(map(trained, own)), sum(row.total for row in own)
-        if count < total:
-            parts.append(f"{line.name} {words.whole(count)} of {words.whole(total)}")
-    whole = f"Trained: {words.whole(sum(map(trained, ours.rows)))} of {words.whole(ours.count.total)} numbers"
-    return f"{whole}: {', '.join(parts)}, and all of the other rows." if parts else f"{whole}."
 
 
 def _answers(done: dict[str, Row], pictures: Path | None) -> dict[str, Any]:

@@ -180,7 +180,8 @@ def run_study(
         RunError: The folder cannot be written, or holds runs of these points with other settings.
         Interrupted: A signal asked for a stop; the same call goes on.
     """
-    from eyespot.studies.figures import check_layer_tables, write_study_report
+    from eyespot.studies.figures import write_study_report
+    from eyespot.studies.layer_tables import check_layer_tables
 
     watcher = observer or Terminal(quiet=True)
     study = load_study(name)

@@ -141,11 +141,7 @@ def prepare_training(
         _check_batch_of_one(model, packed.channels, spec.input_px, train_count, config)
     transform = EvalTransform(spec)
     if hasattr(model, "init_from_images") and not _is_restored(writer, config):
-        # As many for streamed pictures as for others: a run may be both in turn before its first checkpoint.
-        fewer = _WHITENING_SAMPLE * 64**2 // spec.input_px**2  # large ones have more patches each, and take memory
-        sample = _sample(splits, "train", max(500, min(_WHITENING_SAMPLE, fewer)))
-        pixels = np.concatenate(list(_read(packed, sample, _counter(observer, "whitening"))))
-        model.init_from_images(transform(torch.from_numpy(pixels).permute(0, 3, 1, 2)))  # type: ignore[operator]
+        _whiten(model, packed, splits, transform, observer)
     model = model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loader(split: SplitName, *, shuffle: bool) -> Loader:
@@ -178,6 +174,19 @@ def prepare_training(
         class_weights=weights,
     )
     return Prepared(model, data, spec, pretrained, tuple(notes))
+
+
+def _whiten(
+    model: nn.Module, packed: PackedDataset, splits: Splits, transform: EvalTransform, observer: Observer | None
+) -> None:
+    """Set the first convolution after some training pictures.
+
+    As many for streamed pictures as for others: a run may be both in turn before its first checkpoint.
+    """
+    fewer = _WHITENING_SAMPLE * 64**2 // transform.spec.input_px**2  # large ones have more patches, and take memory
+    sample = _sample(splits, "train", max(500, min(_WHITENING_SAMPLE, fewer)))
+    pixels = np.concatenate(list(_read(packed, sample, _counter(observer, "whitening"))))
+    model.init_from_images(transform(torch.from_numpy(pixels).permute(0, 3, 1, 2)))  # type: ignore[operator]
 
 
 def _check_batch_of_one(model: nn.Module, channels: int, side_px: int, train_count: int, config: Config) -> None:
