@@ -146,10 +146,10 @@ class ModelConfig(_Section):
     )
     mode: Literal["full", "features", "last-block", "finetune", "auto"] = Field(
         "full",
-        description="What of a backbone is trained. `auto`: as `features`, and with a time limit then as `finetune`, "
-        "of which the better one on val is kept. `features`: nothing, every picture goes through it once; "
-        "`last-block`: its last stage; `finetune`: everything, after the head was fitted to frozen features; `full`: "
-        "everything from the start.",
+        description="What of a backbone is trained. `auto`: as `features`, with a time limit as `finetune`. "
+        "`features`: nothing, every picture goes through it once; `last-block`: its last stage; `finetune`: "
+        "everything, after a linear head was solved on frozen features, and the better one on val is kept; other "
+        "heads are trained with it from the start; `full`: everything from the start.",
     )
     freeze_until: str = Field(
         "", description="Freeze what comes before this module or parameter of the backbone, such as `layer4`."

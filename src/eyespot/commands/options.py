@@ -14,7 +14,9 @@ RunArgument = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run folder, a bundle, or a model that comes with eyespot (eyespot models)."),
 ]
-DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; cuda:1 is the second GPU.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
