@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from eyespot.errors import (
     RunLockedError,
     UsageError,
     did_you_mean,
+    quoted,
     require_extra,
 )
 from eyespot.evaluation.bundle import read_info
@@ -386,7 +388,9 @@ def test_latest_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         latest_unfinished_run()
     for name, done in (("a", False), ("b", True)):
         with RunWriter(tmp_path / "runs" / name, CONFIG) as writer:
-            writer.write_provenance({"finished": now()} if done else {})
+            writer.write_provenance({"data": "digits", **({"finished": now()} if done else {})})
+    with RunWriter(tmp_path / "runs" / "c", CONFIG):
+        pass  # killed before it noted its data: there is nothing to resume
     assert latest_unfinished_run() == tmp_path / "runs" / "a"
 
 
@@ -493,3 +497,10 @@ def test_errors_are_one_line_whatever_they_name() -> None:
     )
     assert did_you_mean("resnt18", ["resnet18", "vgg"]) == " Did you mean 'resnet18'?"
     assert did_you_mean("zzz", ["resnet18"]) == ""
+
+
+def test_a_word_of_a_command_line_is_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in ("/data/R&D", "photos(1)", "it's", "a b", "plain"):
+        assert shlex.split(quoted(word)) == [word]
+    monkeypatch.setattr("eyespot.errors.os.name", "nt")
+    assert [quoted(word) for word in (r"C:\runs\a", r"C:\my runs", "R&D")] == [r"C:\runs\a", r'"C:\my runs"', '"R&D"']

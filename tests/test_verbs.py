@@ -739,3 +739,23 @@ def test_pictures_that_it_was_trained_on_are_left_out_of_a_test(pictures: Path, 
     (folder / "new.png").unlink()
     with pytest.raises(DataError, match="the model was trained on most of these pictures"):
         eyespot.evaluate(trained.path, more)
+
+
+def test_a_folder_that_is_half_deleted_is_not_taken_for_whole(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_pictures(tmp_path / "photos", ("a", "b"), 10)
+    archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos"))
+    eyespot.check(archive)
+    real = shutil.rmtree
+
+    def stop(path: Any, *args: Any, **options: Any) -> None:
+        next(Path(path).rglob("*.png")).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", stop)
+    with pytest.raises(KeyboardInterrupt):
+        data_verbs.look_at_cache(["unpacked"], clear=True)
+    monkeypatch.setattr(shutil, "rmtree", real)
+    card, _ = eyespot.check(archive)
+    assert sum(card["counts"]["train"].values()) == 20

@@ -165,7 +165,7 @@ class AnswerFile:
         """
         try:
             os.fsync(self._file.fileno())
-            in_place = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+            in_place = os.name == "nt" or os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
         except FileNotFoundError:
             in_place = False
         except OSError as error:

@@ -69,8 +69,8 @@ class AugmentConfig(BaseModel):
         default=0.0,
         ge=0,
         lt=1,
-        description="Stretch width and height, each on its own, by a random factor between 1 - zoom and 1 + zoom;"
-        " 0 = off.",
+        description="Show a random 1 - zoom to 1 + zoom of the picture's width, and of its height on its own, at the"
+        " full size (under 1 enlarges, as in Keras); 0 = off.",
     )
     shear_degrees: float = Field(
         default=0.0, ge=0, lt=90, description="Slant by a random angle up to this many degrees either way; 0 = off."
@@ -142,13 +142,13 @@ class AugmentConfig(BaseModel):
     cutout_px: int = Field(
         default=0,
         ge=0,
-        description="Cover one square with sides of this many pixels, around a random point, with the mean colour of"
-        " the training pictures (arXiv:1708.04552); 0 = off.",
+        description="Cover one square with sides of this many pixels, around a random point, with the colour that"
+        " normalises to zero: the mean of the training pictures, of a backbone its own (arXiv:1708.04552); 0 = off.",
     )
     random_erasing: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Probability that a random rectangle of 2 % to 33 % of the picture is covered with the mean colour"
-        " of the training pictures (arXiv:1708.04896); 0 = off.",
+        description="Probability that a random rectangle of 2 % to 33 % of the picture is covered with the colour"
+        " that normalises to zero, as for cutout (arXiv:1708.04896); 0 = off.",
     )

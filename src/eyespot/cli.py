@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import codecs
 import errno
+import glob
 import os
 import signal
 import sys
@@ -88,6 +89,13 @@ app.add_typer(study_app, name="study")
 # ------------------------------------------------------------------------------------------------------- the way out
 
 
+def _expanded(words: list[str]) -> list[str]:
+    """Return the words with wildcards expanded where the shell leaves that to the program: on Windows."""
+    if os.name != "nt":
+        return words
+    return [name for word in words for name in (sorted(glob.glob(word)) if glob.has_magic(word) else ()) or [word]]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code.
 
@@ -100,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="eyespot")
     _answer_signals()
     wait_briefly()
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(_run(_expanded(sys.argv[1:]) if arguments is None else arguments))
 
 
 def _fill_closed_streams() -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -301,7 +302,7 @@ def _delete(lock: Path, entries: Sequence[Path]) -> bool:
         with file_lock(lock, timeout_seconds=0):
             for entry in entries:
                 if entry != lock:
-                    _remover(entry)(entry)
+                    _remove(entry)
             if os.name == "posix":  # who waits for it sees that it is gone, and makes another
                 lock.unlink(missing_ok=True)
         if os.name != "posix":  # an open file stays there
@@ -315,5 +316,12 @@ def _delete(lock: Path, entries: Sequence[Path]) -> bool:
     return True
 
 
-def _remover(entry: Path) -> Callable[[Path], None]:
-    return shutil.rmtree if entry.is_dir() else Path.unlink
+def _remove(entry: Path) -> None:
+    """Remove an entry; a folder loses its name first, or what a kill leaves of it would be taken for the whole."""
+    if not entry.is_dir():
+        entry.unlink()
+        return
+    half = entry.with_name(f"{entry.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    if _derived_base(half.name) is not None:  # not of what is a leftover already
+        entry = entry.rename(half)
+    shutil.rmtree(entry)

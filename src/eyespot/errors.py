@@ -30,6 +30,9 @@ import copyreg
 import difflib
 import importlib
 import math
+import os
+import re
+import shlex
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -221,6 +224,13 @@ def positive_number(name: str, given: object, *, or_zero: bool = False, remedy: 
     if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         raise UsageError(f"{name} is {given!r}", remedy=remedy or "give a number above 0")
     return number
+
+
+def quoted(text: str) -> str:
+    """Return a word of a command line for this system's shell."""
+    if os.name != "nt":
+        return shlex.quote(text)
+    return text if re.fullmatch(r"[\w@%+=:,./\\~-]+", text) else f'"{text}"'
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -62,6 +62,7 @@ def evaluate(
         UsageError: Unknown split or views, or no data.
     """
     from eyespot.data.checks import count_leaked
+    from eyespot.data.splits import count_leaked_rows
     from eyespot.measuring import measure, measured_as_given
 
     watcher = observer or Terminal(quiet=True)
@@ -73,10 +74,15 @@ def evaluate(
     result = measure(
         found.predictor, packed, splits, name, watcher, batch_size=batch_size, views=views, label_map=found.label_map
     )
-    if found.home is not None and found.own:
+    if found.home is not None and (found.own or found.shared):
         result.metrics.update(stamped(result.metrics, found.home.config.mistakes, name))
+    if found.home is not None and found.own:
         result.metrics.update(measured_as_given(packed, splits, name, result.logits))
-    if name == "test" and found.trained_on and (shared := count_leaked(packed.report)["test"]):
+    shared = found.shared
+    if name == "test" and found.trained_on and not shared:
+        divided = "train" in splits.indices  # as the run divided them; else what the data bring
+        shared = (count_leaked_rows(packed, splits.indices) if divided else count_leaked(packed.report))["test"]
+    if shared:
         result.metrics["also_in_train"] = shared
     if reads := found.count_test_read(watcher):
         result.metrics["test_reads"] = reads
@@ -95,6 +101,7 @@ class ToMeasure:
         split: The one to measure; it is not empty.
         label_map: int64, the model's label for each of theirs; None where they are the same.
         own: They are the run's own, by whatever path.
+        shared: How many of them, which are a published split's, the run was trained or selected on.
     """
 
     predictor: Predictor
@@ -104,6 +111,7 @@ class ToMeasure:
     split: SplitName
     label_map: Any
     own: bool
+    shared: int = 0
 
     @property
     def trained_on(self) -> bool:
@@ -148,17 +156,17 @@ def open_to_measure(
     prepare_process(predictor.plan)
     is_run = folder is not None and (data is None or (folder / "config.toml").exists())
     home = Run.open(folder) if folder is not None and is_run else None
-    label_map = None
+    label_map, shared = None, 0
     if data is None:
         assert home is not None
         packed, splits = own_data(home, watcher)
     else:
-        packed, splits, label_map = _other_data(data, predictor, home, name, on_bad_image or "refuse", watcher)
+        packed, splits, label_map, shared = _other_data(data, predictor, home, name, on_bad_image or "refuse", watcher)
     if not splits.count(name):
         known = ", ".join(split_names(splits))
         raise DataError(f"no {split} split", where=packed.dataset.name, remedy=f"there is {known}")
     own = data is None or (home is not None and _is_own(packed, home))
-    return ToMeasure(predictor, home, packed, splits, name, label_map, own)
+    return ToMeasure(predictor, home, packed, splits, name, label_map, own, shared)
 
 
 def folder_of(run: object) -> Path | None:
@@ -204,8 +212,8 @@ def refuse_changed(runs: Iterable[Run], watcher: Observer) -> None:
 
 def _other_data(
     data: str | Path, predictor: Predictor, home: Run | None, split: SplitName, on_bad_image: str, watcher: Observer
-) -> tuple[PackedDataset, Splits, Any]:
-    """Return other data prepared as the model's input asks, and the model's label for each of their labels.
+) -> tuple[PackedDataset, Splits, Any, int]:
+    """Return other data prepared as the model's input asks, the label map, and how many pictures it knows.
 
     Pictures that the run was trained or selected on are left out, unless the data are published ones, whose test split
     is what it is. The run's own data, perhaps at another place, are divided as the run divided them.
@@ -237,7 +245,7 @@ def _other_data(
         packed = _corrected(packed, home)
     if home is not None and _is_own(packed, home) and (home.path / "split.json").exists():
         watcher.on_message(f"note: {data} holds the run's own pictures: they are divided as the run divided them")
-        return packed, Splits.load(home.path / "split.json", packed), label_map
+        return packed, Splits.load(home.path / "split.json", packed), label_map, 0
     source = split
     if split not in packed.splits:
         if split != "test" or set(packed.splits) != {"train"}:
@@ -259,7 +267,7 @@ def _other_data(
             f"note: {seen:,} pictures on which the run was trained or selected are left out; {len(rows):,} are measured"
         )
     # Training pictures are needed nowhere here: the split to measure is the only one.
-    return packed, Splits(packed.fingerprint, {split: {source: rows}}), label_map
+    return packed, Splits(packed.fingerprint, {split: {source: rows}}), label_map, seen if dataset.published else 0
 
 
 def _is_own(packed: PackedDataset, home: Run) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,24 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
             if os.name == "nt":
                 file.close()  # Windows renames no open file
-            os.replace(file.name, path)
+            _replace(file.name, path)
         fsync_folder(path.parent)
     except OSError as error:
         raise _run_error(error, path) from error
+
+
+def _replace(name: str, path: Path) -> None:
+    """Rename a file over another one, for which Windows has to wait until nobody reads that."""
+    for wait in (0.05, 0.1, 0.2, 0.4, 0.8):
+        try:
+            os.replace(name, path)
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            time.sleep(wait)
+        else:
+            return
+    os.replace(name, path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -96,16 +111,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, durable: bool = False) -> None:
     """Append one line with a single write, so that a kill leaves no half line behind another one.
 
     A half line that a power cut left at the end is closed first: it stays one that nobody can read, and this one whole.
+
+    Args:
+        path: The file.
+        line: Without its end.
+        durable: Return only when a power cut cannot take it any more.
 
     Raises:
         RunError: The disk is full, or the folder is read-only or gone.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             data = (line + "\n").encode("utf-8", "backslashreplace")
             size = os.fstat(descriptor).st_size
@@ -115,6 +135,8 @@ def append_line(path: Path, line: str) -> None:
             if os.write(descriptor, data) != len(data):
                 os.ftruncate(descriptor, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:

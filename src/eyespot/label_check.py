@@ -340,6 +340,9 @@ def judge_features(
         # A class that would lose most of its pictures is one that the model cannot tell, not one of wrong labels.
         left, all_ = (np.bincount(labels[mask], minlength=num_classes) for mask in (keep, slice(None)))
         keep |= (2 * left < all_)[labels]
+        # Nor one that would be left in one fold: the model that is asked about it there would never have seen it.
+        folds_left = np.unique(np.stack([labels[keep], fold[keep]], axis=1), axis=0)[:, 0]
+        keep |= (np.bincount(folds_left, minlength=num_classes) < 2)[labels]
 
 
 def together(packed: PackedDataset, contents: Int64Array, folds: int, watcher: Observer) -> Int64Array:

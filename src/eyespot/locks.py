@@ -74,6 +74,8 @@ def _watch_forks() -> None:
 
 def _is_current(descriptor: int, path: Path) -> bool:
     """Return whether the opened lock file is still the one at `path`; somebody may have cleared the folder."""
+    if os.name == "nt":  # there nobody removes an open file, and some drives number each opening anew
+        return True
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

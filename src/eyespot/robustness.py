@@ -82,7 +82,10 @@ def evaluate_robustness(
         **asked,
     }
     folder = found.home.path if found.home is not None and found.own else None
-    done = None if folder is None else _cells_of(job, folder / _BEGUN) or _cells_of(job, folder / FILE)
+    done = None if folder is None else _cells_of(job, folder / _BEGUN)
+    if folder is not None and not done:
+        kept = _cells_of(job, folder / FILE)
+        done = done if kept is None else kept  # one that was killed before its first cell is counted already
     names = cell_names()
     if done is None:
         found.count_test_read(watcher)
@@ -106,7 +109,7 @@ def evaluate_robustness(
         done=done or {},
         on_cell=on_cell,
     )
-    mistakes = found.home.config.mistakes if found.own and found.home is not None else ()
+    mistakes = found.home.config.mistakes if found.home is not None and (found.own or found.shared) else ()
     result = {**stamped(summarise(cells, len(places)), mistakes, found.split), **asked}
     if folder is not None and found.home is not None:
         write_json(folder / FILE, {"job": job, "cells": cells, "summary": result})

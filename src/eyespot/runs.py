@@ -229,10 +229,12 @@ class RunWriter:
     def identity(self) -> str:
         """Return 32 hex digits over the settings and the split: a checkpoint with others is not this run's.
 
-        Settings at their defaults do not count, nor does where corrected labels lie: that follows the folder.
+        Settings at their defaults do not count, nor does where corrected labels lie, which follows the folder, nor how
+        many processes decode, which changes no bit.
         """
         settings = self.config.model_dump(mode="json", exclude_defaults=True)
-        settings.get("data", {}).pop("label_fixes", None)
+        for key in ("label_fixes", "workers"):
+            settings.get("data", {}).pop(key, None)
         split = self.path / "split.json"
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
         digest.update(split.read_bytes() if split.exists() else b"")
@@ -244,7 +246,7 @@ class RunWriter:
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Append a finished epoch to history.jsonl."""
-        append_line(self.path / "history.jsonl", json.dumps(dict(row), allow_nan=False))
+        append_line(self.path / "history.jsonl", json.dumps(dict(row), allow_nan=False), durable=True)
 
     def restore_history(self, rows: list[dict[str, Any]]) -> None:
         """Rewrite history.jsonl from a checkpoint: epochs after it will be trained again."""
@@ -344,7 +346,7 @@ def latest_unfinished_run() -> Path:
     """
     folders = [path.parent for path in Path("runs").glob("*/config.toml")]
     for folder in sorted(folders, key=lambda path: (path / "config.toml").stat().st_mtime, reverse=True):
-        if not Run(folder.resolve()).finished:
+        if not _never_began(folder.resolve()) and not Run(folder.resolve()).finished:
             return folder.resolve()
     raise RunError("no unfinished run", where=Path("runs").resolve(), remedy="name the run folder with --out")
 

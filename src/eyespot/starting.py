@@ -134,8 +134,8 @@ def train(
             return run
         except (RunError, KeyboardInterrupt):
             raise  # free some space, or come back later: --resume goes on
-        except EyespotError:
-            if not resume:
+        except EyespotError as error:
+            if not resume and "--resume" not in (error.remedy or ""):  # else there would be nothing to go on with
                 remove_untrained(request.folder)
             raise
 
@@ -313,15 +313,17 @@ def _check_before_packing(request: _Request) -> None:
 
 def _train(request: _Request, plan: ComputePlan, writer: RunWriter, watcher: Observer) -> Run:
     """Walk the whole way of the data in a locked run folder."""
-    from eyespot.data.checks import enforce
-    from eyespot.training.prepare import prepare_training
-    from eyespot.training.transfer import note_unused, train_model
-
     config, dataset = request.config, request.dataset
     if "started" not in Run(writer.path).provenance:
         if request.fixes is not None:
             _keep_fixes(request.fixes, writer)
-        writer.write_provenance({"data": request.data, "started": now(), "seed": config.training.seed})
+        begun = {"data": request.data, "started": now(), "seed": config.training.seed, "device": plan.device}
+        writer.write_provenance(begun)
+    # Not before that: a run that is stopped while torch is loaded can be resumed.
+    from eyespot.data.checks import enforce
+    from eyespot.training.prepare import prepare_training
+    from eyespot.training.transfer import note_unused, train_model
+
     classes = f"{dataset.num_classes} classes"
     watcher.on_message(f"{dataset.name}: {dataset.layout}, {classes}, from {dataset.origin}")
     for note in dataset.notes:

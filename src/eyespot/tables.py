@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from eyespot.analysis import words
 from eyespot.analysis.headline import describe_top1, headline_split
 from eyespot.caches import cache_folder, user_path
 from eyespot.data_verbs import look_at_cache
-from eyespot.errors import EyespotError, RunError, UsageError, did_you_mean, printable
+from eyespot.errors import EyespotError, RunError, UsageError, did_you_mean, printable, quoted
 from eyespot.notes import read_annotations
 from eyespot.runs import Run
 from eyespot.terminal import add_row, plain_table, print_json, print_table
@@ -234,7 +233,7 @@ def _run_row(folder: Path, name: str) -> dict[str, Any]:
             "tags": list(annotations.tags),
             "notes": [note.text for note in annotations.notes],
             "result": f"{'metrics.json is missing' if run.finished else 'not finished'}: eyespot train --resume --out "
-            f"{shlex.quote(str(folder))}",
+            f"{quoted(str(folder))}",
         }
         found |= {f"{name}_top1": metrics[name]["top1"] for name in ("val", "test") if name in metrics}
         if "val" in metrics and split != "val":
@@ -336,7 +335,7 @@ def print_picture_table(found: PictureTable, path: Path, *, json: bool) -> None:
     print_table(table)
     for note in found.notes:
         print(printable(f"note: {note}"))
-    print(printable(f"{path}: look at it, then: eyespot train {shlex.quote(str(path))}"))
+    print(printable(f"{path}: look at it, then: eyespot train {quoted(str(path))}"))
 
 
 def print_data_card(card: DataCard, decisions: Sequence[str]) -> None:

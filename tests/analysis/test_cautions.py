@@ -70,10 +70,10 @@ def test_nothing_known_is_nothing_to_say() -> None:
             "60 of 1,000 pictures are smaller than the input",
         ),
         (
-            {"counts": {"train": {"cat": 900, "dog": 300}}},
+            {"counts": {"train": {"cat": 900, "dog": 299}}},
             "class-imbalance",
             "warning",
-            "Train has 900 pictures of cat and 300 of dog",
+            "Train has 900 pictures of cat and 299 of dog",
         ),
         ({"notes": ["JPEG of quality 75."]}, "about-the-run", "note", "JPEG of quality 75."),
     ],

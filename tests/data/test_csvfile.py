@@ -355,7 +355,7 @@ def test_a_column_of_patients_that_is_not_used_is_said(folder: Path) -> None:
     with_val = no_val.replace("3,test", "3,val")
     assert not any("patient" in said for said in read_csv(table(folder, with_val)).notes)
     spaced = "path,label,Patient ID\na.png,cat,1\nb.png,cat,1\nc.png,dog,2\nd.png,dog,2\n"
-    assert any(f'{folder / "list.csv"} --groups "Patient ID" --out' in said
+    assert any(f"{folder / 'list.csv'} --groups 'Patient ID' --out" in said
                for said in read_csv(table(folder, spaced)).notes)  # fmt: skip
     each_its_own = "path,label,case\na.png,cat,1\nb.png,cat,2\nc.png,dog,3\nd.png,dog,4\n"
     assert read_csv(table(folder, each_its_own)).notes == ()

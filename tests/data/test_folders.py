@@ -598,7 +598,7 @@ class TestRefused:
             (("train/1.png", "test/1.png", "trainLabels.csv"), "{}/trainLabels.csv --pictures {}/train"),
             (("train/1.png", "test/1.png", "sampleSubmission.csv"), "{}/train"),
             (("train/1.png", "train/metadata.jsonl"), "{}/train/metadata.jsonl --pictures {}/train"),
-            (("my pets/1.png", "b.csv", "test.csv", "a_meta.csv"), '{}/a_meta.csv --pictures "{}/my pets"'),
+            (("my pets/1.png", "b.csv", "test.csv", "a_meta.csv"), "{}/a_meta.csv --pictures '{}/my pets'"),
             (("images/1.png", "annotations/a.xml", "list.csv"), "{}/list.csv --pictures {}/images"),
             (("images_1/1.png", "images_2/1.png", "entries.csv"), "{}/entries.csv --pictures {}"),
             (("1.png", "2.png"), "{}"),

@@ -158,3 +158,20 @@ def test_pictures_that_are_too_alike_are_not_counted(copied: Path) -> None:
     pairs = NearPairs(chain, chain + 1, np.ones(37, np.float32), np.zeros(37, np.bool_), 37, 0)
     facts = near_across(pairs, packed, splits)
     assert facts == {"correlation": 0.94, "too_alike": 1, "val": 0, "val_total": 0, "test": 0, "test_total": 14}
+
+
+def test_a_copy_of_a_picture_is_as_near_as_the_picture(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    base = dice.integers(0, 200, (8, 8, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    for split, pictures in (("train", [base]), ("test", [base + 3, base + 3])):
+        for kind in ("a", "b"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for number, pixels in enumerate(pictures):
+            Image.fromarray(pixels).save(tmp_path / split / "a" / f"{number}.png")
+        for number in range(3):
+            noise = dice.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / split / "b" / f"{number}.png")
+    config = load_recipe("small", {"data.allow_leak": True, "data.val_fraction": 0.0})
+    packed = pack_data(open_data(tmp_path, Terminal(quiet=True)), config, Terminal(quiet=True))
+    splits = Splits("f", {name: {name: np.arange(len(part))} for name, part in packed.splits.items()})
+    assert near_across(near_cache.near_pairs(packed), packed, splits)["test"] == 2

@@ -343,7 +343,7 @@ ACTIVE = {
     "width_shift": (0.12, "shifted sideways by up to 0.12 of the width"),
     "height_shift": (0.13, "shifted up or down by up to 0.13 of the height"),
     "shear_degrees": (10, "sheared by up to 10 degrees"),
-    "zoom": (0.1, "width and height stretched by 0.9 to 1.1"),
+    "zoom": (0.1, "0.9 to 1.1 of width and height shown at full size"),
     "auto": ("randaugment", "RandAugment, 2 of 14 operations of strength 9 of 30"),
     "channel_shift": (0.1, "all channels shifted by up to 0.1 of the pixel range"),
     "brightness": ((0.9, 1.1), "brightness times 0.9 to 1.1"),
@@ -351,8 +351,8 @@ ACTIVE = {
     "saturation": ((0.7, 1.3), "saturation times 0.7 to 1.3"),
     "hue": (0.05, "hue turned by up to 0.05 of the colour circle"),
     "grayscale": (0.2, "turned to grey with probability 0.2"),
-    "cutout_px": (6, "a square of 6 px covered with the mean colour"),
-    "random_erasing": (0.25, "a random rectangle covered with the mean colour with probability 0.25"),
+    "cutout_px": (6, "a square of 6 px set to the colour that normalises to zero"),
+    "random_erasing": (0.25, "with probability 0.25 a random rectangle set to the colour that normalises to zero"),
 }
 
 
@@ -360,7 +360,7 @@ def test_describe_names_every_operation_with_its_strength_in_order():
     words = build_train_transform({key: value for key, (value, _) in ACTIVE.items()}, RGB).describe()
     places = [words.index(phrase) for _, phrase in ACTIVE.values()]
     assert places == sorted(places)
-    assert "uncovered: mirrored picture" in words.split("stretched")[1]
+    assert "uncovered: mirrored picture" in words.split("of width and height shown")[1]
     assert words.endswith(
         "then pixels / 255, minus mean (0.4900, 0.4800, 0.4500), divided by std (0.2500, 0.2400, 0.2600)"
     )

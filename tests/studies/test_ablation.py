@@ -314,7 +314,7 @@ def test_effects_agree_with_a_computation_by_hand(arms: list[Arm]) -> None:
     assert f"({words.signed_points(-2 / n)} with every seed on test, 3 seeds, p = 0.25)" in close.sentence
     # Whatever is said of a level has its interval: of one seed the pictures', of several that of their mean.
     assert describe_level(worse) == (
-        f"{words.mean_percent(worse.top1.mean, worse.top1.low, worse.top1.high)} ± {100 * worse.top1.std:.1f}"
+        f"{words.mean_percent(worse.top1.mean, worse.top1.low, worse.top1.high)} ± {100 * worse.top1.std:.2f}"
     )
     assert worse.top1.low == pytest.approx(mean_interval([1 + d for d in deltas]).low)
     (once,) = measured([arms[0], Arm("worse", "worse", "", {0: arms[1].runs[0]})]).effects

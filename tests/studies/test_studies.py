@@ -359,7 +359,7 @@ def test_seeds_are_summed_up_and_a_quick_look_is_said(tmp_path: Path) -> None:
     (tmp_path / "points.json").write_text(json.dumps(document))
     (row,) = read_rows(study, tmp_path)
     assert re.match(
-        r"[\d.]+ %( \[[\d.]+, [\d.]+\])?, sd [\d.]+ over 2 seeds, on test \(n = 6, 1 view\)",
+        r"[\d.]+ %( \[[\d.]+, [\d.]+\])?, sd [\d.]+ points over 2 seeds, on test \(n = 6, 1 view\)",
         row.figure("test"),
     )
     page = write_study_report(study, tmp_path).read_text(encoding="utf-8")

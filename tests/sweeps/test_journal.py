@@ -90,7 +90,7 @@ def test_the_winner_is_best_on_val_then_by_loss_then_the_earlier_one(journal: Jo
 
 
 def test_a_full_disk_is_said_with_the_way_on(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: object, line: str) -> None:
+    def full(path: object, line: str, *, durable: bool) -> None:
         raise RunError("cannot write (the disk is full)", where=path, remedy="free some space")
 
     monkeypatch.setattr("eyespot.sweeps.journal.append_line", full)

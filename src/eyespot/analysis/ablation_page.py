@@ -89,7 +89,7 @@ def describe_level(effect: Effect) -> str:
     """Return an accuracy with its interval and its deviation over seeds, as `90.4 % [89.7, 91.1] ± 0.3`."""
     if not effect.seeds:
         return effect.reason
-    spread = "" if effect.top1.n == 1 else f" ± {100 * effect.top1.std:.1f}"
+    spread = "" if effect.top1.n == 1 else f" ± {100 * effect.top1.std:.2f}"
     return f"{words.mean_percent(effect.top1.mean, effect.top1.low, effect.top1.high)}{spread}"
 
 

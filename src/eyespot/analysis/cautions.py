@@ -182,7 +182,7 @@ def _about_balance(card: DataCard, split: str | None) -> list[Finding]:
     found = []
     counts = card.get("counts", {})
     train = counts.get("train", {})
-    if train and max(train.values()) >= IMBALANCE_RATIO * max(min(train.values()), 1):
+    if train and max(train.values()) > IMBALANCE_RATIO * max(min(train.values()), 1):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
         text = f"Train has {words.plural(train[most], 'picture')} of {most} and {words.whole(train[least])} of {least}"
         text += ": read the recall of each class, not only the accuracy."

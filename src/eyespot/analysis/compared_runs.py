@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from eyespot.analysis import words
 from eyespot.arrays import BoolArray, Int64Array
-from eyespot.errors import DataError, EyespotError, RunError, UsageError
+from eyespot.errors import DataError, EyespotError, RunError, UsageError, quoted
 from eyespot.evaluation.evaluate import SplitPredictions, read_predictions
 from eyespot.evaluation.metrics import nll_loss, wilson_interval
 from eyespot.runs import BUNDLE, Run
@@ -139,11 +138,11 @@ def _read_run(run: Run) -> dict[Any, SplitPredictions]:
         raise RunError(
             "the run is not finished",
             where=run.path,
-            remedy=f"eyespot train --resume --out {shlex.quote(str(run.path))}",
+            remedy=f"eyespot train --resume --out {quoted(str(run.path))}",
         )
     for name in ("metrics.json", "predictions.npz"):
         if not (run.path / name).is_file():
-            remedy = f"restore the file, or write it again: eyespot train --resume --out {shlex.quote(str(run.path))}"
+            remedy = f"restore the file, or write it again: eyespot train --resume --out {quoted(str(run.path))}"
             raise RunError(f"{name} is missing", where=run.path, remedy=remedy)
     return dict(read_predictions(run.path / "predictions.npz"))
 

@@ -53,7 +53,8 @@ def signed_points(difference: float) -> str:
 
 def _digits(difference: float) -> int:
     """Return how many digits of a difference in points are written: what is there is not written as nothing."""
-    return 2 if 1e-12 < abs(difference) < 0.001 else 1
+    size = abs(difference)
+    return 1 if size <= 1e-12 or size >= 0.001 else max(2, math.ceil(-math.log10(100 * size)))
 
 
 def in_range(low: float, high: float) -> tuple[float, float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from eyespot.commands.options import DeviceOption, JsonOption, OptionalDataArgument, SetOption
+from eyespot.errors import quoted
 
 
 def ablate(
@@ -72,4 +72,4 @@ def ablate(
 
 
 def _resuming(folder: str) -> str:
-    return f"go on with: eyespot ablate --resume --out {shlex.quote(folder)}" if folder else ""
+    return f"go on with: eyespot ablate --resume --out {quoted(folder)}" if folder else ""

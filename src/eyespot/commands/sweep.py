@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eyespot.commands.options import JsonOption, OptionalDataArgument, SetOption
+from eyespot.errors import quoted
 
 if TYPE_CHECKING:
     from eyespot.sweeps.screen import SweepTerminal
@@ -94,4 +94,4 @@ def sweep(
 def _resuming(terminal: SweepTerminal) -> str:
     terminal.close()
     folder = terminal.folder_name
-    return f"go on with: eyespot sweep --resume --out {shlex.quote(folder)}" if folder else ""
+    return f"go on with: eyespot sweep --resume --out {quoted(folder)}" if folder else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,7 @@ from eyespot.commands.options import (
     SetOption,
     as_settings,
 )
+from eyespot.errors import quoted
 
 if TYPE_CHECKING:
     from eyespot.terminal import Terminal
@@ -100,4 +100,4 @@ def train(
 
 def _resuming(terminal: Terminal) -> str:
     folder = terminal.run_folder
-    return "" if folder is None else f"go on with: eyespot train --resume --out {shlex.quote(str(folder))}"
+    return "" if folder is None else f"go on with: eyespot train --resume --out {quoted(str(folder))}"

@@ -22,8 +22,8 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from eyespot.data.dataset import SPLIT_NAMES, Dataset, Items, PathList, SplitName
-from eyespot.data.names import SPLIT_WORDS, check_classes, few, make_unique, quoted, safe_text, splits_of_paths
-from eyespot.errors import DataError, did_you_mean
+from eyespot.data.names import SPLIT_WORDS, check_classes, few, make_unique, safe_text, splits_of_paths
+from eyespot.errors import DataError, did_you_mean, quoted
 
 # Ten million rows; the whole table is read into memory.
 MAX_BYTES = 1 << 30

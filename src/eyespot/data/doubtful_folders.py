@@ -13,8 +13,8 @@ from pathlib import Path
 
 from eyespot.data.dataset import SplitName
 from eyespot.data.listing import list_folder
-from eyespot.data.names import SPLIT_WORDS, by_split, few, is_litter, quoted, safe_text, split_of
-from eyespot.errors import DataError
+from eyespot.data.names import SPLIT_WORDS, by_split, few, is_litter, safe_text, split_of
+from eyespot.errors import DataError, quoted
 
 # With the same folders inside of each, names with such a word in them are doubtful.
 _SPLIT_LIKE = re.compile(f"{'|'.join(SPLIT_WORDS)}|batch|eval|fold|hold|part|set|split|trn|tst")

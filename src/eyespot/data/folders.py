@@ -224,7 +224,7 @@ def _read_classes(root: str, prefix: str, folders: list[str], left_out: LeftOut)
 
 
 def _walk_class(
-    root: str, class_folder: str, above: set[tuple[int, int]], beside: frozenset[str], left_out: LeftOut
+    root: str, class_folder: str, above: set[tuple[object, ...]], beside: frozenset[str], left_out: LeftOut
 ) -> list[str]:
     """Return the pictures in a class folder and below it, as paths relative to `root` with forward slashes."""
     found: list[str] = []

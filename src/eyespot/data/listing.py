@@ -116,7 +116,7 @@ def list_folder(folder: str, prefix: str = "", left_out: LeftOut | None = None) 
     return Listing(sorted(folders, key=safe_text), sorted(pictures, key=safe_text))
 
 
-def folder_identity(folder: str) -> tuple[int, int]:
+def folder_identity(folder: str) -> tuple[object, ...]:
     """Return what stays the same however a folder is reached.
 
     Raises:
@@ -126,6 +126,8 @@ def folder_identity(folder: str) -> tuple[int, int]:
         status = os.stat(folder)
     except OSError as error:
         raise _unreadable(folder, error) from error
+    if not status.st_ino:  # some network drives of Windows number nothing
+        return (os.path.normcase(os.path.realpath(folder)),)
     return status.st_dev, status.st_ino
 
 

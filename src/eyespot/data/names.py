@@ -70,11 +70,6 @@ _EXTENSION = re.compile(r"(?=.*[a-z])[a-z0-9]{1,8}")
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def quoted(text: str) -> str:
-    """Return a word of a command line, for any shell."""
-    return f'"{text}"' if " " in text else text
-
-
 def safe_text(name: str) -> str:
     r"""Return a file name as text that JSON, UTF-8 and a terminal can take, and that no other name becomes.
 

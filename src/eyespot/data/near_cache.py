@@ -142,15 +142,19 @@ def near_across(pairs: NearPairs, packed: PackedDataset, splits: Splits) -> dict
     for split, parts in splits.indices.items():
         for source, rows in parts.items():
             owner[starts[source] + rows] = numbers[split]
-    one, other = np.concatenate([pairs.first, pairs.second]), np.concatenate([pairs.second, pairs.first])
+    # Of equal pictures only the first was compared: what is near to one of them is near to all.
+    contents = contents_of(np.concatenate([packed.splits[name].hashes for name in names]))
+    one = contents[np.concatenate([pairs.first, pairs.second])]
+    other = contents[np.concatenate([pairs.second, pairs.first])]
     facts: dict[str, int | float] = {"correlation": NEAR_CORRELATION}
     if count_chained(len(owner), pairs) > MOST_CHAINED * len(owner):
         one, other = one[:0], other[:0]
         facts["too_alike"] = 1
     held_out: tuple[SplitName, ...] = ("val", "test")
     for split in held_out:
-        before = (owner[other] > 0) & (owner[other] < numbers[split])  # train, and val before test
-        mine = (owner[one] == numbers[split]) & before
-        facts[split] = len(np.unique(one[mine]))
+        before, near = np.zeros((2, int(contents.max(initial=-1)) + 1), np.bool_)
+        before[contents[(owner > 0) & (owner < numbers[split])]] = True  # train, and val before test
+        near[one[before[other]]] = True
+        facts[split] = int((near[contents] & (owner == numbers[split])).sum())
         facts[f"{split}_total"] = splits.count(split)
     return facts

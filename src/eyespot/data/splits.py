@@ -153,6 +153,25 @@ class Splits:
         return splits
 
 
+def count_leaked_rows(
+    packed: PackedDataset, indices: Mapping[SplitName, Mapping[SplitName, Int64Array]]
+) -> dict[str, int]:
+    """Return how many pictures of test are in train or val, too, and how many of val in train, pixel for pixel.
+
+    Args:
+        packed: The pictures.
+        indices: Rows of each source that are train, val and test, as in `Splits`.
+    """
+    found = {}
+    for split in SPLIT_NAMES:
+        parts = [packed.splits[source].hashes[rows] for source, rows in indices.get(split, {}).items()]
+        found[split] = short_hashes(np.concatenate([np.zeros((0, 16), np.uint8), *parts]))
+    return {
+        "test": int(np.isin(found["test"], np.concatenate([found["train"], found["val"]])).sum()),
+        "val": int(np.isin(found["val"], found["train"]).sum()),
+    }
+
+
 def short_hashes(hashes: UInt8Array) -> UInt64Array:
     """Return the first eight bytes of content hashes, uint8 (N, 16), as numbers (N,): enough to tell pictures apart."""
     return np.ascontiguousarray(hashes[:, :8]).view("<u8")[:, 0]

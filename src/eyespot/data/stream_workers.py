@@ -218,7 +218,7 @@ def _death(process: subprocess.Popen[bytes], log: IO[bytes], paths: Sequence[str
     return DataError(
         f"a decoding worker {how}" + (f": {last}" if last else ""),
         where=f"{paths[0]}{others}",
-        remedy="free some memory or use fewer workers, for example --set data.workers=1, then go on with --resume",
+        remedy="free some memory, then go on with --resume, or start a new run with --set data.workers=1",
     )
 
 

@@ -479,7 +479,7 @@ def _augmentation_words(config: AugmentConfig) -> list[tuple[bool, str]]:
         (config.width_shift > 0, f"shifted sideways by up to {config.width_shift:.3g} of the width"),
         (config.height_shift > 0, f"shifted up or down by up to {config.height_shift:.3g} of the height"),
         (config.shear_degrees > 0, f"sheared by up to {config.shear_degrees:g} degrees"),
-        (config.zoom > 0, f"width and height stretched by {1 - config.zoom:.3g} to {1 + config.zoom:.3g}"),
+        (config.zoom > 0, f"{1 - config.zoom:.3g} to {1 + config.zoom:.3g} of width and height shown at full size"),
         (uncovers, fill),
         (config.auto != "none", auto.get(config.auto, "")),
         (config.channel_shift > 0, f"all channels shifted by up to {config.channel_shift:g} of the pixel range"),
@@ -488,9 +488,12 @@ def _augmentation_words(config: AugmentConfig) -> list[tuple[bool, str]]:
         factors("saturation", config.saturation),
         (config.hue > 0, f"hue turned by up to {config.hue:g} of the colour circle"),
         (config.grayscale > 0, f"turned to grey with probability {config.grayscale:g}"),
-        (config.cutout_px > 0, f"a square of {config.cutout_px} px covered with the mean colour (cutout)"),
+        (
+            config.cutout_px > 0,
+            f"a square of {config.cutout_px} px set to the colour that normalises to zero (cutout)",
+        ),
         (
             config.random_erasing > 0,
-            f"a random rectangle covered with the mean colour with probability {config.random_erasing:g}",
+            f"with probability {config.random_erasing:g} a random rectangle set to the colour that normalises to zero",
         ),
     ]

@@ -107,7 +107,8 @@ def _wanted(entry: os.DirEntry[str]) -> str:
     except OSError:
         is_folder = False
     if is_folder:
-        return "" if entry.is_symlink() or is_litter(entry.name) else f"{entry.name}/"
+        is_link = entry.is_symlink() or getattr(entry, "is_junction", bool)()  # from Python 3.12 on
+        return "" if is_link or is_litter(entry.name) else f"{entry.name}/"
     return entry.name if may_be_picture(entry.name) else ""
 
 

@@ -15,7 +15,7 @@ from typing import IO
 # Without the folder that -c puts first, whose files could stand for the standard library's. The process that asks
 # decides when to stop: it may want a last batch for a checkpoint after a cluster has sent SIGTERM to the whole job.
 _BOOTSTRAP = (
-    "import sys; sys.path.pop(0); import json, signal; "
+    "import sys; sys.path[:] = [place for place in sys.path if place]; import json, signal; "
     "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
     "from eyespot.data.{module} import serve; serve(sys.stdin.buffer, sys.stdout.buffer)"

@@ -41,6 +41,7 @@ from eyespot.evaluation.bundle import find_bundle, load_bundle
 from eyespot.evaluation.bundle_info import BundleInfo
 from eyespot.evaluation.metrics import check_finite
 from eyespot.evaluation.predictor import Prediction, Predictor, best_classes, load_predictor
+from eyespot.files import describe_disk_error
 
 EngineName: TypeAlias = Literal["auto", "onnx", "torch"]
 _START_AGAIN = "start the server again"
@@ -336,7 +337,11 @@ def exported(
         try:
             return info, _opened(path, opener)
         except ModelError:
-            path.unlink()  # damaged in the cache
+            try:
+                path.unlink()  # damaged in the cache
+            except OSError as error:
+                what, remedy = describe_disk_error(error)
+                raise RunError(f"a damaged export cannot be removed ({what})", where=path, remedy=remedy) from error
     say("exporting the model to ONNX and comparing it, once")
     try:
         export_onnx(folder, path, pictures=sample_pictures())

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -194,9 +194,14 @@ def _threshold(path: Path, metadata: Mapping[str, str]) -> float:
     return value
 
 
+def _no_number(text: str) -> NoReturn:
+    """Refuse NaN and infinity, which JSON does not have: a browser would not read the description with them."""
+    raise ValueError(text)
+
+
 def _json(text: str | None) -> Any:
     try:
-        return json.loads(text) if text else None
+        return json.loads(text, parse_constant=_no_number) if text else None
     except (ValueError, RecursionError):
         return None
 

@@ -66,24 +66,25 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> Calibration:
     z = logits[::step].astype(np.float64)  # (n, K)
     z -= z.max(axis=1, keepdims=True)
     own = np.take_along_axis(z, labels[::step, None], axis=1)[:, 0]  # (n,)
+    n = len(own)
 
     def slope(log_t: float) -> float:
-        """Return the derivative of the loss by log T, of all N pictures and of the prior."""
+        """Return the derivative of the loss by log T, of the pictures and of the prior."""
         scale = math.exp(-log_t)
         with np.errstate(under="ignore"):
             weights = np.exp(z * scale)
             expected = (weights * z).sum(axis=1) / weights.sum(axis=1)  # (n,) mean logit under the model
         gradient = float((own - expected).mean()) * scale
-        return gradient * len(labels) + log_t / _PRIOR_DEVIATION**2
+        return gradient * n + log_t / _PRIOR_DEVIATION**2
 
     low, high = math.log(_LOWEST), math.log(_HIGHEST)
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     note = ""
-    if len(labels) < LEAST_PICTURES:
-        note = f"fitted on only {len(labels)} val picture{'s' * (len(labels) != 1)}, and so drawn towards 1"
-    return Calibration(float(np.exp((low + high) / 2)), len(labels), note)
+    if n < LEAST_PICTURES:
+        note = f"fitted on only {n} val picture{'s' * (n != 1)}, and so drawn towards 1"
+    return Calibration(float(np.exp((low + high) / 2)), n, note)
 
 
 def without_val() -> Calibration:

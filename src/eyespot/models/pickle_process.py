@@ -41,7 +41,7 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_
 # As in data/worker_process, which rooms of models do not import: without the folder that -c puts first, and a sign to
 # stop is for the asking process alone.
 _BOOTSTRAP = (
-    "import sys; sys.path.pop(0); import json, signal; "
+    "import sys; sys.path[:] = [place for place in sys.path if place]; import json, signal; "
     "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
     "from eyespot.models.pickle_process import serve; serve(sys.stdin.buffer, sys.stdout.buffer)"

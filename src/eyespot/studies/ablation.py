@@ -11,7 +11,6 @@ has chosen by its figures, and needs pictures that nobody has looked at.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from eyespot.analysis.ablation import Ablation, Arm, measure_ablation
 from eyespot.config import Config, as_list, parse_config, recipe_text
 from eyespot.device import find_device
-from eyespot.errors import RunError, TrainingError, UsageError, whole_number
+from eyespot.errors import RunError, TrainingError, UsageError, quoted, whole_number
 from eyespot.files import checked_folder, write_atomic, write_json
 from eyespot.models.registry import check_args
 from eyespot.opening import Observer, Settings, check_data, lasting_name, load_recipe, refuse_moved
@@ -313,10 +312,10 @@ def _recipe(folder: Path) -> Config:
 
 
 def _commands(folder: Path, plan: AblationPlan, finished: Sequence[str]) -> list[tuple[str, str]]:
-    where = shlex.quote(str(folder))
+    where = quoted(str(folder))
     found = [("Add seeds, or go on:", f"eyespot ablate --resume --out {where} --seeds {max(plan.seeds + 2, 5)}")]
     if len(finished) > 1:
-        runs = " ".join(shlex.quote(str(folder / "runs" / name)) for name in finished[:2])
+        runs = " ".join(quoted(str(folder / "runs" / name)) for name in finished[:2])
         found.append(
             ("Look at two runs picture by picture:", f"eyespot compare {runs} --split {plan.split} --out pair.html")
         )

@@ -18,7 +18,10 @@ def _end_with_parent() -> None:
     # Not sys.stdin.read: at the end of this process Python would wait for its lock, and abort.
     while os.read(0, 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    if os.name == "nt":  # there os.kill ends the process at once
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ class Row:
             return describe_top1(found[0], split)
         over = mean_interval([one["top1"] for one in found])
         flaw = f"{found[0]['flaw']}: " if found[0].get("flaw") else ""
-        spread = f"sd {100 * over.std:.1f} over {len(found)} seeds"
+        spread = f"sd {100 * over.std:.2f} points over {len(found)} seeds"
         top1 = words.mean_percent(over.mean, over.low, over.high)
         views = describe_views(found[0].get("views"))
         belongs = ", ".join(filter(None, [f"n = {describe_count(found[0])}", views]))

@@ -46,7 +46,8 @@ _ORPHAN_SECONDS = 120.0
 _STOP_SECONDS = 120.0
 # Without the folder that -c puts first, whose files could stand for the standard library's.
 _CHILD = (
-    "import sys; sys.path.pop(0); import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "import sys; sys.path[:] = [place for place in sys.path if place]; "
+    "import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from eyespot.studies.child import main; main()"
 )
 
@@ -239,7 +240,7 @@ def _train(words: Sequence[str], log: Path, run: Path, training: TrainingConfig,
     Raises:
         KeyboardInterrupt: This process was asked to stop; the other one has written its checkpoint and ended.
     """
-    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), *words]
+    command = [sys.executable, "-X", f"utf8={sys.flags.utf8_mode}", "-c", _CHILD, json.dumps(sys.path), *words]
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = open(log, "ab")  # noqa: SIM115
@@ -249,6 +250,7 @@ def _train(words: Sequence[str], log: Path, run: Path, training: TrainingConfig,
     with file:
         # Standard input is never written to: its end tells the training that this process is gone.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+    assert process.stdin is not None
     try:
         while process.poll() is None:
             finished, epochs = _count_epochs(run / "history.jsonl", training)
@@ -256,7 +258,7 @@ def _train(words: Sequence[str], log: Path, run: Path, training: TrainingConfig,
                 observer.on_count(label, finished, epochs, unit="epochs")
             time.sleep(_POLL_SECONDS)
     except BaseException:
-        process.terminate()
+        process.stdin.close()  # asks for an orderly stop, on Windows too, where `terminate` is none
         try:
             process.wait(timeout=_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -264,7 +266,6 @@ def _train(words: Sequence[str], log: Path, run: Path, training: TrainingConfig,
             process.wait()
         raise
     finally:
-        assert process.stdin is not None
         process.stdin.close()
     if process.returncode in (129, 130, 143):
         # Ctrl-C and the end of a terminal reach both processes at once, and the other one may be the first to end.

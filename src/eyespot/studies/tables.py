@@ -5,12 +5,12 @@ Before this: `schema` and `runner`. After this: `eyespot study show` and `eyespo
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from eyespot.analysis import words
 from eyespot.analysis.headline import describe_top1, headline_split
+from eyespot.errors import quoted
 from eyespot.mistakes import MISTAKES
 from eyespot.studies.points import Outcome
 from eyespot.studies.schema import RIGHT, Claim, Study
@@ -48,7 +48,7 @@ def describe_study(study: Study, name: str = "") -> str:
         lines += [f"    mistake: {MISTAKES[mistake].text}" for mistake in point.mistakes]
         lines += [f"    done right: {point.id}{RIGHT}"] if point.mistakes else []
     lines += [f"not repeated: {omission.what}: {omission.why}" for omission in study.not_reproduced]
-    return "\n".join([*lines, "", f"eyespot study run {shlex.quote(name or study.name)} --only {study.points[0].id}"])
+    return "\n".join([*lines, "", f"eyespot study run {quoted(name or study.name)} --only {study.points[0].id}"])
 
 
 def describe_outcomes(outcomes: Sequence[Outcome]) -> str:

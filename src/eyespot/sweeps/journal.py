@@ -241,6 +241,6 @@ class Journal:
         try:
             # Of a clock that cannot be set: a machine that starts in 1970 would else have spent every limit.
             row = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._began, 3), **row}
-            append_line(path, json.dumps(row, allow_nan=False))
+            append_line(path, json.dumps(row, allow_nan=False), durable=True)
         except RunError as error:
             raise RunError(error.what, where=path, remedy="free some space; eyespot sweep --resume goes on") from error

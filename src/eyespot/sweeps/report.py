@@ -6,7 +6,6 @@ Before this: the journal and the run folders. After this: `report.html`, one fil
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from eyespot.analysis.headline import describe_top1
 from eyespot.analysis.pages import render_page, write_page
 from eyespot.analysis.verdict import Finding, sort_findings
 from eyespot.config import parse_config, recipe_text
-from eyespot.errors import ConfigError
+from eyespot.errors import ConfigError, quoted
 from eyespot.runs import Run
 from eyespot.sweeps.journal import Journal, Trial
 from eyespot.sweeps.space import Factor, setting_of
@@ -416,12 +415,12 @@ def _budget(journal: Journal) -> list[tuple[str, str]]:
 
 
 def _commands(journal: Journal, winner: Trial | None) -> Sequence[tuple[str, str]]:
-    plan, folder = journal.plan, shlex.quote(str(journal.folder))
-    data, found = shlex.quote(plan.data), []
+    plan, folder = journal.plan, quoted(str(journal.folder))
+    data, found = quoted(plan.data), []
     if winner is not None:
-        best = shlex.quote(str(journal.folder / "best.toml"))
+        best = quoted(str(journal.folder / "best.toml"))
         found.append(("Train the winner again with another seed:", f"eyespot train {data} --recipe {best} --seed 1"))
-        run = shlex.quote(str(journal.run_folder(winner)))
+        run = quoted(str(journal.run_folder(winner)))
         found.append(("Use it as it is:", f"eyespot predict {run} PICTURE"))
     found.append(("Go on, with more trials:", f"eyespot sweep --resume --out {folder} --trials {plan.trials * 2}"))
     if plan.command:

@@ -187,8 +187,9 @@ class _Loop:
         self.steps_per_epoch = max(1, round(config.training.hardest_share * data.train.steps_per_epoch))
         self.hardest = _hardest(data.train, self.steps_per_epoch, config, plan)
         self.check_every = _CHECK_EVERY_STEPS.get(plan.device, _CHECK_EVERY_STEPS_ELSEWHERE)
+        is_mps = plan.device.split(":")[0] == "mps"  # which has no float64
         # Sums stay on the device until somebody looks: float64, so that adding them up is exact enough to compare runs.
-        self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if plan.device == "mps" else plan.device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device="cpu" if is_mps else plan.device)
         self.limit = TimeLimit(
             config.training.minutes * 60,
             sizes=config.training.size_schedule,

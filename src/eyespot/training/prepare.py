@@ -410,8 +410,13 @@ def _read(packed: PackedDataset, rows_of: Mapping[SplitName, Int64Array], progre
 
 
 def _sample(splits: Splits, split: SplitName, count: int) -> dict[SplitName, Int64Array]:
-    """Return at most about `count` rows of each source, spread evenly: a sorted data set gives every class."""
+    """Return about `count` rows, each source by its share, spread evenly: a sorted data set gives every class."""
+    total = splits.count(split)
+    if total <= count:
+        return dict(splits.indices[split])
+    shares = {source: max(1, round(count * len(rows) / total)) for source, rows in splits.indices[split].items()}
     return {
-        source: rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+        source: rows[np.linspace(0, len(rows) - 1, shares[source]).astype(np.int64)]
         for source, rows in splits.indices[split].items()
+        if len(rows)
     }
