@@ -62,7 +62,6 @@ def evaluate(
         UsageError: Unknown split or views, or no data.
     """
     from eyespot.data.checks import count_leaked
-    from eyespot.data.splits import count_leaked_rows
     from eyespot.measuring import measure, measured_as_given
 
     watcher = observer or Terminal(quiet=True)
@@ -81,7 +80,7 @@ def evaluate(
     shared = found.shared
     if name == "test" and found.trained_on and not shared:
         divided = "train" in splits.indices  # as the run divided them; else what the data bring
-        shared = (count_leaked_rows(packed, splits.indices) if divided else count_leaked(packed.report))["test"]
+        shared = (splits.leaked(packed) if divided else count_leaked(packed.report))["test"]
     if shared:
         result.metrics["also_in_train"] = shared
     if reads := found.count_test_read(watcher):

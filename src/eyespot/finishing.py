@@ -95,14 +95,12 @@ def _figures(
     measured: Mapping[SplitName, Evaluation], packed: PackedDataset, splits: Splits, config: Config
 ) -> dict[str, Any]:
     """Return the figures of each split, with what must be said beside them."""
-    from eyespot.data.splits import count_leaked_rows
-
     found: dict[str, Any] = {
         split: stamped(evaluation.metrics, config.mistakes, split) for split, evaluation in measured.items()
     }
     if config.mistakes:
         found["mistakes"] = list(config.mistakes)
-    if "test" in found and (shared := count_leaked_rows(packed, splits.indices)["test"]):
+    if "test" in found and (shared := splits.leaked(packed)["test"]):
         found["test"]["also_in_train"] = shared
     if "train" in found and found["train"]["n"] < splits.count("train"):
         found["train"]["drawn_from"] = splits.count("train")

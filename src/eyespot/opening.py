@@ -379,7 +379,6 @@ def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
     """
     from eyespot.data.checks import count_leaked
     from eyespot.data.dataset import SPLIT_NAMES
-    from eyespot.data.splits import count_leaked_rows
 
     dataset, report = packed.dataset, packed.report
     counts: Mapping[str, Mapping[str, int]] = report.counts
@@ -402,7 +401,7 @@ def data_card(packed: PackedDataset, splits: Splits | None = None) -> DataCard:
         "duplicate_examples": [list(group.ids) for group in report.duplicates[:_EXAMPLES]],
         "leaks": len(report.leaks),
         "leak_examples": [list(group.ids) for group in report.leaks[:_EXAMPLES]],
-        "leaked": count_leaked(report) if splits is None else count_leaked_rows(packed, splits.indices),
+        "leaked": count_leaked(report) if splits is None else splits.leaked(packed),
         "conflicts": sum(group.conflicts for group in report.duplicates),
         "sizes": [(width, height, count) for (width, height), count in report.sizes.items()],
         "modes": dict(report.modes),

@@ -53,9 +53,9 @@ MODES: tuple[str, ...] = (
 """Pillow modes by the number that a record holds."""
 _MODE_NUMBERS = {mode: number for number, mode in enumerate(MODES)}
 
+_END_SECONDS = 5.0  # a killed process is gone at once, unless the kernel itself waits for a dead drive
 # A chunk is a few tenths of a second of work: long enough to hide the message, short enough for a moving bar, for an
 # even load, and for a worker that is told to stop.
-_END_SECONDS = 5.0  # a killed process is gone at once, unless the kernel itself waits for a dead drive
 _CHUNK_FILES = 256
 _CHUNK_BYTES = 8 * 1024**2  # of files, and of packed pixels
 _SMALL_FILES, _SMALL_BYTES = 1000, 16 * 1024**2  # less work than starting two Pythons with numpy takes

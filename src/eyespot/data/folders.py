@@ -51,8 +51,8 @@ def read_folder(folder: Path, *, name: str) -> Dataset:
     in a split folder (`seg_train/seg_train`). Class names are the folder names in NFC,
     sorted by code point, so they are the same on every system; pictures are sorted by class and path. Folders below a
     class folder belong to the class. Links are followed, except to folders around them and to what was read in the same
-    class. Hidden files and the litter
-    of systems and editors are not pictures; files of other kinds are counted in a note.
+    class. Hidden files and the litter of systems and editors are not pictures; files of other kinds are counted in a
+    note.
 
     Args:
         folder: The folder; it is only listed, no file in it is opened.

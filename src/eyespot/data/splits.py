@@ -95,12 +95,20 @@ class Splits:
 
     def seen(self, packed: PackedDataset) -> UInt64Array:
         """Return the short hashes (M,) of the pictures that training or selection sees: those of train and val."""
+        return np.unique(self._hashes(packed, "train", "val"))
+
+    def leaked(self, packed: PackedDataset) -> dict[str, int]:
+        """Return how many pictures of test are in train or val, too, and how many of val in train, pixel for pixel."""
+        test, val, train = (self._hashes(packed, split) for split in ("test", "val", "train"))
+        return {"test": int(np.isin(test, self.seen(packed)).sum()), "val": int(np.isin(val, train).sum())}
+
+    def _hashes(self, packed: PackedDataset, *splits: SplitName) -> UInt64Array:
         parts = [
             packed.splits[source].hashes[rows]
-            for split in ("train", "val")
+            for split in splits
             for source, rows in self.indices.get(split, {}).items()
         ]
-        return np.unique(short_hashes(np.concatenate(parts)))
+        return short_hashes(np.concatenate([np.zeros((0, 16), np.uint8), *parts]))
 
     def save(self, path: Path) -> None:
         """Write `split.json`: fingerprint, hash, notes, and for each split the indices into each source.
@@ -151,25 +159,6 @@ class Splits:
         if splits.hash() != saved_hash:
             raise _damaged(path, "its indices do not match its hash")
         return splits
-
-
-def count_leaked_rows(
-    packed: PackedDataset, indices: Mapping[SplitName, Mapping[SplitName, Int64Array]]
-) -> dict[str, int]:
-    """Return how many pictures of test are in train or val, too, and how many of val in train, pixel for pixel.
-
-    Args:
-        packed: The pictures.
-        indices: Rows of each source that are train, val and test, as in `Splits`.
-    """
-    found = {}
-    for split in SPLIT_NAMES:
-        parts = [packed.splits[source].hashes[rows] for source, rows in indices.get(split, {}).items()]
-        found[split] = short_hashes(np.concatenate([np.zeros((0, 16), np.uint8), *parts]))
-    return {
-        "test": int(np.isin(found["test"], np.concatenate([found["train"], found["val"]])).sum()),
-        "val": int(np.isin(found["val"], found["train"]).sum()),
-    }
 
 
 def short_hashes(hashes: UInt8Array) -> UInt64Array:
