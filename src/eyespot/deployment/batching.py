@@ -164,7 +164,7 @@ class Batcher:
             late = [picture for picture in batch if picture.future.cancelled()]
             if late:  # after an overload most of them: those who wait now would wait for them, too
                 self._hand_over([(picture, BadImageError("is late")) for picture in late])
-                batch = [picture for picture in batch if not picture.future.cancelled()]
+                batch = [picture for picture in batch if picture not in late]  # others may be cancelled by now
             if batch:
                 self._answer(batch)
             if ends:
