@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from eyespot import files, finishing
-from eyespot.config import TrainingConfig, load_config
+from eyespot.config import Config, TrainingConfig, load_config
 from eyespot.errors import ConfigError, RunError, RunLockedError, UsageError
 from eyespot.locks import file_lock
 from eyespot.runs import LABEL_FIXES, Run, with_label_fixes
@@ -291,6 +291,18 @@ def test_the_estimate_measures_as_many_training_pictures_as_a_run_does(
     monkeypatch.setattr(finishing, "TRAIN_SAMPLE", 3)
     sampled, _ = estimate_seconds([(str(pictures), config)], device="cpu", observer=Listener())  # type: ignore[arg-type]
     assert sampled < whole
+
+
+def test_the_estimate_measures_pictures_of_the_size_that_the_run_trains(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Config] = []
+    monkeypatch.setattr(estimate, "_time_steps", lambda model, data, config, plan: (seen.append(config), (0.0, 1.0))[1])
+    config = load_config(
+        "small", changes={**TINY, "input.size_px": 48, "training.size_schedule": [[0.0, 16], [0.5, 24]]}
+    )
+    estimate_seconds([(str(pictures), config)], device="cpu", observer=Listener())  # type: ignore[arg-type]
+    assert seen[0].training.size_schedule == [(0.0, 32), (0.5, 48)]
 
 
 def test_no_memory_for_the_estimate_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLi
 from eyespot.runs import Run, RunWriter
 from eyespot.training import fit as fit_module
 from eyespot.training.checkpoint import read_checkpoint
-from eyespot.training.step import compute_loss, fitted_sizes
+from eyespot.training.step import compute_loss, fit_sizes
 from eyespot.training.stopping import collect_signals
 
 from .conftest import Watcher, prepare, run_fit, tiny_config, tiny_packed, weights, without_times
@@ -567,10 +567,11 @@ def test_a_weighted_and_smoothed_loss_weighs_pictures_by_their_class(smoothing: 
 
 
 def test_progressive_sizes_end_at_the_size_of_the_pictures() -> None:
-    assert fitted_sizes([(0.0, 24), (0.4, 28), (0.75, 32)], 64) == [(0.0, 48), (0.4, 56), (0.75, 64)]
-    assert fitted_sizes([(0.0, 24), (0.75, 32)], 32) == [(0.0, 24), (0.75, 32)]
-    assert fitted_sizes([(0.0, 24), (0.75, 32)], 28) == [(0.0, 24), (0.75, 32)]  # never enlarged: `resize_images`
-    assert fitted_sizes([], 64) == []
+    config = tiny_config(training__size_schedule=[(0.0, 24), (0.4, 28), (0.75, 32)])
+    assert fit_sizes(config, 64).training.size_schedule == [(0.0, 48), (0.4, 56), (0.75, 64)]
+    assert fit_sizes(config, 32) is config
+    assert fit_sizes(config, 28) is config  # never enlarged: `resize_images`
+    assert fit_sizes(tiny_config(), 64).training.size_schedule == []
 
 
 def test_a_handler_that_another_language_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,7 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     from eyespot.models.pretrained import PretrainedClassifier
     from eyespot.opening import divide, open_for, pack_data
     from eyespot.training.prepare import frozen_mode, prepare_training
+    from eyespot.training.step import fit_sizes
 
     plan = plan_compute(device, config.training.precision)
     packed = pack_data(open_for(config, data, observer), config, observer)
@@ -90,7 +91,7 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
         test = 0
     views = {"none": 1, "mirror": 2, "mirror-shift": 6}[config.evaluation.views]
     with prepared.data.train, prepared.data.val or nullcontext():
-        step, forward = _time_steps(prepared.model, prepared.data, config, plan)
+        step, forward = _time_steps(prepared.model, prepared.data, fit_sizes(config, prepared.spec.input_px), plan)
     if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) == "features":
         # Every picture goes through the backbone once; the head costs next to nothing beside it.
         return 0.0, forward * (train * config.features.views + (val + test) * views)

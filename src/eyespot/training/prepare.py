@@ -31,7 +31,7 @@ from eyespot.runs import CHECKPOINTS, Run, RunWriter
 from eyespot.seeds import derive_seed
 from eyespot.training.balance import balance_note, class_weights
 from eyespot.training.checkpoint import latest_checkpoint
-from eyespot.training.step import TrainData
+from eyespot.training.step import TrainData, fit_sizes
 
 _Progress = Callable[[int, int], None]
 
@@ -195,7 +195,7 @@ def _check_batch_of_one(model: nn.Module, channels: int, side_px: int, train_cou
     Raises:
         ConfigError: There is one.
     """
-    side = min([side_px, *(size for _, size in config.training.size_schedule)])
+    side = min([side_px, *(size for _, size in fit_sizes(config, side_px).training.size_schedule)])
     try:
         with torch.no_grad():
             copy.deepcopy(model).train()(torch.zeros(1, channels, side, side))

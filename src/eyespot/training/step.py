@@ -126,13 +126,16 @@ def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tens
     optimizer.zero_grad(set_to_none=True)
 
 
-def fitted_sizes(size_schedule: Sequence[tuple[float, int]], full_px: int) -> list[tuple[float, int]]:
-    """Return progressive sizes that end at the full side: those of a recipe are for pictures of its last size.
+def fit_sizes(config: Config, full_px: int) -> Config:
+    """Return a recipe whose progressive sizes end at the full side: those it names are for pictures of the last one.
 
     A network that ends its training on smaller pictures than it is shipped for has not seen their scale.
     """
-    last = size_schedule[-1][1] if size_schedule else full_px
-    return [(share, round(size * full_px / last) if last < full_px else size) for share, size in size_schedule]
+    sizes = config.training.size_schedule
+    if not sizes or sizes[-1][1] >= full_px:
+        return config
+    fitted = [(share, round(size * full_px / sizes[-1][1])) for share, size in sizes]
+    return config.model_copy(update={"training": config.training.model_copy(update={"size_schedule": fitted})})
 
 
 def resize_images(images: torch.Tensor, size_schedule: Sequence[tuple[float, int]], progress: float) -> torch.Tensor:

@@ -32,7 +32,7 @@ from eyespot.training.fit import FitResult, TrainState
 from eyespot.training.lr_finder import resolve_learning_rate
 from eyespot.training.prepare import Prepared, frozen_mode
 from eyespot.training.solvers import LinearHead, solve_linear_head
-from eyespot.training.step import TrainData, fitted_sizes
+from eyespot.training.step import TrainData, fit_sizes
 from eyespot.training.stopping import stop_signals
 from eyespot.training.stored_features import (
     FeatureHead,
@@ -184,12 +184,11 @@ def _fit(
     model: nn.Module, data: TrainData, config: Config, *, plan: ComputePlan, writer: RunWriter, observer: Observer
 ) -> FitResult:
     """Run the loop, at the rate that the recipe names or that a range test finds."""
-    sizes = fitted_sizes(config.training.size_schedule, data.eval_transform.spec.input_px)
-    if sizes != config.training.size_schedule:
-        observer.on_message(f"progressive sizes fitted to the pictures: {', '.join(f'{size} px' for _, size in sizes)}")
-        training = config.training.model_copy(update={"size_schedule": sizes})
-        config = config.model_copy(update={"training": training})
-    config = resolve_learning_rate(model, data, config, plan=plan, writer=writer, observer=observer)
+    fitted = fit_sizes(config, data.eval_transform.spec.input_px)
+    if fitted is not config:
+        sizes = ", ".join(f"{size} px" for _, size in fitted.training.size_schedule)
+        observer.on_message(f"progressive sizes fitted to the pictures: {sizes}")
+    config = resolve_learning_rate(model, data, fitted, plan=plan, writer=writer, observer=observer)
     return loop.fit(model, data, config, plan=plan, writer=writer, observer=observer)
 
 
