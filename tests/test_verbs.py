@@ -517,6 +517,18 @@ def test_a_run_without_metrics_says_that_the_reading_is_not_counted(trained: Run
     assert any("this reading of test is not counted: there is no metrics.json" in text for text in listener.messages)
 
 
+def test_a_bundle_says_that_a_reading_of_its_runs_test_is_not_counted(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for split, count in (("train", 12), ("test", 6)):
+        draw_pictures(data / split, ("cat", "dog", "eel"), count, seed=count)
+    run = eyespot.train(data, recipe="small", settings=TINY, out=tmp_path / "run")
+    for model in (run.path / "bundle", eyespot.load(run.path)):
+        listener = Listener()
+        eyespot.evaluate(model, data, observer=listener)
+        assert any("not counted: a model does not know its run" in text for text in listener.messages)
+        assert run.metrics["test_reads"] == 1
+
+
 def test_readings_at_the_same_time_are_all_counted(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@
     ├── ModelError               unknown architecture, or an input it cannot take
     ├── TrainingError            training cannot go on
     │   ├── DivergedError        NaN or Inf in the loss
-    │   └── MemoryLimitError     out of memory, with the batch size to try
+    │   └── MemoryLimitError     out of memory, with what to try
     ├── RunError                 a run folder that cannot be read or written
     │   ├── CheckpointError      a checkpoint or bundle that is damaged or foreign
     │   └── RunLockedError       another process is writing this run
@@ -126,7 +126,7 @@ class DivergedError(TrainingError):
 
 
 class MemoryLimitError(TrainingError):
-    """Memory ran out; the remedy names a batch size to try."""
+    """Memory ran out; the remedy names what to try."""
 
 
 class RunError(EyespotError):

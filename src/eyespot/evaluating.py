@@ -119,7 +119,12 @@ class ToMeasure:
 
     def count_test_read(self, watcher: Observer) -> int:
         """Count that the test split of the run was read, and return how often it was by now; 0 where it was not."""
-        if self.home is None or self.split != "test" or not self.trained_on:
+        if self.split != "test" or not self.trained_on:
+            return 0
+        if self.home is None:
+            watcher.on_message(
+                "note: this reading of test is not counted: a model does not know its run; name its folder"
+            )
             return 0
         return _count_test_read(self.home, watcher)
 

@@ -319,10 +319,27 @@ class TestWhenTheModelFails:
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         ],
     )
-    def test_no_memory_names_the_batch_size_to_try(self, error: Exception, new_info: Callable[..., BundleInfo]) -> None:
+    def test_no_memory_for_a_single_picture_is_said(
+        self, error: Exception, new_info: Callable[..., BundleInfo]
+    ) -> None:
         predictor = Predictor(Failing(error), new_info(), CPU)
-        with pytest.raises(MemoryLimitError, match=r"no memory left for 10 images at once in device cpu: .* size 5"):
+        with pytest.raises(MemoryLimitError, match=r"no memory left for one image in device cpu: close other programs"):
             predictor.predict([picture(1)] * 10)
+
+    def test_where_memory_is_short_fewer_are_answered_at_once(self, predictor: Predictor) -> None:
+        pictures = [picture(number) for number in range(11)]
+        expected, seen = predictor.predict(pictures), []
+
+        class Short(nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                seen.append(len(images))
+                if len(images) > 3:
+                    raise MemoryError
+                return predictor.model(images)  # type: ignore[no-any-return]
+
+        short = Predictor(Short(), predictor.info, CPU)
+        assert [answer.label for answer in short.predict(pictures)] == [answer.label for answer in expected]
+        assert max(number for number in seen if number <= 3) == 3
 
     def test_other_errors_are_not_hidden(self, new_info: Callable[..., BundleInfo]) -> None:
         assert not is_memory_error(RuntimeError("shapes do not fit"))

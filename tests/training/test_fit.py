@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan
 from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
 from eyespot.runs import Run, RunWriter
@@ -274,6 +275,17 @@ def test_no_memory_names_the_batch_size_to_try(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fit_module.F, "cross_entropy", fail)
     with pytest.raises(MemoryLimitError, match=r"--set training\.batch_size=8"):
+        run_fit(tmp_path, tiny_config())
+
+
+def test_no_memory_for_val_names_its_own_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(EvalTransform, "__call__", fail)
+    with pytest.raises(
+        MemoryLimitError, match=r"no memory left for \d+ val pictures at once: .*evaluation\.batch_size="
+    ):
         run_fit(tmp_path, tiny_config())
 
 

@@ -87,7 +87,7 @@ def evaluate(
 
     Raises:
         DataError: The split is empty, has images of another size, or a class the model has no output for.
-        MemoryLimitError: Memory ran out; it names a batch size to try.
+        MemoryLimitError: There is no memory for a single image.
         TrainingError: The model answers NaN or infinity.
         UsageError: Unknown views, or a loader that leaves images out.
 

@@ -338,7 +338,7 @@ class Predictor:
     def outputs(
         self, pixels: Tensor, *, views: Views = "none", features: bool = False, distances: bool = True
     ) -> Outputs:
-        """Return what the model says about one batch, in one forward pass a view.
+        """Return what the model says about one batch, in one forward pass a view; in halves where memory is short.
 
         Args:
             pixels: uint8 0..255 (B, C, S, S), on any device.
@@ -348,34 +348,39 @@ class Predictor:
 
         Raises:
             DataError: The pixels are not uint8, or of another shape than the model's input.
-            MemoryLimitError: Memory ran out.
+            MemoryLimitError: There is no memory for one of them.
         """
-        unknown = self.unknown if distances else None
         try:
-            with torch.inference_mode():
-                images = self.transform(pixels.to(self.plan.device))
-                network = self._network(images)
-                both = features or unknown is not None
-                with self.plan.autocast():
-                    found = view_logits(partial(logits_and_features, network) if both else network, images, views)
-                classes = self.info.num_classes
-                logits, vectors = found[:, :classes], found[:, classes:]
-                nothing = logits[:, :0]
-                statistics = pixel_statistics(images) if both else nothing
-                return Outputs(
-                    logits.cpu(),
-                    vectors.cpu() if features else nothing.cpu(),
-                    (statistics if features else nothing).cpu(),
-                    (nothing if unknown is None else unknown.distances(statistics, logits, vectors)).cpu(),
-                )
+            return self._outputs(pixels, views=views, features=features, distances=distances)
         except (MemoryError, RuntimeError) as error:
             if not is_memory_error(error):
                 raise
-            raise MemoryLimitError(
-                f"no memory left for {len(pixels)} images at once",
-                where=f"device {self.plan.device}",
-                remedy=f"close other programs, or use batch size {max(1, len(pixels) // 2)}",
-            ) from error
+            if len(pixels) <= 1:
+                remedy = f"close other programs{'' if self.plan.device == 'cpu' else ', or use --device cpu'}"
+                where = f"device {self.plan.device}"
+                raise MemoryLimitError("no memory left for one image", where=where, remedy=remedy) from error
+        # Behind the handler: its traceback holds what did not fit.
+        halves = [self.outputs(half, views=views, features=features, distances=distances) for half in pixels.chunk(2)]
+        return Outputs(*(torch.cat(parts) for parts in zip(*halves, strict=True)))
+
+    @torch.inference_mode()
+    def _outputs(self, pixels: Tensor, *, views: Views, features: bool, distances: bool) -> Outputs:
+        unknown = self.unknown if distances else None
+        images = self.transform(pixels.to(self.plan.device))
+        network = self._network(images)
+        both = features or unknown is not None
+        with self.plan.autocast():
+            found = view_logits(partial(logits_and_features, network) if both else network, images, views)
+        classes = self.info.num_classes
+        logits, vectors = found[:, :classes], found[:, classes:]
+        nothing = logits[:, :0]
+        statistics = pixel_statistics(images) if both else nothing
+        return Outputs(
+            logits.cpu(),
+            vectors.cpu() if features else nothing.cpu(),
+            (statistics if features else nothing).cpu(),
+            (nothing if unknown is None else unknown.distances(statistics, logits, vectors)).cpu(),
+        )
 
     def _network(self, images: Tensor) -> nn.Module:
         """Return the model without its batch norms, made when the first images are there."""

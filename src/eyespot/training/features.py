@@ -36,8 +36,8 @@ from eyespot.data.loaders import Batch, make_loader
 from eyespot.data.pack_spec import size_words
 from eyespot.data.splits import Splits
 from eyespot.data.transforms import EvalTransform, TrainTransform
-from eyespot.device import ComputePlan
-from eyespot.errors import DataError, ModelError
+from eyespot.device import ComputePlan, is_memory_error
+from eyespot.errors import DataError, MemoryLimitError, ModelError
 from eyespot.files import describe_disk_error, write_json
 from eyespot.locks import file_lock
 from eyespot.models.folding import folded
@@ -359,8 +359,17 @@ class Encoder:
     def _features(self, batch: Batch, view: int, first: int) -> FeatureArray:
         """Return the features of one batch, (B, D); `first` is the row of its first picture."""
         images = self._view(batch, view, first)
-        with self._plan.autocast():
-            features = self._folded(images)(images).float().cpu().numpy()
+        try:
+            with self._plan.autocast():
+                features = self._folded(images)(images).float().cpu().numpy()
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            raise MemoryLimitError(
+                f"no memory left to encode {len(images)} pictures at once",
+                where=self._frozen.name,
+                remedy="close other programs, or use a smaller input.size_px or backbone",
+            ) from error
         with np.errstate(over="ignore"):  # it is said in our words
             stored = features.astype(self.dtype)
         if not np.isfinite(stored).all():

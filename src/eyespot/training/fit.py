@@ -395,11 +395,19 @@ class _Loop:
         model.eval()
         loss_sum, correct, seen = 0.0, 0, 0
         for batch in loader.batches(0):
-            with self.plan.autocast():
-                # In a progressive run val is seen at the size of the epoch's last step.
-                images = self.data.eval_transform(batch.images)
-                logits = model(resize_images(images, self.config.training.size_schedule, self._progress()))
-            logits = logits.float()
+            try:
+                with self.plan.autocast():
+                    # In a progressive run val is seen at the size of the epoch's last step.
+                    images = self.data.eval_transform(batch.images)
+                    logits = model(resize_images(images, self.config.training.size_schedule, self._progress())).float()
+            except (MemoryError, RuntimeError) as error:
+                if not is_memory_error(error):
+                    raise
+                half = max(len(batch.labels) // 2, 1)
+                raise MemoryLimitError(
+                    f"no memory left for {len(batch.labels)} val pictures at once",
+                    remedy=f"close other programs and --resume, or begin again with --set evaluation.batch_size={half}",
+                ) from error
             loss_sum += F.cross_entropy(logits, batch.labels, reduction="sum").cpu().double().item()
             correct += int((logits.argmax(1) == batch.labels).sum())
             seen += len(batch.labels)
