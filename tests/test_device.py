@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,3 +161,16 @@ def test_threads_wait_briefly_from_before_torch_is_loaded(
 def test_a_number_of_thousands_of_digits_is_no_device(device: str) -> None:
     with pytest.raises(UsageError):
         find_device(device)
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("linux", [(-1, 2**31 - 1), (-3, 2**30)]), ("darwin", [])])
+def test_freed_memory_is_kept_where_glibc_can(
+    platform: str, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[int, int]] = []
+    monkeypatch.setattr(device_module.sys, "platform", platform)
+    monkeypatch.setattr(
+        device_module.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *setting: called.append(setting))
+    )
+    prepare_process()
+    assert called == expected

@@ -19,7 +19,7 @@ from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLi
 from eyespot.runs import Run, RunWriter
 from eyespot.training import fit as fit_module
 from eyespot.training.checkpoint import read_checkpoint
-from eyespot.training.step import compute_loss, fit_sizes
+from eyespot.training.step import compute_loss
 from eyespot.training.stopping import collect_signals
 
 from .conftest import Watcher, prepare, run_fit, tiny_config, tiny_packed, weights, without_times
@@ -562,28 +562,6 @@ def test_a_batch_of_more_pictures_than_there_are_is_one_of_all(tmp_path: Path) -
 
     count = prepare(tiny_config()).data.train.num_images
     assert same(trained(count), trained(100 * count))  # muon's rates are for the sum over a batch
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_weighted_and_smoothed_loss_weighs_pictures_by_their_class(smoothing: float) -> None:
-    config = tiny_config(training__label_smoothing=smoothing)
-    prepared = prepare(config)
-    class_weights, plan = torch.tensor([0.1, 0.5, 4.0]), ComputePlan("cpu", "float32", "test")
-    images, labels = torch.randn(6, 1, 8, 8), torch.tensor([0, 0, 0, 1, 1, 2])
-    targets = torch.nn.functional.one_hot(labels, 3).float()
-    loss, logits = compute_loss(
-        prepared.model, images, targets, replace(prepared.data, class_weights=class_weights), config, plan, step=0
-    )
-    each = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-    assert loss.item() == pytest.approx((each * class_weights[labels]).mean().item(), rel=1e-5)
-
-
-def test_progressive_sizes_end_at_the_size_of_the_pictures() -> None:
-    config = tiny_config(training__size_schedule=[(0.0, 24), (0.4, 28), (0.75, 32)])
-    assert fit_sizes(config, 64).training.size_schedule == [(0.0, 48), (0.4, 56), (0.75, 64)]
-    assert fit_sizes(config, 32) is config
-    assert fit_sizes(config, 28) is config  # never enlarged: `resize_images`
-    assert fit_sizes(tiny_config(), 64).training.size_schedule == []
 
 
 def test_a_handler_that_another_language_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,3 +256,9 @@ def test_settings_without_effect_are_said() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_that_come_along_have_no_such_settings(name: str) -> None:
     assert not module.unused_settings(load_config(name))
+
+
+def test_the_network_lies_in_the_order_that_convolutions_are_fast_in() -> None:
+    weights = [one for one in prepare(tiny_config()).model.parameters() if one.ndim == 4 and min(one.shape[1:]) > 1]
+    assert weights
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in weights)
