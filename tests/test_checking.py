@@ -140,6 +140,22 @@ def test_darker_test_pictures_are_drift(tmp_path: Path) -> None:
     assert not re.search(r"[( >]-\d", told + page.split("Test minus train")[1])  # a minus sign, not a hyphen
 
 
+def test_light_and_colour_of_each_split_are_told_though_there_are_few_pictures(tmp_path: Path) -> None:
+    for split, count, level in (("train", 12, 51), ("test", 3, 204)):
+        for kind in ("a", "b"):
+            (tmp_path / "photos" / split / kind).mkdir(parents=True)
+            for number in range(count):
+                picture = Image.new("RGB", (16, 16), (level, level, level + number))
+                picture.save(tmp_path / "photos" / split / kind / f"{number}{kind}.png")
+    card, _ = eyespot.check(tmp_path / "photos", out=tmp_path / "check.html")
+    assert card["statistics"]["train"]["red"] == pytest.approx((0.2, 0.0), abs=1e-6)
+    assert card["statistics"]["test"]["blue"] == pytest.approx((205 / 255, (2 / 3) ** 0.5 / 255), abs=1e-6)
+    assert "drift" not in card
+    assert any("fewer than 20 pictures" in note for note in card["notes"])
+    page = (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert '<th scope="row">red</th><td class="num">0.200 ± 0.000</td><td class="num">0.800 ± 0.000</td>' in page
+
+
 def test_many_pictures_make_a_small_difference_significant_but_not_large() -> None:
     dice = np.random.default_rng(0)
     labels = np.zeros(10_000, np.int64)

@@ -48,6 +48,7 @@ class Look:
         colours: float32 (N, 3), the shares of red, green and blue in the light of each picture, in [0, 1].
         blank: int64, places of pictures of a single colour, or nearly.
         tiny: int64, places of pictures with a side under 8 px.
+        statistics: Split -> statistic -> its mean over the pictures and its deviation between them.
         drift: Train against test, None where there is no test or few pictures.
     """
 
@@ -60,6 +61,7 @@ class Look:
     colours: Float32Array
     blank: Int64Array
     tiny: Int64Array
+    statistics: dict[str, dict[str, tuple[float, float]]]
     drift: Drift | None
 
     def pixels(self, place: int) -> UInt8Array:
@@ -141,6 +143,7 @@ def check(
     notes += describe_look(look)
     card["notes"] = notes
     card["near"] = _near_facts(look)
+    card["statistics"] = look.statistics
     if look.drift is not None:
         card["drift"] = _drift_facts(look.drift)
     if page is not None:
@@ -222,6 +225,11 @@ def look_at(packed: PackedDataset, watcher: Observer) -> Look:
         colours=((light + 0.01) / (light.sum(axis=1, keepdims=True) + 0.03)).astype(np.float32),
         blank=np.flatnonzero(values[:, 1] * 255 < BLANK_DEVIATION),
         tiny=np.flatnonzero(sizes.min(axis=1) < _TINY_PX),
+        statistics={
+            name: dict(zip(STATISTICS, zip(part.mean(0).tolist(), part.std(0).tolist(), strict=True), strict=True))
+            for number, name in enumerate(names)
+            if len(part := values[owner == number].astype(np.float64))
+        },
         drift=drift,
     )
 
@@ -241,6 +249,7 @@ def _blocks(packed: PackedDataset, name: SplitName) -> Iterator[UInt8Array]:
 def describe_look(look: Look) -> list[str]:
     """Return the sentences about near copies, odd pictures and drift."""
     from eyespot.analysis import words
+    from eyespot.data.drift import FEWEST
     from eyespot.data.near_cache import COMPARED_PX, can_be_compared
 
     facts, notes = _near_facts(look), []
@@ -281,6 +290,8 @@ def describe_look(look: Look) -> list[str]:
         notes.append(f"{tiny} a side under {_TINY_PX} px: {_named(look, look.tiny)}")
     if look.drift is not None:
         notes += _drift_notes(look.drift)
+    elif {"train", "test"} <= set(look.splits):
+        notes.append(f"whether test looks like train was not asked: one of them has fewer than {FEWEST} pictures")
     return notes
 
 
@@ -363,6 +374,14 @@ def _drift_facts(drift: Drift) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ the page
 
 
+def _shown_statistics(look: Look) -> list[tuple[str, list[str]]]:
+    """Return each statistic with a cell for each split, as `0.473 ± 0.121`."""
+    from eyespot.data.drift import STATISTICS
+
+    parts = look.statistics.values()
+    return [(name, [f"{part[name][0]:.3f} ± {part[name][1]:.3f}" for part in parts]) for name in STATISTICS]
+
+
 def write_check_page(look: Look, card: DataCard, decisions: list[str], path: Path) -> None:
     """Write the page: what must be decided, and the pictures it is about.
 
@@ -415,6 +434,8 @@ def write_check_page(look: Look, card: DataCard, decisions: list[str], path: Pat
         "copies_found": _shown_copies(look),
         "sections": sections,
         "singles": singles,
+        "statistics": _shown_statistics(look),
+        "measured_splits": list(look.statistics),
         "drift": card.get("drift"),
         "p_value": words.p_value,
         "small": look.packed.size_px < 96,

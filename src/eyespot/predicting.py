@@ -216,10 +216,14 @@ def write_predictions(
         waiting = _after(file, collect(pictures))
         if file.rows:
             terminal.on_message(f"{file.rows:,} pictures are answered in {out}; going on behind them")
-        for batch in answers(predictor, waiting, top=top, views=checked):
-            rows = [csv_row(_cells(answer, ranks)) for _, answer in batch]
-            file.append(rows, failed=sum(answer.error is not None for _, answer in batch))
-            terminal.on_count("predicting", file.rows, None)
+        try:
+            for batch in answers(predictor, waiting, top=top, views=checked):
+                rows = [csv_row(_cells(answer, ranks)) for _, answer in batch]
+                file.append(rows, failed=sum(answer.error is not None for _, answer in batch))
+                terminal.on_count("predicting", file.rows, None)
+        except DataError as error:
+            remedy = "; ".join(filter(None, [error.remedy, "the same command goes on"]))
+            raise DataError(error.what, where=error.where, remedy=remedy) from error
         file.finish()
         terminal.close_bar()
         bad = f"; {words.plural(file.failed, 'picture')} without an answer: see the column error" if file.failed else ""
@@ -437,7 +441,7 @@ class _Processes:
                 raise DataError(
                     f"the decoding workers have finished no picture for {limit:g} s",
                     where=f"{piece[0].name}{others}",
-                    remedy="see whether the drive with the pictures answers; the same command goes on",
+                    remedy="see whether the drive with the pictures answers",
                 )
         return decoding.result()
 
@@ -452,7 +456,7 @@ class _Processes:
             try:
                 bad = future.result()
             except EyespotError as error:
-                remedy = "free some memory or take that picture away; the same command goes on"
+                remedy = "free some memory or take that picture away"
                 done.set_exception(DataError(error.what, where=error.where, remedy=remedy))
             else:
                 done.set_result([bad.get(place, squares[place]) for place in range(len(piece))])

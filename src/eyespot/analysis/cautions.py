@@ -45,6 +45,7 @@ class DataCard(TypedDict, total=False):
         near: What `eyespot check` found of near copies; `checking` names its keys.
         near_across: How many of them are on both sides of a run's division, where they were searched; see
             `near_cache`.
+        statistics: Its mean and deviation of each statistic of `drift.STATISTICS`, by split.
         drift: Its comparison of train with test.
         preparation: What is done to every picture before the model, in words.
     """
@@ -73,6 +74,7 @@ class DataCard(TypedDict, total=False):
     interpolation: str
     near: Mapping[str, Any]
     near_across: Mapping[str, Any]
+    statistics: dict[str, dict[str, tuple[float, float]]]
     drift: Mapping[str, Any]
     preparation: str
 

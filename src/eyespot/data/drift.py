@@ -24,7 +24,8 @@ DRIFT_AUC = 0.6
 chance is told apart."""
 DRIFT_P = 0.01
 _MOST = 10_000  # pictures of each side
-_FEWEST = 20
+FEWEST = 20
+"""Fewer pictures on either side are not compared."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def measure_drift(
     from scipy.stats import chi2_contingency, mannwhitneyu
     from sklearn.linear_model import LogisticRegression
 
-    if min(len(first), len(second)) < _FEWEST:
+    if min(len(first), len(second)) < FEWEST:
         return None
     dice = np.random.default_rng(derive_seed(0, "drift"))
     parts = [part[dice.permutation(len(part))[:_MOST]].astype(np.float64) for part in (first, second)]
