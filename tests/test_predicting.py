@@ -118,6 +118,21 @@ def test_processes_give_the_squares_and_the_reasons_that_this_process_gives(tmp_
         workers.close()
 
 
+def test_processes_give_signs_of_life_between_slow_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = "from eyespot.data import stream_workers; stream_workers._ALIVE_SECONDS = 0; from eyespot"
+    monkeypatch.setattr(worker_process, "_BOOTSTRAP", worker_process._BOOTSTRAP.replace("from eyespot", at_once, 1))
+    form, signs = RowFormat(8, 3, "short-side", "bilinear"), []
+    workers = StreamWorkers(form, 1, squares=True)
+    try:
+        paths = [str(tmp_path / f"{n}.png") for n in range(5)]
+        squares = np.ones((5, 8, 8, 3), np.uint8)
+        assert len(workers.submit(paths, squares, lambda: signs.append(1)).result(60)) == 5
+        assert len(signs) == 5
+        assert not squares.any()
+    finally:
+        workers.close()
+
+
 STOPPED = (
     "import json, os, signal, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline())\n"
     "from eyespot.data import stream_workers\n"
@@ -133,7 +148,7 @@ STOPPED = (
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGSTOP")
 def test_a_stopped_process_is_an_error_and_no_hang(trained: Run, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "_BOOTSTRAP", STOPPED)
-    for name, value in (("_FOR_PROCESSES", 10), ("_PIECE", 2), ("STALL_SECONDS", 2.0), ("MAX_SECONDS", 0.25)):
+    for name, value in (("_FOR_PROCESSES", 10), ("_PIECE", 2), ("STALL_SECONDS", 2.0)):
         monkeypatch.setattr(predicting, name, value)
     outcome: list[Any] = []
 
@@ -149,7 +164,7 @@ def test_a_stopped_process_is_an_error_and_no_hang(trained: Run, many: Path, mon
     thread.join(60)
     assert outcome, "it hangs"
     assert re.match(
-        r"the decoding workers have finished no picture for 2.5 s in .*\.png or one of the 1 pictures after it: "
+        r"the decoding workers have finished no picture for 2 s in .*\.png or one of the 1 pictures after it: "
         "see whether the drive with the pictures answers",
         str(outcome[0]),
     )
@@ -227,6 +242,17 @@ def test_processes_and_threads_write_the_same_bytes(
     monkeypatch.setattr(predicting, "_FOR_PROCESSES", 10)
     write(trained, many, tmp_path / "processes.csv")
     assert (tmp_path / "threads.csv").read_bytes() == (tmp_path / "processes.csv").read_bytes()
+
+
+def test_the_same_command_is_named_only_where_it_goes_on(
+    trained: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "_FOR_PROCESSES", 10)
+    monkeypatch.setattr(worker_process, "_BOOTSTRAP", "raise SystemExit(5)")
+    with pytest.raises(DataError, match=r"a decoding worker ended with code 5.*; the same command goes on$"):
+        write(trained, many, tmp_path / "out.csv")
+    with pytest.raises(DataError, match=r"a decoding worker ended with code 5.* take that picture away$"):
+        predicting.print_predictions(trained.path, [str(many)], top=1, form="json")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from eyespot.answer_file import AnswerFile, check_target, csv_row
 from eyespot.arrays import UInt8Array
 from eyespot.caches import user_path
 from eyespot.data.csvfile import is_address
-from eyespot.data.decode_limits import MAX_FILE_BYTES, MAX_SECONDS
+from eyespot.data.decode_limits import MAX_FILE_BYTES
 from eyespot.data.decode_pool import LOOK_SECONDS, STALL_SECONDS, core_count
 from eyespot.data.pictures import pixels_of
 from eyespot.data.stream_workers import StreamWorkers
@@ -423,27 +423,29 @@ class _Processes:
         self._here = _Threads(predictor)
         self._format = predictor.info.input.row_format
         self._workers = StreamWorkers(self._format, core_count(), squares=True)
-        self._finished = 0  # pieces
+        self._signs = 0  # of life: pieces that are done, and seconds in which one of a piece's pictures was
 
     def submit(self, batch: Sequence[Asked]) -> _Decoding:
         pieces = [batch[start : start + _PIECE] for start in range(0, len(batch), _PIECE)]
         return _Decoding([partial(self._wait, self._piece(piece), piece) for piece in pieces])
 
     def _wait(self, decoding: Future[list[UInt8Array | str]], piece: Sequence[Asked]) -> list[UInt8Array | str]:
-        """Return what a piece became, unless no process has finished any piece for too long."""
-        # A process answers for a whole piece, and the decoder gives up each of its pictures after MAX_SECONDS.
-        limit, quiet, finished = STALL_SECONDS + len(piece) * MAX_SECONDS, 0.0, self._finished
+        """Return what a piece became, unless no process has finished any picture for too long."""
+        quiet, signs = 0.0, self._signs
         while not wait([decoding], timeout=LOOK_SECONDS).done:
-            quiet, finished = (quiet + LOOK_SECONDS if finished == self._finished else 0.0), self._finished
-            if quiet >= limit:
+            quiet, signs = (quiet + LOOK_SECONDS if signs == self._signs else 0.0), self._signs
+            if quiet >= STALL_SECONDS:
                 self._workers.close()
                 others = f" or one of the {len(piece) - 1} pictures after it" if len(piece) > 1 else ""
                 raise DataError(
-                    f"the decoding workers have finished no picture for {limit:g} s",
+                    f"the decoding workers have finished no picture for {STALL_SECONDS:g} s",
                     where=f"{piece[0].name}{others}",
                     remedy="see whether the drive with the pictures answers",
                 )
         return decoding.result()
+
+    def _alive(self) -> None:
+        self._signs += 1
 
     def _piece(self, piece: Sequence[Asked]) -> Future[list[UInt8Array | str]]:
         if any(asked.data is not None or asked.error is not None for asked in piece):
@@ -460,9 +462,10 @@ class _Processes:
                 done.set_exception(DataError(error.what, where=error.where, remedy=remedy))
             else:
                 done.set_result([bad.get(place, squares[place]) for place in range(len(piece))])
-            self._finished += 1
+            self._alive()
 
-        self._workers.submit([asked.name for asked in piece], squares).add_done_callback(deliver)
+        names = [asked.name for asked in piece]
+        self._workers.submit(names, squares, self._alive).add_done_callback(deliver)
         return done
 
     def close(self) -> None:

@@ -22,8 +22,9 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import IO, NamedTuple
@@ -37,6 +38,7 @@ from eyespot.data.worker_process import search_path, start_worker
 from eyespot.errors import BadImageError, DataError
 from eyespot.files import LIMITS
 
+_ALIVE, _ALIVE_SECONDS = b"\n", 1.0
 _END_SECONDS = 5.0  # a killed process is gone at once, unless the kernel itself waits for a dead drive: then we do not
 
 
@@ -55,8 +57,13 @@ def decode_rows(paths: Sequence[str], row_format: RowFormat, rows: UInt8Array) -
         row[...] = row_format.row(decode_image(path, channels=row_format.channels))
 
 
-def decode_squares(paths: Sequence[str], row_format: RowFormat) -> tuple[UInt8Array, dict[int, str]]:
-    """Return pictures as prediction takes them, uint8 (n, S, S, C), and position -> reason for those that are bad."""
+def decode_squares(
+    paths: Sequence[str], row_format: RowFormat, done: Callable[[], None] = lambda: None
+) -> tuple[UInt8Array, dict[int, str]]:
+    """Return pictures as prediction takes them, uint8 (n, S, S, C), and position -> reason for those that are bad.
+
+    `done` is called behind each picture.
+    """
     squares = np.zeros((len(paths), row_format.size_px, row_format.size_px, row_format.channels), np.uint8)
     bad = {}
     for position, path in enumerate(paths):
@@ -64,6 +71,7 @@ def decode_squares(paths: Sequence[str], row_format: RowFormat) -> tuple[UInt8Ar
             squares[position] = row_format.square(decode_image(path, channels=row_format.channels))
         except BadImageError as error:
             bad[position] = error.what
+        done()
     return squares, bad
 
 
@@ -73,6 +81,7 @@ def decode_squares(paths: Sequence[str], row_format: RowFormat) -> tuple[UInt8Ar
 class _Task(NamedTuple):
     paths: Sequence[str]
     rows: UInt8Array
+    alive: Callable[[], None]
     done: Future[dict[int, str]]
 
 
@@ -108,20 +117,23 @@ class StreamWorkers:
         """Return the process id of each worker."""
         return tuple(worker.process.pid for worker in self._workers)
 
-    def submit(self, paths: Sequence[str], rows: UInt8Array) -> Future[dict[int, str]]:
+    def submit(
+        self, paths: Sequence[str], rows: UInt8Array, alive: Callable[[], None] = lambda: None
+    ) -> Future[dict[int, str]]:
         """Ask for pictures to be decoded into rows.
 
         Args:
             paths: n files.
             rows: uint8 (n, S, L, C), or (n, S, S, C) for squares; contiguous; not to be read before the result is
                 there.
+            alive: Called from another thread about once a second while squares that take longer are decoded.
 
         Returns:
             A future that is done when the rows are written, with position -> reason of the bad pictures where squares
             were asked for. Otherwise it raises BadImageError for a file that cannot be decoded. It raises DataError
             when the worker died.
         """
-        task = _Task(paths, rows, Future())
+        task = _Task(paths, rows, alive, Future())
         self._tasks.put(task)
         return task.done
 
@@ -191,7 +203,9 @@ def _exchange(process: subprocess.Popen[bytes], greeting: bytes, task: _Task) ->
     assert process.stdout is not None
     process.stdin.write(greeting + json.dumps(list(task.paths)).encode() + b"\n")
     process.stdin.flush()
-    answer = json.loads(process.stdout.readline())  # nothing where the worker is gone: ValueError
+    while (line := process.stdout.readline()) == _ALIVE:
+        task.alive()
+    answer = json.loads(line)  # nothing where the worker is gone: ValueError
     if answer is not None and "path" in answer:
         raise BadImageError(answer["reason"], where=answer["path"])
     remaining = task.rows.data.cast("B")
@@ -237,7 +251,7 @@ def serve(requests: IO[bytes], output: IO[bytes]) -> None:
 
     The answer is a line, `null` and the pixels of all paths behind it, or `{"path": ..., "reason": ...}` for the first
     picture that cannot be decoded. Where squares are asked for, `{position: reason}` and the pixels of all, black where
-    there is a reason.
+    there is a reason; empty lines come before it while pictures are decoded.
     """
     # Whatever a library prints must not come between the pixels: only this copy of the output reaches the other side.
     answers = os.fdopen(os.dup(output.fileno()), "wb")
@@ -262,7 +276,16 @@ def _answer(paths: list[str], row_format: RowFormat, answers: IO[bytes]) -> None
 
 
 def _answer_squares(paths: list[str], row_format: RowFormat, answers: IO[bytes]) -> None:
-    squares, bad = decode_squares(paths, row_format)
+    told = time.monotonic()
+
+    def done() -> None:
+        nonlocal told
+        if time.monotonic() - told >= _ALIVE_SECONDS:
+            answers.write(_ALIVE)
+            answers.flush()
+            told = time.monotonic()
+
+    squares, bad = decode_squares(paths, row_format, done)
     answers.write(json.dumps(bad).encode() + b"\n")
     answers.write(squares.data.cast("B"))
     answers.flush()
