@@ -40,7 +40,7 @@ def export(
         format: `onnx` or `torch`: pictures in, probabilities out, the preparation inside; `safetensors`: the bundle.
         out: Folder to write into; `export` in the run folder, or `NAME-export` for a bundle, when left out.
         int8: 8-bit weights and activations, calibrated on training pictures; for `onnx` and runs whose data are there.
-        half: float16 weights, half the size; for `safetensors`.
+        half: float16 weights, half the size; for `safetensors`. Compared with the model, which the card says.
         observer: Told about what happens.
 
     Raises:
@@ -65,8 +65,8 @@ def export(
     bundle = find_bundle(run)
     home = bundle.parent if bundle.name == BUNDLE and (bundle.parent / "config.toml").exists() else None
     folder = checked_folder(out) if out is not None else _default_folder(bundle, home)
-    if format == "safetensors":
-        return export_bundle(bundle, folder / "bundle", half=half)
+    if format == "safetensors" and not half:
+        return export_bundle(bundle, folder / "bundle")
     pictures = sample_pictures()
     labelled = calibration = None
     try:
@@ -84,6 +84,8 @@ def export(
                 remedy=f"{error.remedy or 'export the run where its data are'}, or leave --int8 out",
             ) from error
         watcher.on_message(f"note: compared on sample pictures only ({error.what})")
+    if half:
+        return export_bundle(bundle, folder / "bundle", half=True, pictures=pictures, labelled=labelled)
     if format == "torch":
         return export_torch(bundle, folder / "model.pt2", pictures=pictures, labelled=labelled)
     return export_onnx(

@@ -277,10 +277,17 @@ def test_bundle_alone_and_in_half(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", args={"widths": [16, 32, 32]}, rule=True)
     (bundle / "README.md").write_text("The card", encoding="utf-8")
     whole = export_bundle(bundle, tmp_path / "a")
-    half = export_bundle(bundle, tmp_path / "b", half=True)
+    half = export_bundle(bundle, tmp_path / "b", half=True, pictures=few())
+    assert half.difference is not None
+    assert 0 < half.difference < 0.01
+    assert half.pictures == len(few())
     assert half.bytes < 0.75 * whole.bytes
     assert load_bundle(tmp_path / "b")[1].weights_dtype == "float16"
-    assert (tmp_path / "b" / "README.md").read_text(encoding="utf-8") == "The card"
+    assert (tmp_path / "a" / "README.md").read_text(encoding="utf-8") == "The card"
+    card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("The card\n\n## Rounded weights\n\nThe figures above are those of float32 weights.")
+    assert half.describe_answers() in card
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "bundle"]
     pictures = sample_pictures()[:2]
     own, exported = (eyespot.load(folder).predict(pictures) for folder in (bundle, tmp_path / "b"))
     for one, other in zip(own, exported, strict=True):

@@ -18,7 +18,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -100,9 +100,11 @@ class Exported:
     def describe(self) -> str:
         """Return the result in a line."""
         size = f"{self.path}: {self.bytes / 1e6:.1f} MB"
-        if self.difference is None:
-            return size
-        told = f"{size}; probabilities differ by at most {self.difference:.1e} on {self.pictures} pictures"
+        return size if self.difference is None else f"{size}; {self.describe_answers()}"
+
+    def describe_answers(self) -> str:
+        """Return how far the answers are from the predictor's."""
+        told = f"probabilities differ by at most {self.difference:.1e} on {self.pictures} pictures"
         n = self.top1_pictures
         for what, shares in (
             (f"top-1 on {self.top1_split}", self.top1),
@@ -211,35 +213,66 @@ def export_torch(
             draft.write_bytes(content.getbuffer())
             module = torch.export.load(draft).module()
 
-        def answer(batch: UInt8Array) -> tuple[Any, ...]:
-            with torch.no_grad():
-                return tuple(part.numpy() for part in module(torch.from_numpy(np.array(batch))))
-
-        found = _agreement(predictor, answer, pictures, labelled)
-        _check(path, found, labelled, int8=False)
+        found = _agreement(predictor, _answers_of(module), pictures, labelled)
+        _check(path, found, labelled)
         size = draft.stat().st_size
     return _exported(path, "torch", size, found, labelled)
 
 
-def export_bundle(folder: Path, path: Path, *, half: bool = False) -> Exported:
+def export_bundle(
+    folder: Path,
+    path: Path,
+    *,
+    half: bool = False,
+    pictures: Sequence[UInt8Array] = (),
+    labelled: Labelled | None = None,
+) -> Exported:
     """Write a bundle as a bundle of its own, without the run around it.
 
     Args:
         folder: The bundle.
         path: The new folder; refused where it exists.
-        half: Keep matrices and filters in float16, half the size.
+        half: Keep matrices and filters in float16, half the size; compared with the model, which the card says.
+        pictures: uint8 RGB (H, W, 3) each, on which the two are compared; for `half`.
+        labelled: Pictures on which accuracies are compared as well; for `half`.
 
     Raises:
         CheckpointError: The bundle is damaged, or has values that float16 cannot hold.
+        ModelError: In float16 the answers are not the predictor's.
         RunError: The folder exists, or cannot be written.
     """
     _refuse_existing(path)
     model, info = load_bundle(folder)
+    unknown, card, found = load_unknown(folder, info), read_card(folder), None
     if half:
         info = info.model_copy(update={"weights_dtype": "float16"})
-    save_bundle(path, model, info, unknown=load_unknown(folder, info), card=read_card(folder))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary_folder(path.parent, f".{path.name}-", ".tmp") as beside:
+                save_bundle(beside / path.name, model, info, unknown=unknown)
+                rounded = _float_predictor(beside / path.name)
+        except OSError as error:
+            raise _disk_error(error, path) from error
+        network = ShippedClassifier(rounded.model, rounded.info, rounded.unknown).eval()
+        found = _agreement(_float_predictor(folder), _answers_of(network), pictures, labelled)
+        _check(path, found, labelled, half=True)
+    told = None if found is None else _exported(path, "safetensors", 0, found, labelled)
+    if card and told is not None:
+        rounded_to = f"The figures above are those of float32 weights. In float16 {told.describe_answers()}."
+        card = f"{card.rstrip()}\n\n## Rounded weights\n\n{rounded_to}\n"
+    save_bundle(path, model, info, unknown=unknown, card=card)
     size = sum(file.stat().st_size for file in path.iterdir())
-    return Exported(path, "safetensors", size, 0, None)
+    return Exported(path, "safetensors", size, 0, None) if told is None else replace(told, bytes=size)
+
+
+def _answers_of(network: Any) -> Callable[[UInt8Array], tuple[Any, ...]]:
+    """Return what runs a network of torch as a file is run: a batch in, its outputs as arrays."""
+
+    def answer(batch: UInt8Array) -> tuple[Any, ...]:
+        with torch.no_grad():
+            return tuple(part.numpy() for part in network(torch.from_numpy(np.array(batch))))
+
+    return answer
 
 
 def describe(info: BundleInfo) -> dict[str, str]:
@@ -462,32 +495,36 @@ def _shares(
     return (right[0] / n, right[1] / n), (refused[0] / n, refused[1] / n) if rule is not None else None
 
 
-def _check(path: Path, found: Agreement, labelled: Labelled | None, *, int8: bool) -> None:
-    """Refuse a file whose answers are not the predictor's."""
+def _check(path: Path, found: Agreement, labelled: Labelled | None, *, int8: bool = False, half: bool = False) -> None:
+    """Refuse a file whose answers are not the predictor's; of rounded weights it is the accuracy that is held."""
+    how, option = ("in 8 bits", "--int8") if int8 else ("in float16", "--half")
     if not all(math.isfinite(value) for value in (found.difference, found.score_difference or 0.0)):
         raise ModelError(
             "some answers of the file are NaN or infinite; no file was written",
             where=path,
-            remedy="export it without --int8" if int8 else "use --format safetensors, and report the architecture",
+            remedy=f"export it without {option}"
+            if int8 or half
+            else "use --format safetensors, and report the architecture",
         )
-    if int8 and found.top1 is not None and labelled is not None:
+    if found.top1 is not None and labelled is not None and (int8 or half):
         lost = found.top1[0] - found.top1[1]
         if lost > MOST_LOST_TOP1:
             raise ModelError(
-                f"in 8 bits {100 * lost:.1f} points of accuracy are lost on {labelled.split}"
+                f"{how} {100 * lost:.1f} points of accuracy are lost on {labelled.split}"
                 f" (n = {len(labelled.labels):,}), at most {100 * MOST_LOST_TOP1:g} are allowed; no file was written",
                 where=path,
-                remedy="export it without --int8",
+                remedy=f"export it without {option}",
             )
         if found.refused is not None and abs(found.refused[1] - found.refused[0]) > MOST_MOVED_REFUSALS:
             before, after = (f"{100 * share:.1f} %" for share in found.refused)
             raise ModelError(
-                f"in 8 bits {after} of {labelled.split} are called unknown instead of {before}"
+                f"{how} {after} of {labelled.split} are called unknown instead of {before}"
                 f" (n = {len(labelled.labels):,}), at most {100 * MOST_MOVED_REFUSALS:g} point apart is allowed;"
                 " no file was written",
                 where=path,
-                remedy="export it without --int8",
+                remedy=f"export it without {option}",
             )
+    if int8 or half:
         return
     for name, value, most in (
         ("probabilities", found.difference, MOST_DIFFERENCE),
