@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import eyespot
+from eyespot.deployment.engine import open_engine
 from eyespot.evaluation.bundle import boxed_names, find_bundle, read_info
 
 NAME = "spot-cifar10"
@@ -45,6 +47,26 @@ def test_photographs_are_answered(predictor: eyespot.Predictor) -> None:
     answers = predictor.predict(load_sample_images().images)
     assert len(answers) == 2
     assert all(answer.error is None and answer.unknown is not None for answer in answers)
+
+
+def test_it_explains_and_is_served_by_its_name(tmp_path: Path) -> None:
+    photo = load_sample_images().images[0]
+    Image.fromarray(photo).save(tmp_path / "temple.png")
+    (found,) = eyespot.explain(NAME, [tmp_path / "temple.png"], out=tmp_path / "why.html")
+    assert (found.prediction.error, set(found.heat)) == (None, {"gradcam"})
+    assert "temple.png" in (tmp_path / "why.html").read_text(encoding="utf-8")
+    engine = open_engine(NAME, device="cpu", engine="torch")
+    (served,) = engine.predict([engine.decode((tmp_path / "temple.png").read_bytes())], top_k=3)
+    assert [score.name for score in served.top] == [score.name for score in found.prediction.top[:3]]
+
+
+@pytest.mark.slow
+def test_it_is_exported_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    found = eyespot.export(NAME, out=tmp_path)
+    assert found.path == tmp_path / "model.onnx"
+    assert found.difference is not None
+    assert found.difference < 1e-4
 
 
 @pytest.mark.real

@@ -40,6 +40,7 @@ from eyespot.evaluation.predictor import (
     ClassScore,
     Prediction,
     Predictor,
+    best_classes,
     load_predictor,
 )
 
@@ -229,6 +230,20 @@ class TestPredict:
         given = predictor.predict_probs([picture(4)])
         expected = np.sqrt(given) / np.sqrt(given).sum()
         np.testing.assert_allclose(soft.predict_probs([picture(4)]), expected)
+
+    @pytest.mark.parametrize("temperature", [0.05, 0.5, 20.0])
+    def test_no_temperature_changes_an_answer(self, temperature: float, predictor: Predictor) -> None:
+        other = Predictor(predictor.model, predictor.info.model_copy(update={"temperature": temperature}), CPU)
+        pictures = [picture(number) for number in range(20)]
+        first, second = (
+            [[score.name for score in answer.top] for answer in one.predict(pictures, top_k=3)]
+            for one in (predictor, other)
+        )
+        assert first == second
+
+    def test_classes_are_ranked_by_logits_where_probabilities_are_equal(self) -> None:
+        best = best_classes(("a", "b"), np.array([0.5, 0.5]), np.array([1.0, 2.0], np.float32), 2)
+        assert [score.name for score in best] == ["b", "a"]
 
     def test_progress(self, predictor: Predictor) -> None:
         told: list[tuple[int, int]] = []

@@ -4,7 +4,10 @@ import errno
 import os
 import pickle
 import random
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +76,40 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="all checkpoints are damaged"):
         latest_checkpoint(tmp_path)
     assert latest_checkpoint(tmp_path / "none") == (None, [])
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_killed_at_any_call_there_is_a_whole_checkpoint(
+    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    calls = 0
+
+    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls >= call:  # what is dead cleans nothing up
+                raise Killed
+            return real(*args, **kwargs)
+
+        return wrapper
+
+    write_checkpoint(step_path(tmp_path, 1), checkpoint(1))
+    with monkeypatch.context() as patch:
+        for name in ("fsync", "replace", "unlink", "open"):
+            patch.setattr(os, name, dying(getattr(os, name)))
+        with suppress(Killed):
+            write_checkpoint(step_path(tmp_path, 2), checkpoint(2))
+    found, complaints = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.state["step"] in (1, 2), complaints) == (True, [])
+    write_checkpoint(step_path(tmp_path, 3), checkpoint(3))
+    found, complaints = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.state["step"], complaints) == (3, [])
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +17,7 @@ import torch
 
 from eyespot.data.transforms import EvalTransform
 from eyespot.device import ComputePlan
-from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
+from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError, RunError
 from eyespot.runs import Run, RunWriter
 from eyespot.training import fit as fit_module
 from eyespot.training.checkpoint import read_checkpoint
@@ -287,6 +289,14 @@ def test_no_memory_for_val_names_its_own_setting(tmp_path: Path, monkeypatch: py
         MemoryLimitError, match=r"no memory left for \d+ val pictures at once: .*evaluation\.batch_size="
     ):
         run_fit(tmp_path, tiny_config())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no open files")
+def test_a_run_folder_that_is_gone_ends_the_training_in_a_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    watcher = Watcher(at_step=lambda step: shutil.rmtree(run) if step == 7 else None)
+    with pytest.raises(RunError, match=r"cannot write \(No such file or directory\) in .*run"):
+        run_fit(run, tiny_config(), watcher=watcher)
 
 
 def test_other_errors_of_torch_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
