@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -369,6 +370,35 @@ def test_minutes_plan_the_epochs_before_the_first_step(tmp_path: Path, monkeypat
     assert result.state.planned_epochs == 5
     assert any("5 of 100 epochs" in text for text in watcher.messages)
     assert result.state.stopped == "time limit: 0.05 minutes"
+
+
+def test_the_wait_for_a_gpu_is_training_time_and_nothing_is_waited_for_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, queued, looks = 0.0, 0, 0
+    take_step, look = fit_module._Loop._step, fit_module._Loop._look
+
+    def only_queue(self: Any, batch: Any) -> None:
+        nonlocal queued
+        take_step(self, batch)
+        queued += 1
+
+    def wait(self: Any) -> None:
+        nonlocal clock, queued, looks
+        looks += self.looked_at != self.state.step
+        look(self)
+        clock, queued = clock + 10.0 * queued, 0  # a GPU takes 10 s for a step
+
+    monkeypatch.setattr(fit_module._Loop, "_step", only_queue)
+    monkeypatch.setattr(fit_module._Loop, "_look", wait)
+    monkeypatch.setattr(fit_module, "_CHECK_EVERY_STEPS", {"cpu": 4})
+    monkeypatch.setattr(fit_module, "time", SimpleNamespace(perf_counter=lambda: clock))
+    state = run_fit(tmp_path, tiny_config(training__epochs=2)).state
+    assert state.steps_per_epoch == 6
+    assert state.seconds == 2 * 6 * 10.0
+    assert [row["seconds"] for row in state.history] == [60.0, 120.0]
+    assert [row["images_per_second"] for row in state.history] == [1.6, 1.6]
+    assert looks == 4  # after the steps 4, 6, 8 and 12
 
 
 def pretend_pace(monkeypatch: pytest.MonkeyPatch, seconds_per_epoch: Callable[[int], float]) -> None:

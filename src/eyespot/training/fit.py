@@ -198,6 +198,7 @@ class _Loop:
         self.received: list[int] = []
         self.frozen: bool | None = None  # not yet decided
         self.state = self._restore()
+        self.looked_at = self.state.step  # what was restored is known
 
     # ---- the loop ----
 
@@ -210,17 +211,20 @@ class _Loop:
             started = time.perf_counter()
             for batch in self._batches(self.state.epoch, self.state.step_in_epoch):
                 self._step(batch)
+                state = self.state
+                is_due = time.perf_counter() - last_checkpoint >= settings.checkpoint_minutes * 60
+                is_last = state.step_in_epoch == state.steps_per_epoch
+                if state.step % self.check_every == 0 or is_last or is_due or received:
+                    self._look()  # before the clock is read: its wait for a GPU is the time of the steps
                 now = time.perf_counter()
-                self.state.seconds += now - started
-                self.state.epoch_seconds += now - started
+                state.seconds += now - started
+                state.epoch_seconds += now - started
                 started = now
-                if self.state.step % self.check_every == 0 or received:
-                    self._look()
                 self._tell()
                 if received:
                     self._save()
                     raise Interrupted(received[0])
-                if now - last_checkpoint >= settings.checkpoint_minutes * 60:
+                if is_due:
                     self._save()
                     last_checkpoint = started = time.perf_counter()
             self._finish_epoch()
@@ -317,16 +321,19 @@ class _Loop:
             kept.copy_(buffer)
 
     def _look(self) -> None:
-        """Bring the sums to the CPU and stop at NaN or Inf.
+        """Bring the sums to the CPU and stop at NaN or Inf; once for each step, since it waits for a GPU.
 
         Raises:
             DivergedError: The loss of a step since the last look was NaN or infinite.
         """
+        if self.looked_at == self.state.step:
+            return
         loss_sum, correct, seen = self.sums.tolist()
         if not math.isfinite(loss_sum):
             # The step that was taken last is the first whose loss can show what the steps before it did.
             raise self._diverged("loss", self.state.step - self.check_every)
         self.state.loss_sum, self.state.correct, self.state.seen = loss_sum, int(correct), int(seen)
+        self.looked_at = self.state.step
 
     def _diverged(self, what: str, good: int) -> DivergedError:
         """Return the error for a loss that is no number, with the checkpoint that a later finite loss speaks for.
@@ -359,7 +366,6 @@ class _Loop:
 
     def _finish_epoch(self) -> None:
         """Evaluate on val, write the history row, and decide whether to go on."""
-        self._look()
         state = self.state
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
