@@ -510,7 +510,7 @@ def check_maps(
         logits = torch.cat(
             [view_logits(predictor.model, part, views) for part in torch.split(torch.cat(batches), _CHECK_BATCH)]
         )
-        probs = (logits.double() / predictor.info.temperature).softmax(1).cpu().numpy()
+        probs = (logits.cpu().double() / predictor.info.temperature).softmax(1).numpy()  # an Apple GPU has no float64
     each = 3 + 2 * draws
     for number, (target, share) in enumerate(zip(targets.tolist(), shares, strict=True)):
         own = probs[number * each : (number + 1) * each, target]
