@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eyespot import device as device_module
-from eyespot.device import ComputePlan, bf16_speedup, find_device, plan_compute, prepare_process
+from eyespot.device import ComputePlan, bf16_speedup, find_device, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import UsageError
 
 
@@ -174,3 +174,15 @@ def test_freed_memory_is_kept_where_glibc_can(
     )
     prepare_process()
     assert called == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_the_libraries_of_a_gpu_have_words_of_their_own_for_no_memory(said: str) -> None:
+    assert is_memory_error(RuntimeError(said))

@@ -240,6 +240,8 @@ def is_memory_error(error: BaseException) -> bool:
         "not enough memory",
         "out of memory",
         "bad_alloc",
+        "_status_alloc_failed",  # cuBLAS, and cuDNN before 9
+        "allocation_failed",  # cuDNN
         "failed to allocate memory",  # ONNX Runtime
         "failed to serialize proto",  # onnx does not say why; a graph that is too large for it has its weights outside
         "could not create a primitive",  # oneDNN does not say why; in practice its scratch memory
