@@ -45,7 +45,7 @@ def test_other_defaults_of_torch_are_refused_in_words() -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_that_is_not_there_is_found_before_the_first_tensor() -> None:
     assert [plan_compute(device).device for device in ("cuda", "cuda:0", "cuda:1", "cpu:0", "auto")] == [
-        *("cuda", "cuda:0", "cuda:1", "cpu:0", "cuda")
+        *("cuda", "cuda:0", "cuda:1", "cpu", "cuda")
     ]
     with pytest.raises(UsageError, match="device 'cuda:9' is not on this machine: use --device cuda:0 to cuda:1"):
         plan_compute("cuda:9")

@@ -89,7 +89,7 @@ def find_device(device: str = "auto") -> str:
     if numbered and int(number) >= (count := torch.cuda.device_count() if kind == "cuda" else 1):
         last = f" to {kind}:{count - 1}" if count > 1 else ""
         raise UsageError(f"device {device!r} is not on this machine", remedy=f"use --device {kind}:0{last}")
-    return device
+    return device if kind == "cuda" else kind  # there is one of the others, with or without its number
 
 
 def _is_number(text: str) -> bool:
