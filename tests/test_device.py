@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -20,7 +23,17 @@ from eyespot.errors import UsageError
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    current = 0
+
+    @contextmanager
+    def chosen(device: str) -> Iterator[None]:
+        nonlocal current
+        before, current = current, torch.device(device).index or 0
+        yield
+        current = before
+
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current == 0)
 
 
 @pytest.mark.parametrize("device", ["auto:0", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:0:1", "cpu:\u0661"])
@@ -51,6 +64,12 @@ def test_a_gpu_that_is_not_there_is_found_before_the_first_tensor() -> None:
         plan_compute("cuda:9")
     with pytest.raises(UsageError, match="device 'cpu:1' is not on this machine: use --device cpu:0"):
         plan_compute("cpu:1")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_the_precision_is_that_of_the_gpu_that_is_meant() -> None:
+    assert plan_compute("cuda:0") == ComputePlan("cuda:0", "bf16", "the GPU has bf16")
+    assert plan_compute("cuda:1") == ComputePlan("cuda:1", "float32", "the GPU has no native bf16")
 
 
 @pytest.mark.parametrize(

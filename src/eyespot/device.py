@@ -58,7 +58,7 @@ def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf
     device = find_device(device)
     if precision != "auto":
         return ComputePlan(device, precision, f"{precision} was asked for")
-    fast, reason = _fast_bf16(device.split(":")[0])
+    fast, reason = _fast_bf16(device)
     return ComputePlan(device, "bf16" if fast else "float32", reason)
 
 
@@ -97,12 +97,14 @@ def _is_number(text: str) -> bool:
     return len(text) < 10 and text.isdecimal() and str(int(text)) == text
 
 
-def _fast_bf16(kind: str) -> tuple[bool, str]:
+def _fast_bf16(device: str) -> tuple[bool, str]:
     """Return whether bf16 products are the faster ones on the device, and why."""
     import torch
 
+    kind = device.split(":")[0]
     if kind == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # torch asks the current one
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
         return native, "the GPU has bf16" if native else "the GPU has no native bf16"
     if kind == "mps":
         return False, "float32 on Apple GPUs: bf16 is not measured there"
