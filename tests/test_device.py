@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from eyespot import device as device_module
+from eyespot import doctor
 from eyespot.device import ComputePlan, bf16_speedup, find_device, is_memory_error, plan_compute, prepare_process
 from eyespot.errors import UsageError
 
@@ -33,6 +35,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         current = before
 
     monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current == 0)
 
 
@@ -64,6 +67,42 @@ def test_a_gpu_that_is_not_there_is_found_before_the_first_tensor() -> None:
         plan_compute("cuda:9")
     with pytest.raises(UsageError, match="device 'cpu:1' is not on this machine: use --device cpu:0"):
         plan_compute("cpu:1")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("built", "card", "runs"),
+    [
+        (["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"], (6, 1), False),
+        (["sm_75", "sm_80", "sm_86", "sm_90"], (8, 9), True),
+        (["sm_75", "sm_86"], (8, 0), False),
+        (["sm_75", "sm_80", "sm_90"], (12, 0), False),
+        (["sm_75", "sm_80", "compute_80"], (12, 0), True),
+        (["compute_90"], (8, 6), False),
+        (["sm_90a", "compute_90a"], (9, 0), True),
+        (["sm_100a", "compute_100a"], (10, 3), False),
+        (["gfx90a", "gfx942"], (9, 0), True),
+        ([], (6, 1), True),
+    ],
+)
+def test_a_gpu_that_torch_has_no_kernels_for_is_not_taken(
+    built: list[str], card: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    if runs:
+        assert find_device() == find_device("cuda") == "cuda"
+        return
+    assert find_device() == "cpu"
+    name = f"this torch has no kernels for a card (sm_{card[0]}{card[1]})"
+    for precision in ("auto", "float32"):
+        assert plan_compute(precision=precision).reason.endswith(f"; {name}")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"{re.escape(name)}: use --device cpu"):
+        find_device("cuda:1")
+    row = next(check for check in doctor._compute() if check.name == "device")
+    assert row.status == "warning"
+    assert name in row.value
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -53,21 +54,25 @@ def plan_compute(device: str = "auto", precision: Literal["auto", "float32", "bf
         precision: `auto` takes bf16 only where the hardware multiplies it natively, and faster than float32.
 
     Raises:
-        UsageError: The device is unknown or not on this machine.
+        UsageError: As `find_device`.
     """
+    passed_over = missing_kernels() if device == "auto" else ""
     device = find_device(device)
     if precision != "auto":
-        return ComputePlan(device, precision, f"{precision} was asked for")
-    fast, reason = _fast_bf16(device)
-    return ComputePlan(device, "bf16" if fast else "float32", reason)
+        reason = f"{precision} was asked for"
+    else:
+        fast, reason = _fast_bf16(device)
+        precision = "bf16" if fast else "float32"
+    reason = f"{reason}; {passed_over}" if passed_over else reason
+    return ComputePlan(device, precision, reason)
 
 
 def find_device(device: str = "auto") -> str:
-    """Return the device that is meant, as torch writes it: for `auto` a GPU where torch sees one.
+    """Return the device that is meant, as torch writes it: for `auto` a GPU where torch sees one and can use it.
 
     Raises:
-        UsageError: The device is unknown or not on this machine; or the program has changed what torch makes tensors
-            of, with which neither a network nor its weights are what they say.
+        UsageError: The device is unknown or not on this machine, or torch has no kernels for it; or the program has
+            changed what torch makes tensors of, with which neither a network nor its weights are what they say.
     """
     import torch
 
@@ -82,14 +87,36 @@ def find_device(device: str = "auto") -> str:
     if kind not in {"auto", "cpu", "cuda", "mps"} or (numbered and (kind == "auto" or not _is_number(number))):
         raise UsageError(f"unknown device {device!r}", remedy="use auto, cpu, cuda or mps")
     if kind == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        has_gpu = torch.cuda.is_available() and not missing_kernels()
+        return "cuda" if has_gpu else "mps" if torch.backends.mps.is_available() else "cpu"
     if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
         raise UsageError(f"device {device!r} is not on this machine", remedy="use --device cpu or --device auto")
     # Torch takes any number here and fails at the first tensor.
     if numbered and int(number) >= (count := torch.cuda.device_count() if kind == "cuda" else 1):
         last = f" to {kind}:{count - 1}" if count > 1 else ""
         raise UsageError(f"device {device!r} is not on this machine", remedy=f"use --device {kind}:0{last}")
+    if kind == "cuda" and (missing := missing_kernels(device)):
+        raise UsageError(missing, remedy="use --device cpu, or a torch that is built for this GPU")
     return device if kind == "cuda" else kind  # there is one of the others, with or without its number
+
+
+def missing_kernels(device: str = "cuda") -> str:
+    """Return in words that this torch has no kernels for a GPU of NVIDIA; nothing where it has, or there is none."""
+    import torch
+
+    # Of AMD's GPUs the names are others, and a torch that does not say what it was built for is believed.
+    names = torch.cuda.get_arch_list() if torch.cuda.is_available() else []
+    built = [found for name in names if (found := re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name))]
+    if not built:
+        return ""
+    own = torch.cuda.get_device_capability(device)
+    for found in built:
+        version = (int(found[2]), int(found[3]))
+        # Machine code runs on later GPUs of its generation, intermediate code on all later ones, that of `a` on none.
+        later = own >= version and (own[0] == version[0] or found[1] == "compute")
+        if own == version or (later and found[4] != "a"):
+            return ""
+    return f"this torch has no kernels for {torch.cuda.get_device_name(device)} (sm_{own[0]}{own[1]})"
 
 
 def _is_number(text: str) -> bool:

@@ -227,16 +227,18 @@ def _compute() -> list[Check]:
     try:
         import torch
 
-        from eyespot.device import cpu_features, plan_compute
+        from eyespot.device import cpu_features, missing_kernels, plan_compute
 
-        plan, features = plan_compute(), cpu_features()
+        plan, features, missing = plan_compute(), cpu_features(), missing_kernels()
     except Exception:
         return []  # `torch` has its own row
     device = plan.device
     if device == "cuda":
         card = torch.cuda.get_device_properties(0)
         device = f"{card.name}, {words.size(card.total_memory)}"
-    checks = [Check("machine", "device", "ok", f"{device}, {plan.precision}: {plan.reason}")]
+    advice = "a torch that is built for this GPU would use it" if missing else ""
+    reached = f"{device}, {plan.precision}: {plan.reason}"
+    checks = [Check("machine", "device", "warning" if missing else "ok", reached, advice)]
     fast = plan.device != "cpu" or plan.precision == "bf16"
     shown = ", ".join(name.upper().replace("_", "-") for name in features) or "none that matter"
     advice = "" if fast else "its bf16 is missing or slow: training in float32, which takes longer; nothing is wrong"
