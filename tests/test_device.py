@@ -147,6 +147,7 @@ def settings() -> dict[str, object]:
         "cudnn benchmark": torch.backends.cudnn.benchmark,
         "cudnn tf32": torch.backends.cudnn.allow_tf32,
         "matmul tf32": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions": torch.backends.cudnn.conv.fp32_precision,
         "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     }
 
@@ -161,6 +162,7 @@ def kept_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = bool(before["fill"])
     torch.backends.cudnn.deterministic = bool(before["cudnn deterministic"])
     torch.backends.cudnn.benchmark = bool(before["cudnn benchmark"])
+    torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
     torch.backends.cudnn.allow_tf32 = bool(before["cudnn tf32"])
     torch.backends.cuda.matmul.allow_tf32 = bool(before["matmul tf32"])
 
@@ -168,6 +170,7 @@ def kept_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("kept_settings")
 def test_a_gpu_computes_the_same_each_time_and_float32_as_float32() -> None:
     torch.backends.cudnn.benchmark = True
+    torch.backends.fp32_precision = "tf32"  # as a program may ask for everywhere
     prepare_process(ComputePlan("cuda:1", "float32", "asked for"))
     assert settings() == {
         "deterministic": True,
@@ -177,6 +180,7 @@ def test_a_gpu_computes_the_same_each_time_and_float32_as_float32() -> None:
         "cudnn benchmark": False,
         "cudnn tf32": False,
         "matmul tf32": False,
+        "convolutions": "ieee",
         "cublas": ":4096:8",
     }
 

@@ -195,8 +195,8 @@ def prepare_process(plan: ComputePlan | None = None) -> None:
         plan: Where the run computes; None where nothing is known of it yet.
     """
     _keep_freed_memory()
-    if plan is not None and plan.device.split(":")[0] == "cuda":
-        _choose_cuda_kernels()
+    if plan is not None:
+        choose_kernels(plan)
 
 
 def wait_briefly() -> None:
@@ -210,12 +210,14 @@ def wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
-def _choose_cuda_kernels() -> None:
-    """Take kernels that give the same bits each time, where torch has them, and float32 that is float32.
+def choose_kernels(plan: ComputePlan) -> None:
+    """On a GPU of NVIDIA take kernels that give the same bits each time, where torch has them, and exact float32.
 
     Where it has none, it says so once for each of them. Nothing of this is set for the CPU, whose results it could
-    change.
+    change. It holds for the process, and stays.
     """
+    if plan.device.split(":")[0] != "cuda":
+        return
     import torch
 
     # Matrix products read this when their library starts, so it comes before the first of them; 24 MB for each GPU.
@@ -229,6 +231,7 @@ def _choose_cuda_kernels() -> None:
     # such as the check that folding changed nothing, has to be exact.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.fp32_precision = "ieee"  # else it is that of torch.backends, which a program may have set
 
 
 def _keep_freed_memory() -> None:

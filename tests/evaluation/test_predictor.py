@@ -404,6 +404,11 @@ class TestLoad:
         with pytest.raises(UsageError, match="unknown device 'tpu'"):
             load_predictor(bundle, device="tpu")
 
+    def test_the_gpu_is_told_how_to_compute(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        told: list[ComputePlan] = []
+        monkeypatch.setattr("eyespot.evaluation.predictor.choose_kernels", told.append)
+        assert load_predictor(bundle, device="cpu").plan == told[0]
+
     def test_the_bundle_alone_is_enough(self, bundle: Path) -> None:
         model, info = load_bundle(bundle)
         assert Predictor(model, info, CPU).predict([picture(1)])[0].error is None

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from eyespot.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from eyespot.data.pictures import Picture, named_pictures, pixels_of
 from eyespot.data.transforms import EvalTransform
-from eyespot.device import ComputePlan, find_device, is_memory_error, plan_compute
+from eyespot.device import ComputePlan, choose_kernels, find_device, is_memory_error, plan_compute
 from eyespot.errors import (
     BadImageError,
     CheckpointError,
@@ -495,6 +495,7 @@ def load_predictor(
     find_device(device)  # a wrong device is found before a byte is read
     model, info = load_bundle(folder)
     plan = plan_compute(device, info.precision)
+    choose_kernels(plan)
     if fit is not None:
         info = info.model_copy(update={"input": replace(info.input, fit=cast("Fit", fit))})
     return Predictor(model, info, plan, _fitting(model, info, folder) if unknown == "auto" else None)

@@ -75,7 +75,7 @@ def _kind(data: str, config: Config) -> str:
 
 def _measure(data: str, config: Config, device: str, observer: Observer) -> tuple[float, float]:
     """Return the seconds of an epoch with its look at val, and of everything that is done once."""
-    from eyespot.device import plan_compute
+    from eyespot.device import plan_compute, prepare_process
     from eyespot.finishing import TRAIN_SAMPLE
     from eyespot.models.pretrained import PretrainedClassifier
     from eyespot.opening import divide, open_for, pack_data
@@ -83,6 +83,7 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     from eyespot.training.step import fit_sizes
 
     plan = plan_compute(device, config.training.precision)
+    prepare_process(plan)  # the points are trained so
     packed = pack_data(open_for(config, data, observer), config, observer)
     splits = divide(packed, config, observer)
     prepared = prepare_training(packed, splits, config, plan)
