@@ -12,12 +12,23 @@ from types import SimpleNamespace
 
 from contextlib import contextmanager
 
+
+from contextlib import contextmanager, suppress
+
 import pytest
 import torch
 
 from eyespot import device as device_module
 from eyespot import doctor
-from eyespot.device import ComputePlan, bf16_speedup, find_device, is_memory_error, plan_compute, prepare_process
+from eyespot.device import (
+    ComputePlan,
+    bf16_speedup,
+    find_device,
+    is_memory_error,
+    plan_compute,
+    prepare_process,
+    random_numbers_kept,
+)
 from eyespot.errors import UsageError
 
 
@@ -198,6 +209,22 @@ def test_elsewhere_torch_is_left_as_it_is(plan: ComputePlan | None) -> None:
     before = settings()
     prepare_process(plan)
     assert settings() == before
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("fails", [False, True])
+def test_random_numbers_are_given_back_those_of_every_gpu_too(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {0: torch.tensor([1]), 1: torch.tensor([2])}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state}))
+    before, processor = dict(states), torch.get_rng_state()
+    with suppress(KeyError), random_numbers_kept(ComputePlan("cuda:1", "float32", "")):
+        torch.rand(3)
+        states.update({0: torch.tensor([7]), 1: torch.tensor([7])})  # as `torch.cuda.manual_seed_all` does
+        if fails:
+            raise KeyError
+    assert states == before
+    assert torch.equal(torch.get_rng_state(), processor)
 
 
 @pytest.mark.parametrize("used", ["eyespot.train", "main(['recipes'])"])

@@ -46,7 +46,7 @@ def encode_all(packed: PackedDataset, names: Sequence[SplitName], config: Config
         DataError: The cache cannot be written.
     """
     from eyespot.data.splits import Splits
-    from eyespot.device import plan_compute, prepare_process
+    from eyespot.device import plan_compute, prepare_process, random_numbers_kept
     from eyespot.models.pretrained import PretrainedClassifier
     from eyespot.training.features import Encoder, FrozenNetwork
     from eyespot.training.prepare import prepare_training
@@ -55,7 +55,8 @@ def encode_all(packed: PackedDataset, names: Sequence[SplitName], config: Config
     plan = plan_compute("auto", config.training.precision)
     prepare_process(plan)
     everything = {name: np.arange(len(packed.splits[name])) for name in names}
-    prepared = prepare_training(packed, Splits(packed.fingerprint, {"train": everything}), config, plan)
+    with random_numbers_kept(plan):
+        prepared = prepare_training(packed, Splits(packed.fingerprint, {"train": everything}), config, plan)
     assert isinstance(prepared.model, PretrainedClassifier)
     encoder = Encoder(FrozenNetwork.pooled(prepared.model), packed, prepared.spec, plan, config.augment)
     store = encode(encoder, [*names], 1, watcher)
@@ -136,7 +137,7 @@ def networks_out_of_sample(
     Raises:
         DivergedError, MemoryLimitError, Interrupted: As `fit`.
     """
-    from eyespot.device import plan_compute, prepare_process
+    from eyespot.device import plan_compute, prepare_process, random_numbers_kept
     from eyespot.runs import RunWriter
     from eyespot.training.fit import fit
     from eyespot.training.prepare import prepare_training
@@ -152,7 +153,8 @@ def networks_out_of_sample(
             told = _Steps(watcher, f"cross-validating, network {number + 1} of {folds}")
             with RunWriter(folder / str(number), config, resume=True) as writer:
                 others = _rows_of(packed, names, fold != number)
-                prepared = prepare_training(packed, others, config, plan, writer=writer)
+                with random_numbers_kept(plan):
+                    prepared = prepare_training(packed, others, config, plan, writer=writer)
                 with prepared.data.train:
                     result = fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=told)
             mine = fold == number

@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -197,6 +199,20 @@ def prepare_process(plan: ComputePlan | None = None) -> None:
     _keep_freed_memory()
     if plan is not None:
         choose_kernels(plan)
+
+
+@contextmanager
+def random_numbers_kept(plan: ComputePlan) -> Iterator[None]:
+    """Give torch's random numbers back as they were: the processor's, and those of the GPUs of the plan's kind."""
+    import torch
+
+    kind = plan.device.split(":")[0]
+    gpus = range(torch.cuda.device_count()) if kind == "cuda" else ()  # a step seeds them all
+    with ExitStack() as stack:
+        if kind == "mps":
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        stack.enter_context(torch.random.fork_rng(devices=gpus, device_type="cuda"))
+        yield
 
 
 def wait_briefly() -> None:

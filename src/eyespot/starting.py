@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.caches import user_path
 from eyespot.config import Config, named_settings
-from eyespot.device import ComputePlan, cpu_features, find_device, is_memory_error, plan_compute, prepare_process
+from eyespot.device import (
+    ComputePlan,
+    cpu_features,
+    find_device,
+    is_memory_error,
+    plan_compute,
+    prepare_process,
+    random_numbers_kept,
+)
 from eyespot.errors import CheckpointError, ConfigError, EyespotError, MemoryLimitError, RunError, UsageError
 from eyespot.files import checked_folder
 from eyespot.finishing import finish, split_names
@@ -121,7 +129,7 @@ def train(
     if resume and request.config.training.precision == "auto":
         plan = _as_begun(Run(request.folder), plan)
     prepare_process(plan)
-    with RunWriter(request.folder, request.config, resume=resume) as writer, _torch_for_one(watcher):
+    with RunWriter(request.folder, request.config, resume=resume) as writer, _torch_for_one(plan, watcher):
         watcher.attach(writer)
         try:
             track = track or Run(writer.path).provenance.get("track")
@@ -144,7 +152,7 @@ _turn = threading.RLock()  # not a plain one: who watches a training may train s
 
 
 @contextmanager
-def _torch_for_one(watcher: Observer) -> Iterator[None]:
+def _torch_for_one(plan: ComputePlan, watcher: Observer) -> Iterator[None]:
     """Give one training at a time torch with its gradients and random numbers, and then back as the program had it.
 
     Two threads would draw from one generator, and neither of their results could be repeated.
@@ -155,7 +163,7 @@ def _torch_for_one(watcher: Observer) -> Iterator[None]:
         watcher.on_message("waiting for another training in this process: they share torch's random numbers")
         _turn.acquire()
     try:
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # a notebook may have no_grad on for good
+        with torch.inference_mode(False), random_numbers_kept(plan):  # a notebook may have no_grad on for good
             yield
     finally:
         _turn.release()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from eyespot import files, finishing
 from eyespot.config import Config, TrainingConfig, load_config
@@ -291,6 +292,13 @@ def test_the_estimate_measures_as_many_training_pictures_as_a_run_does(
     monkeypatch.setattr(finishing, "TRAIN_SAMPLE", 3)
     sampled, _ = estimate_seconds([(str(pictures), config)], device="cpu", observer=Listener())  # type: ignore[arg-type]
     assert sampled < whole
+
+
+def test_the_estimate_leaves_the_programs_random_numbers_alone(pictures: Path) -> None:
+    config = load_config("small", changes={**TINY, "training.epochs": 1})
+    before = torch.get_rng_state()
+    estimate_seconds([(str(pictures), config)], device="cpu", observer=Listener())  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_estimate_measures_pictures_of_the_size_that_the_run_trains(

@@ -75,7 +75,7 @@ def _kind(data: str, config: Config) -> str:
 
 def _measure(data: str, config: Config, device: str, observer: Observer) -> tuple[float, float]:
     """Return the seconds of an epoch with its look at val, and of everything that is done once."""
-    from eyespot.device import plan_compute, prepare_process
+    from eyespot.device import plan_compute, prepare_process, random_numbers_kept
     from eyespot.finishing import TRAIN_SAMPLE
     from eyespot.models.pretrained import PretrainedClassifier
     from eyespot.opening import divide, open_for, pack_data
@@ -86,13 +86,14 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     prepare_process(plan)  # the points are trained so
     packed = pack_data(open_for(config, data, observer), config, observer)
     splits = divide(packed, config, observer)
-    prepared = prepare_training(packed, splits, config, plan)
+    with random_numbers_kept(plan):
+        prepared = prepare_training(packed, splits, config, plan)
+        with prepared.data.train, prepared.data.val or nullcontext():
+            step, forward = _time_steps(prepared.model, prepared.data, fit_sizes(config, prepared.spec.input_px), plan)
     train, val, test = (splits.count("train"), splits.count("val"), splits.count("test"))
     if not config.evaluation.test:
         test = 0
     views = {"none": 1, "mirror": 2, "mirror-shift": 6}[config.evaluation.views]
-    with prepared.data.train, prepared.data.val or nullcontext():
-        step, forward = _time_steps(prepared.model, prepared.data, fit_sizes(config, prepared.spec.input_px), plan)
     if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) == "features":
         # Every picture goes through the backbone once; the head costs next to nothing beside it.
         return 0.0, forward * (train * config.features.views + (val + test) * views)

@@ -20,7 +20,7 @@ from torch import nn
 
 from eyespot.config import Config
 from eyespot.data.loaders import Batch, Loader
-from eyespot.device import ComputePlan, is_memory_error
+from eyespot.device import ComputePlan, is_memory_error, random_numbers_kept
 from eyespot.errors import CheckpointError, DivergedError, Interrupted, MemoryLimitError
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.runs import CHECKPOINTS, RunWriter
@@ -156,7 +156,7 @@ def fit(
         CheckpointError: The run folder's checkpoints are damaged or of another model.
         Interrupted: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; a checkpoint is written.
     """
-    with torch.random.fork_rng(devices=[], enabled=True):
+    with random_numbers_kept(plan):
         loop = _Loop(model, data, config, plan, writer, observer)
         with collect_signals() as received:
             loop.run(received)

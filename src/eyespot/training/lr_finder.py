@@ -17,7 +17,7 @@ from torch import nn
 
 from eyespot.config import Config, OptimizerConfig
 from eyespot.data.loaders import Batch, Loader
-from eyespot.device import ComputePlan
+from eyespot.device import ComputePlan, random_numbers_kept
 from eyespot.errors import RunError
 from eyespot.files import write_json
 from eyespot.runs import LR_FINDER, Run, RunWriter
@@ -174,7 +174,7 @@ def run_range_test(
     losses: list[float] = []
     before: list[float] = []
     diverged = False
-    with torch.random.fork_rng(devices=[]), stop_signals() as check_signals:
+    with random_numbers_kept(plan), stop_signals() as check_signals:
         for step, (epoch, batch) in zip(range(_STEPS), _cycle(data.train), strict=False):
             rate = _LOWEST * growth**step
             images, targets = draw_inputs(batch, data, config, step=step, epoch=epoch, progress=0.0)

@@ -125,7 +125,8 @@ def prepare_training(
         spec = _input_spec(packed, splits, config, _counter(observer, "measuring colours"))
         if writer is not None:
             writer.write_provenance({_INPUT: spec.as_dict()})
-    torch.manual_seed(derive_seed(config.training.seed, "weights"))
+    # The weights are drawn on the processor; `torch.manual_seed` would seed the program's GPUs too.
+    torch.default_generator.manual_seed(derive_seed(config.training.seed, "weights"))
     model = build_model(
         config.model.name,
         num_classes=packed.dataset.num_classes,
