@@ -7,13 +7,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
-
-
-from contextlib import contextmanager
-
-
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
