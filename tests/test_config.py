@@ -73,6 +73,13 @@ def test_who_turns_mirroring_off_gets_no_mirrored_views(settings: list[str] | di
         assert plain.features.views == 2
 
 
+def test_recipes_of_publications_that_do_not_mirror_store_no_mirrored_views() -> None:
+    frozen = ("culp2021-", "zouari2021", "gomez2025-vgg16-frozen-")
+    configs = [load_config(name) for name in recipe_names() if name.startswith(frozen)]
+    assert len(configs) == 8
+    assert {(config.augment.flip, config.features.views) for config in configs} == {("none", 1)}
+
+
 def test_mirrored_views_that_are_asked_for_stay() -> None:
     asked = {"augment.flip": "none", "evaluation.views": "mirror", "features.views": 2}
     config = load_recipe("transfer", asked)

@@ -176,6 +176,14 @@ def test_the_frozen_part_is_encoded_once_and_the_rest_resumes_to_the_same_bits(t
         assert torch.equal(one, two)
 
 
+def test_stored_features_that_mirror_against_the_recipes_augmentation_say_so(tmp_path: Path) -> None:
+    for name, views, flip in (("mirrored", 2, "none"), ("plain", 1, "none"), ("asked", 2, "random")):
+        changes = {**REST, "augment__flip": flip, "features__views": views, "training__epochs": 1}
+        _, _, watcher = run(tmp_path / name, tiny_config(**changes))
+        notes = [message for message in watcher.messages if message.startswith("note: augment.flip is none, and feat")]
+        assert len(notes) == (name == "mirrored")
+
+
 def test_features_of_the_frozen_part_that_do_not_fit_are_computed_in_every_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -398,6 +398,10 @@ def _fit_rest(
         encoder.check_space(sources, views)
         observer.on_message(f"features of the frozen part: {encoder.estimate(sources, views)}")
         observer.on_message(f"training pictures: {describe_views(prepared, views)}")
+        if views > 1 and config.augment.flip == "none":
+            observer.on_message(
+                f"note: augment.flip is none, and features.views = {views} mirrors: --set features.views=1 does not"
+            )
         store = encode(encoder, sources, views, observer)
         result = _fit_stored(cut.rest, store, prepared, splits, config, plan=plan, writer=writer, observer=observer)
         trained = FitResult(model.eval(), result.state)
