@@ -19,6 +19,7 @@ from eyespot.errors import ConfigError, EyespotError, RunError, UsageError
 from eyespot.evaluation.evaluate import write_predictions
 from eyespot.evaluation.statistics import paired_bootstrap
 from eyespot.mistakes import MISTAKES
+from eyespot.models.pretrained import backbone_facts
 from eyespot.opening import load_recipe
 from eyespot.runs import Run
 from eyespot.studies import estimate, runner
@@ -289,6 +290,25 @@ def test_weights_that_cannot_be_had_are_replaced_or_said(monkeypatch: pytest.Mon
         study_points(study, weights_from="vgg19")
 
 
+def test_weights_that_are_given_as_a_file_are_at_hand_and_go_into_no_other_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(studies, "_has_weights", lambda model: model == "efficientnet_lite0")
+    changes = ["model.weights=mine.safetensors"]
+    for stand_in in (None, "efficientnet_lite0"):
+        points = study_points(load_study("zouari2021"), weights_from=stand_in, changes=changes)
+        assert {(point.not_run, "in place of" in point.title) for point in points} == {("", False)}
+        assert points[0].settings["model.weights"] == "mine.safetensors"
+
+
+def test_every_backbone_of_zouari2021_has_its_own_size() -> None:
+    points = [point for point in load_study("zouari2021").points if point.id.startswith("backbone-")]
+    assert len(points) == 4
+    for point in points:
+        config = load_recipe(point.recipe, point.settings)
+        assert config.input.size_px == backbone_facts(config.model.name).size_px
+
+
 def test_what_cannot_stand_in_and_what_is_no_device_are_refused_before_anything(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="spot is no backbone with pretrained weights in --weights-from"):
         study_points(load_study("culp2021"), weights_from="spot", with_weights=False)
@@ -433,12 +453,12 @@ def test_a_backbone_that_stands_in_is_said_whatever_was_asked_for_last(
 ) -> None:
     stand_in = {"model.name": "efficientnet_lite0"}
     (row,) = folder_of_runs(stand_in, stand_in, title="frozen VGG16", recipe="gomez2025-vgg16-frozen-b")
-    assert row.title == "frozen VGG16, efficientnet_lite0 in place of vgg16"
+    assert row.title == "frozen VGG16, efficientnet_lite0 in place of vgg16 at 12 px"
 
 
 def test_a_stand_in_of_one_seed_alone_is_said_of_that_seed(folder_of_runs: Callable[..., list[Row]]) -> None:
     (row,) = folder_of_runs({}, {"model.name": "convnet3"}, title="a, convnet3 tried")
-    assert row.title == "a, convnet3 tried, convnet3 in place of spot (seed 1)"
+    assert row.title == "a, convnet3 tried, convnet3 in place of spot at 12 px (seed 1)"
 
 
 def test_the_limit_of_each_run_is_said(folder_of_runs: Callable[..., list[Row]], tmp_path: Path) -> None:

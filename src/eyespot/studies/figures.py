@@ -200,13 +200,27 @@ def _read_row(number: int, point: StudyPoint, id_: str, asked: Sequence[dict[str
 
 
 def _say_stand_in(title: str, point: StudyPoint, runs: Sequence[Run]) -> str:
-    """Return a point's title with the network that its runs have, where that is not the recipe's own.
+    """Return a point's title with the network that its runs have and its size, where that is not the recipe's own.
 
     What was asked for last does not tell: the run may come from an earlier call, with another network.
     """
     own = load_config(point.recipe, changes=point.changes).model.name
-    other = [(run, f"{name} in place of {own}") for run in runs if (name := run.config.model.name) != own]
-    return ", ".join([title, *(text for text in _of_seeds(other, len(runs)) if text not in title)])
+    other = []
+    for run in runs:
+        if (name := run.config.model.name) != own:
+            stands_in = f"{name} in place of {own}"
+            title = title.replace(f", {stands_in}", "")
+            other.append((run, f"{stands_in}{_at_size(run)}"))
+    return ", ".join([title, *_of_seeds(other, len(runs))])
+
+
+def _at_size(run: Run) -> str:
+    """Return the size of the pictures that a run's network took, in words; nothing where its bundle is gone."""
+    try:
+        spec = json.loads((run.path / BUNDLE / "model.json").read_text(encoding="utf-8"))["input"]
+        return f" at {spec.get('model_px') or spec['size_px']} px"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def _held(entry: dict[str, Any], run: Run) -> list[str]:

@@ -91,12 +91,13 @@ def study_points(
         recipe, settings, title, why = variant.point.recipe, variant.settings, variant.title, ""
         config = _config(variant.id, recipe, {**settings, **changed})
         model = config.model.name
-        if with_weights and config.model.weights != "random" and not has_weights(model):
+        # A file is somebody's own: it is there or an error says so, and it fits no network that stands in.
+        if with_weights and config.model.weights in ("auto", "package", "hub") and not has_weights(model):
             if weights_from is None:
                 why = f"no pretrained weights of {model} at hand; --weights-from efficientnet_lite0 takes its place"
             else:
                 settings = {"input.size_px": "auto", **settings, "model.name": weights_from}
-                title += f", {weights_from} in place of {model}"
+                title += f", {weights_from} in place of {model}"  # the report has its size, which `auto` learns late
         settings = {"name": f"{study.name}-{variant.id}", **settings, **changed}
         title += said
         seed = _config(variant.id, recipe, settings).training.seed
