@@ -519,3 +519,13 @@ def test_seconds_and_minutes_of_quick_runs_are_not_rounded_to_nothing() -> None:
     row.__dict__["figure"] = lambda split: ""
     told = _table_row(row, ())
     assert (told["minutes"], told["seconds"]) == ("0.040", "0.036")
+
+
+def test_heads_of_zouari2021_on_a_frozen_and_on_a_trained_backbone_differ_in_that_alone() -> None:
+    points = {point.id: point for point in load_study("zouari2021").points}
+    for frozen, trained in (("frozen", "full"), ("frozen-short", "full-short")):
+        one, other = (load_recipe(points[id_].recipe, points[id_].settings) for id_ in (frozen, trained))
+        assert (one.model.mode, other.model.mode) == ("features", "full")
+        assert one.model.args == other.model.args
+        assert (one.optimizer, one.training) == (other.optimizer, other.training)
+        assert one.features.solver == "gradient" or one.model.args["hidden"]  # neither is solved: both are trained
