@@ -543,3 +543,24 @@ def test_what_gomez2025_does_not_publish_is_said_with_what_stands_here() -> None
     found = [[part.p for part in network.modules() if isinstance(part, Dropout)] for network in networks]
     assert found == [[0.2, 0.3, 0.4, 0.5], [0.5, 0.5]]
     assert load_recipe("gomez2025-vgg16-frozen-a", ()).model.args["dropout"] == 0.5
+
+
+def test_the_heads_of_gomez2025_differ_in_pooling_hidden_layer_and_preprocessing() -> None:
+    found = set()
+    for variant in variants(load_study("gomez2025")):
+        config = load_recipe(variant.point.recipe, variant.settings)
+        if config.model.name == "vgg16" and config.input.size_px == 224:
+            args = config.model.args
+            found.add((args["pool"], bool(args.get("hidden")), config.input.normalize))
+    assert found == {
+        (pool, hidden, pixels)
+        for pool in ("flatten", "gap")
+        for hidden in (True, False)
+        for pixels in ("scalar", "auto")
+    }
+
+
+def test_the_page_counts_the_points_of_every_study() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert re.search(rf"^\| `{name}` \|.*\| {len(load_study(name).point_ids())} \|", page, re.MULTILINE), name
