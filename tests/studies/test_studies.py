@@ -564,3 +564,19 @@ def test_the_page_counts_the_points_of_every_study() -> None:
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     for name in NAMES:
         assert re.search(rf"^\| `{name}` \|.*\| {len(load_study(name).point_ids())} \|", page, re.MULTILINE), name
+
+
+def test_sizes_and_preprocessing_of_culp2021_are_what_its_notes_say() -> None:
+    study = load_study("culp2021")
+    configs = {point.id: load_recipe(point.recipe, point.settings) for point in study.points}
+    sizes = {"vgg16": 288, "densenet121": 224, "inception_v3": 299}
+    for number in range(1, 33):
+        config = configs[f"exp{number:02d}"]
+        assert config.input.size_px == sizes.get(config.model.name, 299 if number == 32 else 288)
+        expected = "raw" if number < 6 else "twice" if 8 <= number <= 17 else "auto"
+        assert config.input.normalize == expected
+        assert config.model.mode == ("full" if number <= 3 else "features")
+    of_sizes = [configs[id_] for id_ in ("size150", "size288", "exp32")]
+    assert [config.input.size_px for config in of_sizes] == [150, 288, 299]
+    assert all(config.model.args == of_sizes[0].model.args for config in of_sizes)
+    assert "without the division by 255" in next(point.note for point in study.points if point.id == "exp18")
