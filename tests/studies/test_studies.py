@@ -230,17 +230,32 @@ def test_what_a_table_freezes_is_not_trained() -> None:
 
 def test_points_of_equal_settings_are_named_twins() -> None:
     for name in NAMES:
-        points = {point.id: point for point in load_study(name).points}
-        alike: dict[str, list[str]] = {}
-        for id_, point in points.items():
-            config = load_recipe(point.recipe, point.settings).model_dump(mode="json")
-            settings = {**config, "name": "", "description": "", "training": {**config["training"], "seed": 0}}
-            alike.setdefault(json.dumps(settings, sort_keys=True), []).append(id_)
-        for first, *others in alike.values():
-            for id_ in others:
+        study = load_study(name)
+        points = {point.id: point for point in study.points}
+        same = {id_: known.partition(",")[0] for id_, known in study.same_settings().items()}
+        for id_, first in same.items():
+            if id_ in points and first in points:
                 twin = re.search(r"Twin of ([\w-]+)", points[id_].note)
                 # A twin may come before the experiment that it repeats in another place.
-                assert (twin and twin[1] in (first, *others)) or f"Twin of {id_}:" in points[first].note, (name, id_)
+                alike = [first, *(other for other, known in same.items() if known == first)]
+                assert (twin and twin[1] in alike) or f"Twin of {id_}:" in points[first].note, (name, id_)
+
+
+def test_a_row_says_whose_settings_it_has(tmp_path: Path) -> None:
+    study = load_study("culp2021")
+    (tmp_path / "points.json").write_text(json.dumps({"points": [{"id": "exp01-seed0", "title": "a"}]}))
+    rows = {row.id: row for row in read_rows(study, tmp_path)}
+    told = {id_: found[1] for id_, row in rows.items() if (found := re.search(r"Same settings as ([\w-]+)", row.note))}
+    assert told["exp06-right"] == told["exp07-right"] == told["exp08-right"] == "exp04-right"
+    assert rows["exp05-right"].note == "Same settings as exp04-right, but for the seed."
+    alike: dict[str, list[str]] = {}
+    for variant in variants(study):
+        config = load_recipe(variant.point.recipe, variant.settings).model_dump(mode="json")
+        settings = {**config, "name": "", "description": "", "training": {**config["training"], "seed": 0}}
+        alike.setdefault(json.dumps(settings, sort_keys=True), []).append(variant.id)
+    for first, *others in alike.values():
+        assert first not in told
+        assert all(told.get(id_) == first or "Twin of" in rows[id_].note for id_ in others)
 
 
 def test_a_point_has_the_seed_that_it_names() -> None:

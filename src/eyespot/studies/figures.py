@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,14 @@ def read_rows(study: Study, folder: Path) -> list[Row]:
         what, remedy = f"no point of {study.name} was run here", "name its own folder with --out"
         raise RunError(what, where=folder, remedy=remedy)
     rows: list[Row] = []
+    same = study.same_settings()
     for point in study.points:
         for id_ in (point.id, *([point.id + RIGHT] if point.mistakes else [])):
             own = [entry for entry in listed.values() if entry["id"].rpartition("-seed")[0] == id_]
-            rows.append(_read_row(len(rows) + 1, point, id_, own, folder))
+            row = _read_row(len(rows) + 1, point, id_, own, folder)
+            if id_ in same and "Twin of" not in row.note:
+                row = replace(row, note=f"Same settings as {same[id_]}. {row.note}".strip())
+            rows.append(row)
     return rows
 
 

@@ -8,6 +8,7 @@ published, and, under `ID-right`, done right.
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Iterable
 from importlib import resources
@@ -195,6 +196,21 @@ class Study(_Part):
     def point_ids(self) -> list[str]:
         """Return the names of all points, twins that are done right among them."""
         return [id_ for point in self.points for id_ in (point.id, *([point.id + RIGHT] if point.mistakes else []))]
+
+    def same_settings(self) -> dict[str, str]:
+        """Return the trainings whose settings an earlier one has too: by their names its own, `, but for the seed`."""
+        first: dict[str, tuple[str, int]] = {}
+        same = {}
+        for point in self.points:
+            for id_, settings in ((point.id, point.settings), (point.id + RIGHT, point.changes)):
+                if id_ == point.id or point.mistakes:
+                    config = load_config(point.recipe, changes=copy.deepcopy(settings)).model_dump(mode="json")
+                    seed = config["training"].pop("seed")
+                    config["name"] = config["description"] = ""
+                    known, its_seed = first.setdefault(json.dumps(config, sort_keys=True), (id_, seed))
+                    if known != id_:
+                        same[id_] = known + ", but for the seed" * (seed != its_seed)
+        return same
 
 
 def _wrong_with(point: StudyPoint) -> list[str]:
