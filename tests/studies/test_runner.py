@@ -94,6 +94,29 @@ def test_every_point_is_run_once_and_a_failure_does_not_end_the_rest(
     assert read_journal(tmp_path) == whole
 
 
+def test_a_full_disk_ends_the_rest_and_the_same_call_goes_on(
+    calls: list[list[str]], trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = runner._train
+
+    def fill(words: Sequence[str], log: Path, *others: Any) -> int:
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(
+            "error: cannot write (the disk is full) in /a/b: free some space; a training goes on with --resume"
+        )
+        return 1
+
+    points = [_points(trained)[0], _points(trained)[2]]
+    monkeypatch.setattr(runner, "_train", fill)
+    with pytest.raises(RunError) as caught:
+        run_points(points, tmp_path, observer=Listener())
+    said = "point base-seed0: cannot write (the disk is full) in /a/b: free some space, then go on"
+    assert str(caught.value) == said
+    assert [row["event"] for row in read_journal(tmp_path)] == ["started", "failed"]  # `other` was not begun
+    monkeypatch.setattr(runner, "_train", train)
+    assert [one.state for one in run_points(points, tmp_path, observer=Listener())] == ["finished"] * 2
+
+
 @pytest.mark.parametrize("name", ["report.html", "journal.jsonl"])
 def test_a_study_writes_over_no_file_of_another_kind(calls: list[list[str]], tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")

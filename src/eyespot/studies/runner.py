@@ -2,7 +2,7 @@
 
 Before this: an ablation or a published study says which points it has. After this: their run folders, which `compare`
 reads like any others. A point that is finished is never run twice; one that was killed goes on from its checkpoint;
-one that fails does not end the rest.
+one that fails does not end the rest, but where the disk is full.
 
     OUT/points.json     what was asked for          OUT/runs/NAME-seed0/   the run folders
     OUT/journal.jsonl   what became of it           OUT/logs/NAME-seed0.log   what each process said
@@ -24,7 +24,7 @@ from eyespot.caches import user_path
 from eyespot.config import Config, TrainingConfig
 from eyespot.errors import Interrupted, RunError, RunLockedError
 from eyespot.evaluating import refuse_changed
-from eyespot.files import describe_disk_error
+from eyespot.files import DISK_FULL, describe_disk_error
 from eyespot.locks import file_lock
 from eyespot.opening import Observer, lasting_name, open_data
 from eyespot.runs import CHECKPOINTS, Run, refuse_overwriting
@@ -81,8 +81,8 @@ def run_points(
         UsageError: Two points of one name, a name that cannot be a folder's, an unknown one in `only`, an argument that
             a model does not have, or unknown data: all before the first one is run.
         DataError: Data that cannot be opened, or are others than those of the runs that are there.
-        RunError: The folder cannot be written, or holds a run with other settings; `RunLockedError` where another
-            process runs its points.
+        RunError: The folder cannot be written, holds a run with other settings, or a point found the disk full;
+            `RunLockedError` where another process runs its points.
         Interrupted: A signal asked for a stop; the training under way has written a checkpoint.
     """
     limits, folder = limits or Limits(), user_path(out).resolve()
@@ -204,7 +204,12 @@ def _run_point(folder: Path, point: Point, config: Config, limits: Limits, label
     code = _train(words, log, path, config.training, label, observer)
     seconds = round(time.monotonic() - started, 1)
     if code != 0 or not run.finished:
-        return _failed(folder, point, _describe_end(code, log, said_before), observer)
+        reason = _describe_end(code, log, said_before)
+        if DISK_FULL in reason:  # every other point would train up to its first write
+            note_event(folder, point, "failed", reason=reason)
+            what = f"point {point.id}: {reason.partition(': free some space')[0]}"
+            raise RunError(what, remedy="free some space, then go on")
+        return _failed(folder, point, reason, observer)
     # Of one that was resumed it is not the whole time, by which what is left is estimated.
     note_event(folder, point, "finished", **({} if resume else {"seconds": seconds}))
     return Outcome(point, "finished", run)
