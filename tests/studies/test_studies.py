@@ -361,6 +361,21 @@ def test_a_study_runs_goes_on_and_shows_what_the_leak_does(tmp_path: Path, monke
     assert re.search(
         r'aria-label="both: top1\. 1 from [^"]*; 2 from', page
     )  # the leaked run has no val line to be named
+    # Accuracy over cost: ours with the mistake, what was published for it, ours done right.
+    own, right = (Run(out / "runs" / f"{id_}-seed0").metrics for id_ in ("leak", f"leak{RIGHT}"))
+    plain = re.sub("\u00a0", " ", page)
+    (figure,) = re.findall(r"<figcaption>Minutes of training</figcaption>(<svg.*?</svg>)", plain, re.DOTALL)
+    spoken = re.findall(
+        r"(\d): ([\d.]+) ?% at", re.findall(r'aria-label="Accuracy over minutes of training\. (.*?)"', figure)[0]
+    )
+    assert [number for number, _ in spoken] == ["1", "1", "2"]
+    shares = [own["test"]["top1"], 0.99, right["test"]["top1"]]
+    assert [float(value) for _, value in spoken] == pytest.approx([100 * share for share in shares], abs=0.51)
+    assert re.findall(r'"dot c-(\w+)"', figure) == ["serious", "claim", "test"]
+    # Accuracy over the number of training pictures.
+    line = f"one, {right['train']['n']} training pictures: {read_rows(load_study(path), out)[1].figure('test')}"
+    assert line in plain
+    assert re.search(r'aria-label="sizes\. one from', plain)
     assert "http" not in page.replace("http-equiv", "")
     assert "eyespot study report FILE.toml --pictures FOLDER" in page
     before = (out / "journal.jsonl").read_text()
