@@ -336,6 +336,37 @@ def test_the_estimate_measures_pictures_of_the_size_that_the_run_trains(
     assert seen[0].training.size_schedule == [(0.0, 32), (0.5, 48)]
 
 
+def test_the_estimate_counts_pictures_that_are_encoded_alike_once_and_the_epochs_of_every_head(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "_time_steps", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr(estimate, "_time_head", lambda *_: 0.5)
+    monkeypatch.setattr(estimate, "_START_AND_END_SECONDS", 0.0)
+    frozen = {
+        "model.name": "mobilenetv3_small_050",
+        "model.weights": "random",
+        "model.mode": "features",
+        "input.size_px": 32,
+        "training.epochs": 2,
+        "augment.translate_px": 0,
+        "evaluation.views": "none",
+    }
+
+    def seconds(*changes: dict[str, Any]) -> float:
+        asked = [(str(pictures), load_config("small", changes={**frozen, "model.args": {}, **one})) for one in changes]
+        return estimate_seconds(asked, device="cpu", observer=Listener())[0]  # type: ignore[arg-type]
+
+    solved = seconds({})
+    assert solved > 0
+    assert seconds({}, {"training.seed": 1}, {"data.train_fraction": 0.5}) == solved
+    hidden = {"model.args": {"hidden": [8]}}
+    trained = seconds(hidden) - solved  # two epochs of its head
+    assert trained > 0
+    assert seconds({}, hidden, {**hidden, "training.epochs": 4}) == solved + 3 * trained
+    for other in ({"features.views": 1}, {"input.size_px": 40}, {"model.args": {"pool": "flatten"}}):
+        assert seconds({}, other) == solved + seconds(other)
+
+
 def test_no_memory_for_the_estimate_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(data: str, *_: Any) -> tuple[float, float]:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory" if data == "large" else "a mistake of ours")

@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from torch import nn
 
     from eyespot.device import ComputePlan
+    from eyespot.models.pretrained import PretrainedClassifier
     from eyespot.training.step import TrainData
 
 # Importing torch, opening the data, writing predictions and report: measured on two cores, without the training.
 _START_AND_END_SECONDS = 8.0
 _PROBE_SECONDS = 2.0
 _MOST_STEPS = 12
+_HEAD_STEPS = 5
 
 
 def estimate_seconds(asked: Sequence[tuple[str, Config]], *, device: str, observer: Observer) -> tuple[float, int]:
     """Return about how long some trainings take one after another, and how many could not be estimated.
 
-    Early stopping may end them sooner; what is measured is the machine as busy as it is now.
+    Pictures that several of them encode alike count for the first. Early stopping, and features that are stored before
+    or of a frozen part, may end them sooner; what is measured is the machine as busy as it is now.
 
     Args:
         asked: DATA and settings of each.
@@ -40,6 +43,7 @@ def estimate_seconds(asked: Sequence[tuple[str, Config]], *, device: str, observ
     """
     known: dict[str, tuple[float, float] | None] = {}
     total, unknown = 0.0, 0
+    encoded: set[str] = set()
     for data, config in asked:
         key = _kind(data, config)
         if key not in known:
@@ -59,6 +63,11 @@ def estimate_seconds(asked: Sequence[tuple[str, Config]], *, device: str, observ
             unknown += 1
             continue
         epoch, once = found
+        features = _features(data, config)
+        if features in encoded:
+            once = 0.0
+        elif features:
+            encoded.add(features)
         training = epoch * config.training.epochs
         if config.training.minutes:
             training = min(training, config.training.minutes * 60)
@@ -73,14 +82,28 @@ def _kind(data: str, config: Config) -> str:
     return f"{data}|{config.model_copy(update=same)!r}"
 
 
+def _features(data: str, config: Config) -> str:
+    """Return what is equal for trainings that read the same stored features; empty for one that stores none."""
+    from eyespot.models.registry import model_entry
+    from eyespot.training.prepare import frozen_mode
+
+    model = config.model
+    if not model_entry(model.name).is_backbone or model.freeze_until or frozen_mode(config) != "features":
+        return ""
+    read = (model.name, model.weights, model.args.get("pool") == "flatten", model.args.get("taps", 0))
+    views = (config.features.views, config.augment if config.features.views > 2 else "", config.evaluation.views)
+    return repr((data, config.input, read, views, "train-on-test" in config.mistakes, config.evaluation.test))
+
+
 def _measure(data: str, config: Config, device: str, observer: Observer) -> tuple[float, float]:
     """Return the seconds of an epoch with its look at val, and of everything that is done once."""
     from eyespot.device import plan_compute, prepare_process, random_numbers_kept
     from eyespot.finishing import TRAIN_SAMPLE
     from eyespot.models.pretrained import PretrainedClassifier
     from eyespot.opening import divide, open_for, pack_data
-    from eyespot.training.prepare import frozen_mode, prepare_training
+    from eyespot.training.prepare import prepare_training
     from eyespot.training.step import fit_sizes
+    from eyespot.training.transfer import is_solved, sources_of
 
     plan = plan_compute(device, config.training.precision)
     prepare_process(plan)  # the points are trained so
@@ -94,12 +117,44 @@ def _measure(data: str, config: Config, device: str, observer: Observer) -> tupl
     if not config.evaluation.test:
         test = 0
     views = {"none": 1, "mirror": 2, "mirror-shift": 6}[config.evaluation.views]
-    if isinstance(prepared.model, PretrainedClassifier) and frozen_mode(config) == "features":
-        # Every picture goes through the backbone once; the head costs next to nothing beside it.
-        return 0.0, forward * (train * config.features.views + (val + test) * views)
+    if isinstance(prepared.model, PretrainedClassifier) and _features(data, config):
+        # Every picture goes through the backbone once, whatever share of them is trained on.
+        sources = sources_of(splits, "train", "val")
+        known = sum(len(packed.splits[source]) for source in sources)
+        unseen = 0 if "test" in sources else test
+        with random_numbers_kept(plan):
+            head = 0.0 if is_solved(config, prepared.model) else _time_head(prepared.model, config, plan)
+        return head * train, forward * (known * config.features.views + unseen * views)
     return step * train * config.training.hardest_share + forward * val, forward * views * (
         min(train, TRAIN_SAMPLE) + val + test
     )
+
+
+def _time_head(model: PretrainedClassifier, config: Config, plan: ComputePlan) -> float:
+    """Return the seconds that a picture's stored features cost in a training step of the head, which is used up."""
+    import torch
+
+    from eyespot.training.optim import build_optimizer
+    from eyespot.training.step import descend
+    from eyespot.training.stored_features import FeatureHead
+
+    settings, size = config.optimizer, config.training.batch_size
+    if settings.lr == "auto":
+        settings = settings.model_copy(update={"lr": 1e-3})
+    head = FeatureHead(model).train()
+    optimizer = build_optimizer(head, settings, batch_size=size)
+    features = torch.zeros(size, model.encoded_width, device=plan.device)
+    labels = torch.zeros(size, dtype=torch.int64, device=plan.device)
+    steps = []
+    for _ in range(_HEAD_STEPS):
+        started = time.perf_counter()
+        with plan.autocast():
+            logits = head(features)
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+        descend(head, optimizer, loss, clip_norm=config.training.clip_norm)
+        loss.item()  # waits for a GPU
+        steps.append(time.perf_counter() - started)
+    return sorted(steps)[len(steps) // 2] / size
 
 
 def _time_steps(model: nn.Module, data: TrainData, config: Config, plan: ComputePlan) -> tuple[float, float]:

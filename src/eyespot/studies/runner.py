@@ -367,8 +367,8 @@ def _announce(
     seconds, unknown = estimate_seconds(asked, device=limits.device, observer=observer)
     rest = f", and {words.plural(unknown, 'point')} of unknown length" if unknown else ""
     observer.on_message(
-        f"estimate: about {words.duration(seconds)} for all{rest}, from a few measured steps; early stopping makes it "
-        "shorter, other work on the machine longer"
+        f"estimate: about {words.duration(seconds)} for all{rest}, from a few measured steps; early stopping and "
+        "features that are stored make it shorter, other work on the machine longer"
     )
 
 

@@ -116,7 +116,7 @@ def train_model(
     if mode == "last-block" or config.model.freeze_until:
         return _fit_rest(prepared, packed, splits, config, plan=plan, writer=writer, observer=observer)
     # A head that needs the loop is trained in it: training.freeze_epochs keeps the backbone still at first.
-    if mode == "full" or (mode == "finetune" and not _is_closed(config, model)):
+    if mode == "full" or (mode == "finetune" and not is_solved(config, model)):
         return Trained(_fit_pixels(prepared, config, plan=plan, writer=writer, observer=observer))
     views = config.features.views
     observer.on_message(f"training pictures: {describe_views(prepared, views)}")
@@ -129,7 +129,7 @@ def train_model(
         # What this run encodes counts towards the limit, whatever life of it; what was there when it began does not.
         in_cache = _once(writer, _SECONDS_IN_CACHE, lambda: encoder.seconds_kept(sources, views))
     store = encode(encoder, sources, views, observer)
-    if not _is_closed(config, model):
+    if not is_solved(config, model):
         return _fit_head(prepared, splits, config, store, encoder, plan=plan, writer=writer, observer=observer)
     encode_seconds = _encode_seconds(store)
     begun = time.monotonic()
@@ -229,7 +229,8 @@ def _encode_seconds(store: FeatureStore) -> float:
     return sum(sum(seconds) for seconds in store.view_seconds.values())
 
 
-def _is_closed(config: Config, model: PretrainedClassifier) -> bool:
+def is_solved(config: Config, model: PretrainedClassifier) -> bool:
+    """Return whether a head on stored features is solved in closed form, and not trained in steps."""
     return config.features.solver != "gradient" and model.head_spec.is_linear
 
 
@@ -309,7 +310,7 @@ def note_unused(model: nn.Module, config: Config, named: Collection[str]) -> lis
     unused = [key for key in sorted(named) if key.startswith(("optimizer.", "schedule.")) or key in _OF_THE_LOOP]
     if config.optimizer.lr == "auto":  # `_unused_by_solver` says that, whoever asked for it
         unused = [key for key in unused if key != "optimizer.lr"]
-    if unused and _is_closed(config, model):
+    if unused and is_solved(config, model):
         notes.append(
             f"note: the head is solved, not trained in steps: {', '.join(unused)} {_has(unused)} no part in it; "
             "--set features.solver=gradient trains it"
