@@ -19,6 +19,8 @@ from eyespot.runs import Run
 
 from .test_server import Running, Slow, png, until
 
+# Each name keeps its own direction to itself.
+KNOWS = "#model:has-text('3 classes: \u2068cat\u2069, \u2068dog\u2069, \u2068eel\u2069')"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -78,7 +80,7 @@ def test_the_page_works_below_an_address_of_a_proxy(browser: Any, trained: Run) 
             lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/pictures/", "/"))),
         )
         page.goto(below)
-        page.wait_for_selector("#model:has-text('3 classes: cat, dog, eel')")
+        page.wait_for_selector(KNOWS)
         page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": png()}])
         page.wait_for_selector(".answer.told-all")
         assert all(url.startswith((below, "blob:", "data:")) for url in asked)
@@ -97,7 +99,7 @@ def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, 
         page.on("request", lambda request: asked.append(request.url))
         page.goto(server.url)
         # A condition in JavaScript would be evaluated again by polling, which the page's own policy forbids.
-        page.wait_for_selector("#model:has-text('3 classes: cat, dog, eel')")
+        page.wait_for_selector(KNOWS)
         page.set_input_files("#files", [str(good), str(bad)])
         page.wait_for_selector(".answer.bad >> text=text file")
         page.wait_for_selector(".answer:not(.bad):not(.waiting) .bars li >> nth=2")
@@ -120,7 +122,7 @@ def test_choose_paste_error_unknown_and_phone_width(browser: Any, trained: Run, 
         answer = '{"predictions":[{"top":[{"name":"cat","prob":0.4}],"unknown":true}]}'
         page.route("**/v1/predict*", lambda route: route.fulfill(body=answer, content_type="application/json"))
         page.set_input_files("#files", [str(good)])
-        page.wait_for_selector(".answer.unknown >> text=the nearest class is cat")
+        page.wait_for_selector(".answer.unknown >> text=the nearest class is \u2068cat\u2069")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing leads beyond a phone's width"
         page.keyboard.press("Tab")
         page.click("#clear")
@@ -236,5 +238,141 @@ def test_on_paper_the_page_is_dark_on_white_with_its_bars_and_without_its_button
         assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 29, 33)"
         assert page.evaluate("getComputedStyle(document.querySelector('.fill')).printColorAdjust") == "exact"
         assert page.locator("button:visible").count() == 0
+    finally:
+        server.close()
+
+
+def test_a_token_that_no_header_can_carry_is_refused_and_not_kept(browser: Any) -> None:
+    server = Running(Slow(0), Limits(), Door(token="a-token-of-16-signs", log=False))
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#locked:not([hidden])")
+        for spoilt in ("a\N{EN DASH}token-of-16-signs", "a-token-of\u200b-16-signs"):
+            page.fill("#token", spoilt)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(
+                "#problem >> text='A token has printable ASCII characters only: copy it again, or type it.'"
+            )
+            assert page.evaluate("sessionStorage.getItem('token')") is None
+        page.fill("#token", " a-token-of-16-signs\ufeff")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#locked", state="hidden")
+    finally:
+        server.close()
+
+
+def test_the_token_is_asked_for_until_the_server_took_it_and_then_what_waits_is_sent(browser: Any) -> None:
+    server = Running(Slow(0), Limits(), Door(token="a-token-of-16-signs", log=False))
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#locked:not([hidden])")
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": png()}])
+        page.wait_for_selector(".answer.waiting >> text='This server asks for a token'")
+        page.fill("#token", "a-token-of-16-signs")
+        page.route("**/v1/model", lambda route: route.abort())
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#problem >> text='The server does not answer. Is it still running?'")
+        page.unroute_all()
+        page.route("**/v1/model", lambda route: route.fulfill(body="<html>", content_type="text/html"))
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#problem >> text='What answers here is not eyespot\\'s server.'")
+        assert page.is_visible("#locked")
+        page.unroute_all()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".answer.told-all")
+        assert page.is_hidden("#locked")
+        assert page.evaluate("document.activeElement.id") == "choose"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("status", [200, 422, 401, 503])
+def test_a_picture_that_was_cleared_says_nothing_more_and_is_not_sent_again(browser: Any, status: int) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_page()
+        page.clock.install()
+        page.goto(server.url)
+        held: list[Any] = []
+        page.route("**/v1/predict*", lambda route: held.append(route))
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": png()}])
+        assert until(lambda: page.evaluate("running") == 1 and len(held) == 1)
+        page.click("#clear")
+        with page.expect_response("**/v1/predict*"):
+            body = '{"predictions":[{"top":[{"name":"cat","prob":0.4}]}]}'
+            held[0].fulfill(status=status, body=body, headers={"Retry-After": "1000000"})
+        # Longer than any wait that a server can ask for, once the page began to wait.
+        assert until(lambda: page.clock.run_for(11_000) or page.evaluate("running") == 0)
+        assert page.inner_text("#status") == "Cleared"
+        assert page.evaluate("locked.length") == 0
+        assert len(held) == 1
+    finally:
+        server.close()
+
+
+def test_what_is_dropped_and_no_file_is_said_and_text_reaches_the_token(browser: Any) -> None:
+    server = Running(Slow(0), Limits(), Door(token="a-token-of-16-signs", log=False))
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#locked:not([hidden])")
+        drop = (
+            "([id, file]) => { const box = new DataTransfer(); box.setData('text/plain', 'words');"
+            "if (file) box.items.add(new File(['x'], 'a.txt'));"
+            "const drop = new DragEvent('drop', {dataTransfer: box, bubbles: true, cancelable: true});"
+            "return document.getElementById(id).dispatchEvent(drop); }"
+        )
+        assert page.evaluate(drop, ["token", False]), "the browser does with it what it does"
+        assert page.is_hidden("#problem")
+        assert not page.evaluate(drop, ["drop", False])
+        page.wait_for_selector("#problem >> text='That was no file: save the picture, then drop it here.'")
+        assert not page.evaluate(drop, ["token", True]), "no file takes the place of the page"
+        page.wait_for_selector(".answer >> text=a.txt")
+    finally:
+        server.close()
+
+
+def test_the_heat_map_of_a_picture_that_the_browser_cannot_show_covers_nothing(browser: Any) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        said = {"top": [{"name": "cat", "prob": 0.4}]}
+        heat = {"image": f"data:image/png;base64,{base64.b64encode(png()).decode()}", "label": "cat"}
+        told = [("**/v1/model", {"class_names": ["cat"], "limits": {"body_bytes": 1000}, "explain": True})]
+        told += [("**/v1/predict*", {"predictions": [{**said, "heatmap": heat}]})]
+        for address, answer in told:
+            page.route(address, partial(_fulfill, status=200, body=json.dumps(answer)))
+        page.reload()
+        page.wait_for_selector("#model:has-text('cat')")
+        page.set_input_files("#files", [{"name": "a.tif", "mimeType": "image/tiff", "buffer": b"II*\0"}])
+        page.wait_for_selector(".picture", state="hidden")
+        page.click(".why")
+        page.wait_for_selector(".map:not([hidden])")
+        box, name = page.locator(".map").bounding_box(), page.locator("figcaption").bounding_box()
+        assert box["height"] > 100
+        assert box["y"] + box["height"] <= name["y"]
+    finally:
+        server.close()
+
+
+def test_a_right_to_left_name_does_not_move_the_words_beside_it(browser: Any) -> None:
+    server = Running(Slow(0), Limits())
+    try:
+        page = browser.new_page()
+        cat = "\u05d7\u05ea\u05d5\u05dc"
+        told = {"class_names": [cat, "a\u202eb\u2069"], "limits": {"body_bytes": 1000}}
+        page.route("**/v1/model", partial(_fulfill, status=200, body=json.dumps(told)))
+        said = {"predictions": [{"top": [{"name": cat, "prob": 0.4}], "unknown": True}]}
+        page.route("**/v1/predict*", partial(_fulfill, status=200, body=json.dumps(said)))
+        page.goto(server.url)
+        page.wait_for_selector("#model:has-text('Knows 2 classes')")
+        assert page.inner_text("#model").endswith(f": \u2068{cat}\u2069, \u2068a\ufffdb\ufffd\u2069.")
+        page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": png()}])
+        page.wait_for_selector(".answer.unknown")
+        assert page.inner_text(".note").endswith(f"the nearest class is \u2068{cat}\u2069.")
+        assert f"nearest \u2068{cat}\u2069, 40.0" in page.inner_text("#status")
     finally:
         server.close()

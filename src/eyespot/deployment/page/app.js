@@ -15,6 +15,8 @@ let explains = false;
 
 const percent = (prob) => `${hundredths(prob)}\u00a0%`;
 const short = (name) => { const letters = [...name]; return letters.length > LONGEST ? `${letters.slice(0, LONGEST - 1).join("")}…` : name; };
+// A right-to-left name, or one that turns text around, does not move what stands beside it in a sentence.
+const isolated = (name) => `\u2068${name.replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd")}\u2069`;
 const say = (text) => { byId("status").textContent = text; };
 
 // As `words.percent` in Python: what is not exactly all or nothing does not look like it.
@@ -49,7 +51,12 @@ async function describe() {
     return lock();
   }
   if (!response.ok) return complain(`The server does not say which model it has (${response.status}).`);
-  const model = await response.json();
+  const model = await response.json().catch(() => null);
+  if (!model?.limits) return complain("What answers here is not eyespot's server.");
+  if (!byId("locked").hidden) {
+    byId("locked").hidden = true;
+    byId("choose").focus();
+  }
   limits = model.limits;
   explains = model.explain === true;
   queue.push(...locked.splice(0));
@@ -61,7 +68,7 @@ async function describe() {
     : "";
   const names = model.class_names;
   const more = names.length - LISTED;
-  const some = names.slice(0, LISTED).map(short).join(", ") + (more > 0 ? ` and ${more.toLocaleString("en")} more` : "");
+  const some = names.slice(0, LISTED).map((name) => isolated(short(name))).join(", ") + (more > 0 ? ` and ${more.toLocaleString("en")} more` : "");
   byId("model").textContent = `Knows ${names.length.toLocaleString("en")} classes: ${some}.${measured}`;
 }
 
@@ -144,15 +151,15 @@ function work() {
   }
 }
 
-async function send(file, query, tries = 0) {
+async function send(job, query, tries = 0) {
   const response = await fetch(`v1/predict?${query}`, {
     method: "POST",
     headers: { "Content-Type": "application/octet-stream", ...headers() },
-    body: file,
+    body: job.file,
   });
   if (response.status === 503 && tries < 5) {
-    await new Promise((done) => setTimeout(done, 1000 * (Number(response.headers.get("Retry-After")) || 1)));
-    return send(file, query, tries + 1);
+    await new Promise((done) => setTimeout(done, 1000 * Math.min(10, Number(response.headers.get("Retry-After")) || 1)));
+    if (job.item.isConnected) return send(job, query, tries + 1);
   }
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return { prediction: answer.predictions[0] };
@@ -175,7 +182,8 @@ async function ask(job) {
     return refuse(job, "This cannot be read: a folder, or a file that is no longer there");
   }
   if (!job.file.size) return refuse(job, "This file is empty");
-  const { prediction, refusal, waits } = await send(job.file, `top_k=${TOP}`);
+  const { prediction, refusal, waits } = await send(job, `top_k=${TOP}`);
+  if (!job.item.isConnected) return; // cleared meanwhile
   if (waits) {
     locked.push(job);
     job.item.querySelector(".label").textContent = refusal;
@@ -192,7 +200,7 @@ async function why(job) {
     if (button.disabled) return;
     button.disabled = true;
     tellWhy(job, "Making the heat map …");
-    const { prediction, refusal } = await send(job.file, "explain=true").finally(() => { button.disabled = false; });
+    const { prediction, refusal } = await send(job, "explain=true").finally(() => { button.disabled = false; });
     if (refusal) return tellWhy(job, refusal);
     const { image, label, check } = prediction.heatmap;
     map.src = image;
@@ -212,14 +220,16 @@ function tellWhy(job, text) {
 }
 
 function checked(label, check) {
-  if (!check) return `Nothing in this picture speaks for ${label}.`;
-  const told = `With the brightest ${percent(check.covered_share)} of the picture covered, ${label} goes from `
+  const name = isolated(label);
+  if (!check) return `Nothing in this picture speaks for ${name}.`;
+  const told = `With the brightest ${percent(check.covered_share)} of the picture covered, ${name} goes from `
     + `${percent(check.prob)} to ${percent(check.prob_covered)}; with as much covered elsewhere, to `
     + `${percent(check.prob_covered_elsewhere)}.`;
   return check.passed ? told : `${told} So this map says no more than a random one: do not rely on it.`;
 }
 
 function refuse(job, reason) {
+  if (!job.item.isConnected) return; // cleared meanwhile
   job.item.classList.remove("waiting");
   job.item.classList.add("bad");
   job.item.querySelector(".label").textContent = reason;
@@ -235,7 +245,7 @@ function show(job, prediction) {
   const note = item.querySelector(".note");
   if (prediction.unknown) {
     label.textContent = "Unknown";
-    note.textContent = `Unlike the pictures that the model was trained on; the nearest class is ${best.name}.`;
+    note.textContent = `Unlike the pictures that the model was trained on; the nearest class is ${isolated(best.name)}.`;
     note.hidden = false;
   } else {
     label.textContent = best.name;
@@ -243,7 +253,7 @@ function show(job, prediction) {
   item.querySelector(".bars").replaceChildren(...prediction.top.map(bar));
   item.classList.add("told-all");
   item.querySelector(".why").hidden = !explains;
-  say(`${job.name}: ${prediction.unknown ? "unknown, nearest " : ""}${best.name}, ${percent(best.prob)}`);
+  say(`${job.name}: ${prediction.unknown ? "unknown, nearest " : ""}${isolated(best.name)}, ${percent(best.prob)}`);
 }
 
 function bar(score) {
@@ -257,14 +267,22 @@ function bar(score) {
 }
 
 const drop = byId("drop");
+const isForToken = (event) => event.target === byId("token") && !event.dataTransfer.types.includes("Files");
 for (const kind of ["dragenter", "dragover"]) {
-  document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  document.addEventListener(kind, (event) => {
+    if (isForToken(event)) return;
+    event.preventDefault();
+    drop.classList.add("over");
+  });
 }
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
 document.addEventListener("drop", (event) => {
+  if (isForToken(event)) return;
   event.preventDefault();
   drop.classList.remove("over");
-  add(event.dataTransfer.files);
+  const { files } = event.dataTransfer;
+  if (!files.length) return complain("That was no file: save the picture, then drop it here.");
+  add(files);
 });
 document.addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files];
@@ -298,9 +316,13 @@ byId("clear").addEventListener("click", () => {
 });
 byId("locked").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem("token", byId("token").value.trim());
-  byId("locked").hidden = byId("problem").hidden = true;
-  byId("choose").focus();
+  const token = byId("token").value.trim();
+  // No header can carry another one, so nothing would reach the server any more.
+  if (!/^[\x20-\x7e]*$/.test(token)) {
+    return complain("A token has printable ASCII characters only: copy it again, or type it.");
+  }
+  sessionStorage.setItem("token", token);
+  byId("problem").hidden = true;
   describe();
 });
 describe();
