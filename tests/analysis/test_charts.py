@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eyespot.analysis.charts import (
+    Dot,
     Interval,
     Series,
     Spot,
@@ -24,6 +25,7 @@ from eyespot.analysis.charts import (
     line_chart,
     log_ticks,
     nice_ticks,
+    scatter_chart,
 )
 
 
@@ -282,3 +284,13 @@ def test_labels_of_equal_costs_do_not_cover_each_other() -> None:
     assert len(places) == len(spots)
     for (x, y), (other_x, other_y) in itertools.combinations(places, 2):
         assert abs(x - other_x) >= 16 or abs(y - other_y) >= 12  # two digits
+
+
+@pytest.mark.parametrize(("count", "names"), [(3, 3), (12, 12), (13, 7), (31, 11), (61, 11), (500, 12)])
+def test_of_many_categories_as_many_are_named_as_have_room(count: int, names: int) -> None:
+    categories = [f"{place}-a-long-name" for place in range(count)]
+    dots = [Dot(float(place), 0.5, "val", "") for place in range(count)]
+    root = parse(scatter_chart(dots, title="t", x_label="x", write_y=str, categories=categories))
+    shown = [text for text in texts(root) if re.match(r"\d+-", text)]
+    assert len(shown) == names
+    assert len(set(shown)) == names, "each can be told from the others"

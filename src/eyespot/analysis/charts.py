@@ -32,6 +32,8 @@ _RIGHT_RGB, _WRONG_RGB = (58, 122, 214), (222, 106, 32)
 _WIDEST_MAP, _WIDEST_CELL, _WIDEST_NAMES = 986.0, 14.0, 145.0
 _SMALLEST_NAME = 8.5  # where the cells are smaller, some classes are not named
 _LETTER_OF_EM = 0.6
+# Names along an x axis: of more, some are left out, since so many letters have room side by side.
+_MOST_CATEGORIES, _TICK_LETTERS = 12, 60
 
 
 _Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -250,7 +252,7 @@ def scatter_chart(
         write_y: Turns a tick of the y axis into text.
         log_x: Logarithmic x axis, for x that are all positive.
         whole_x: Whether x are whole numbers: no ticks between them.
-        categories: Names along the x axis in place of numbers.
+        categories: Names along the x axis in place of numbers; each second, third, ... where not all have room.
         height: In units of 1/370 of the width.
     """
     if not dots:
@@ -259,7 +261,8 @@ def scatter_chart(
     around = _Frame.around(points, height, log_x=log_x, log_y=False)
     if categories:
         low, high = -0.5, len(categories) - 0.5
-        x_ticks = [(float(place), shorten(name, 60 // len(categories))) for place, name in enumerate(categories)]
+        shown = range(0, len(categories), math.ceil(len(categories) / _MOST_CATEGORIES))
+        x_ticks = [(float(place), shorten(categories[place], _TICK_LETTERS // len(shown))) for place in shown]
     else:
         air = 0.03 * (math.log10(around.x_high / around.x_low) if log_x else around.x_high - around.x_low)
         low = around.x_low / 10**air if log_x else around.x_low - air
@@ -628,7 +631,7 @@ def shorten(text: str, most: int) -> str:
     """Return text of at most so many letters, with an ellipsis where some are left out; wide ones count as two."""
     if cell_len(text) <= most:
         return text
-    while cell_len(text) >= most:
+    while text and cell_len(text) >= most:
         text = text[:-1]
     return text + "…"
 
