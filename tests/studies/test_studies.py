@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from eyespot.studies.figures import (
     Row,
     _answers,
     _difference,
+    _overlay,
     _table_row,
     read_rows,
     write_study_report,
@@ -543,6 +545,16 @@ def test_a_curve_that_is_gone_makes_no_difference_to_nothing(trained: Run, tmp_p
     page = write_study_report(load_study(tmp_path / "one.toml"), tmp_path / "study").read_text()
     assert "on val while training" in page
     assert "between the two" not in page
+
+
+@pytest.mark.parametrize(("last", "logarithmic"), [(2.305, False), (0.01, True)])
+def test_the_losses_of_an_overlay_have_ticks_that_differ_and_room(last: float, logarithmic: bool) -> None:
+    history = [{"epoch": place, "train/loss": loss} for place, loss in enumerate((2.312, 2.3, last), start=1)]
+    row = Row(1, "a", "a", runs=(SimpleNamespace(history=history, metrics={}),))  # type: ignore[arg-type]
+    chart = str((_overlay("all", ["a"], {"a": row}) or {})["loss"])
+    ticks = re.findall(r'text-anchor="end">([^<]*)<', chart)
+    assert len(ticks) == len(set(ticks)) > 2
+    assert ("logarithmic axis" in chart) == logarithmic
 
 
 def test_seconds_and_minutes_of_quick_runs_are_not_rounded_to_nothing() -> None:

@@ -102,6 +102,17 @@ def test_the_loss_of_a_stopped_trial_is_not_taken_for_one_after_calibration(done
     assert "interval on val or above it" in render_sweep_report(done)
 
 
+def test_ticks_of_losses_that_hardly_differ_are_written_differently(done: Journal) -> None:
+    done.plan = replace(done.plan, metric="val/loss")
+    for number, trial in list(done.trials.items()):
+        if trial.loss is not None:
+            done.write(replace(trial, loss=2.3 + 0.001 * number))
+    charts = re.findall(r"<svg.*?</svg>", render_sweep_report(done))
+    for chart in (one for one in charts if "val/loss" in one):
+        ticks = re.findall(r'text-anchor="end">([^<]*)<', chart)
+        assert len(ticks) == len(set(ticks)) > 2
+
+
 def test_a_winner_at_the_end_of_the_range_is_said_where_the_setting_goes_on(done: Journal) -> None:
     best = done.trials[8]
     done.write(replace(best, settings={**best.settings, "optimizer.lr": 0.49, "augment.translate_px": 0}))

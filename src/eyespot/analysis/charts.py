@@ -9,10 +9,10 @@ for a series.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from rich.cells import cell_len
@@ -32,6 +32,8 @@ _RIGHT_RGB, _WRONG_RGB = (58, 122, 214), (222, 106, 32)
 _WIDEST_MAP, _WIDEST_CELL, _WIDEST_NAMES = 986.0, 14.0, 145.0
 _SMALLEST_NAME = 8.5  # where the cells are smaller, some classes are not named
 _LETTER_OF_EM = 0.6
+# A loss that falls by more than this factor presses everything but its first epochs to the floor of a linear axis.
+_LOG_RATIO = 30.0
 # Names along an x axis: of more, some are left out, since so many letters have room side by side.
 _MOST_CATEGORIES, _TICK_LETTERS = 12, 60
 
@@ -174,6 +176,30 @@ def _write_log(tick: float) -> str:
     return words.learning_rate(tick) if tick < 0.01 else f"{tick:g}"
 
 
+def series_of(history: Sequence[Mapping[str, Any]], key: str, name: str, css: str) -> Series:
+    """Return a line over the epochs of a run, with a gap where an epoch has no figure.
+
+    Args:
+        history: Rows of `history.jsonl`, one an epoch.
+        key: Which figure, such as `val/loss`.
+        name: As in `Series`.
+        css: As in `Series`.
+    """
+    values = [row.get(key) for row in history]
+    return Series(
+        name,
+        css,
+        [row.get("epoch", index + 1) for index, row in enumerate(history)],
+        [math.nan if value is None else float(value) for value in values],
+    )
+
+
+def loss_is_logarithmic(losses: Sequence[Series]) -> bool:
+    """Return whether losses over many decades, all of them positive, are to have a logarithmic axis."""
+    known = [float(y) for one in losses for y in one.y if math.isfinite(y)]
+    return bool(known) and min(known) > 0 and max(known) > _LOG_RATIO * min(known)
+
+
 def line_chart(
     series: Sequence[Series],
     *,
@@ -195,7 +221,7 @@ def line_chart(
         x_label: Under the x axis.
         write_y: Turns a tick of the y axis into text.
         log_x: Logarithmic x axis, for x that are all positive.
-        log_y: Logarithmic y axis; points that are not positive are left out.
+        log_y: Logarithmic y axis, which is read out, too; points that are not positive are left out.
         mark_x: A place on the x axis to point out, and its label.
         bars: Intervals, drawn under the lines.
         whole_y: Whether y are whole numbers: no ticks between them.
@@ -229,7 +255,7 @@ def line_chart(
         x = frame.right + 7
         parts.append(f'<text class="label c-{one.css}" x="{x:.1f}" y="{y + 4:.1f}">{escape(one.name)}</text>')
     spoken = "; ".join(_say_line(one.name, points, write_y) for one, points in lines if one.name and not one.points)
-    return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
+    return _svg(_WIDTH, height, f"{title}{', logarithmic axis' * log_y}. {spoken}.", "".join(parts))
 
 
 def scatter_chart(

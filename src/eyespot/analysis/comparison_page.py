@@ -11,21 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from eyespot.analysis import charts, words
 from eyespot.analysis.compare import Comparison
 from eyespot.analysis.compared_runs import ComparedRun
-from eyespot.analysis.pages import png_data_uri, render_page, write_page
+from eyespot.analysis.pages import render_page, thumbnail, write_page
 from eyespot.arrays import UInt8Array
 from eyespot.evaluation.statistics import accuracy_error
 
 _COLOURS = 6
-_PICTURE_PX = 160
-_PIXELATED_PX = 72
-# A loss that falls by more than this factor presses everything but its first epochs to the floor of a linear axis.
-_LOG_RATIO = 30.0
 # Of more lines two would have one colour.
 _MOST_CURVES = _COLOURS
 
@@ -217,15 +212,12 @@ def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
     drawn = []
     for key, title in (("top1", "Accuracy"), ("loss", "Loss (nats)")):
         series = [one for place, run in enumerate(runs[:_MOST_CURVES]) for one in _series(run, place, key)]
-        values = np.concatenate([np.asarray(one.y, dtype=np.float64) for one in series] or [np.zeros(0)])
-        values = values[np.isfinite(values)]
-        log_y = bool(key == "loss" and values.size and values.min() > 0 and values.max() > _LOG_RATIO * values.min())
         chart = charts.line_chart(
             series,
             title=title,
             x_label="epoch",
             write_y=words.axis_percent if key == "top1" else words.axis_number,
-            log_y=log_y,
+            log_y=key == "loss" and charts.loss_is_logarithmic(series),
             height=260.0,
         )
         drawn.append((title, chart))
@@ -234,15 +226,12 @@ def _curves(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
 
 def _series(run: ComparedRun, place: int, key: str) -> list[charts.Series]:
     """Return a run's lines: val where it has one, which carries the letter, and train."""
-    epochs = [row.get("epoch", index + 1) for index, row in enumerate(run.history)]
-
-    def line(split: str, name: str, css: str) -> charts.Series:
-        values = [row.get(f"{split}/{key}") for row in run.history]
-        return charts.Series(name, css, epochs, [math.nan if value is None else float(value) for value in values])
-
+    if not run.history:
+        return []
     has_val = any(row.get(f"val/{key}") is not None for row in run.history)
-    lines = [line("val", run.letter, _css(place))] if has_val else []
-    return [*lines, line("train", "" if has_val else run.letter, f"{_css(place)} dashed")] if run.history else lines
+    lines = [charts.series_of(run.history, f"val/{key}", run.letter, _css(place))] if has_val else []
+    name = "" if has_val else run.letter
+    return [*lines, charts.series_of(run.history, f"train/{key}", name, f"{_css(place)} dashed")]
 
 
 def _costs(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
@@ -280,13 +269,7 @@ def _say_shown(runs: Sequence[ComparedRun], flips: Sequence[Flips]) -> str:
 
 def _show_flips(flips: Flips) -> dict[str, Any]:
     pictures = [
-        {
-            "src": png_data_uri(flip.pixels, _PICTURE_PX),
-            "pixelated": max(flip.pixels.shape[:2]) <= _PIXELATED_PX,
-            "true": flip.true_name,
-            "wrong": flip.wrong_name,
-            "id": flip.sample_id,
-        }
+        {**thumbnail(flip.pixels), "true": flip.true_name, "wrong": flip.wrong_name, "id": flip.sample_id}
         for flip in flips.pictures
     ]
     return {

@@ -5,7 +5,6 @@ Before this: `explain`. After this: the file that `explain --out` or `predict --
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from eyespot.analysis import words
 from eyespot.analysis.explain import Explanation
 from eyespot.analysis.heatmaps import MapCheck, summarise_checks
 from eyespot.analysis.overlays import shown_picture
-from eyespot.analysis.pages import data_uri, render_page, to_picture, write_page
-from eyespot.arrays import UInt8Array
+from eyespot.analysis.pages import jpeg_data_uri, render_page, write_page
 
 MOST_PICTURES = 1000  # on one page, about 20 MB
 _MOST_FAILURES = 1000
-_QUALITY = 85
 TITLES = {"gradcam": "Grad-CAM", "integrated-gradients": "Integrated gradients", "occlusion": "Occlusion"}
 
 
@@ -93,7 +90,7 @@ def _card(one: Explanation) -> dict[str, Any]:
     top = one.prediction.top
     return {
         "source": one.prediction.source,
-        "src": jpeg_of(one.shown),
+        "src": jpeg_data_uri(one.shown),
         "label": one.prediction.label,
         "prob": words.percent(one.prediction.prob),
         "classes": [(score.name, words.percent(score.prob), f"{score.prob:.3f}") for score in top],
@@ -101,7 +98,7 @@ def _card(one: Explanation) -> dict[str, Any]:
         "maps": [
             {
                 "title": TITLES.get(method, method),
-                "src": jpeg_of(one.overlay(method)),
+                "src": jpeg_data_uri(one.overlay(method)),
                 "target": one.target,
                 "told": describe_check(one.checks.get(method)),
                 "failed": not (check := one.checks.get(method)) or not check.is_passed,
@@ -109,7 +106,11 @@ def _card(one: Explanation) -> dict[str, Any]:
             for method in one.heat
         ],
         "neighbours": [
-            {"src": jpeg_of(shown_picture(near.pixels)), "label": near.label, "similarity": f"{near.similarity:.2f}"}
+            {
+                "src": jpeg_data_uri(shown_picture(near.pixels)),
+                "label": near.label,
+                "similarity": f"{near.similarity:.2f}",
+            }
             for near in one.neighbours
         ],
     }
@@ -122,10 +123,3 @@ def describe_check(check: MapCheck | None) -> str:
     told = f"Hottest fifth covered: {words.percent(check.prob)} becomes {words.percent(check.hidden)}"
     told += f"; as much elsewhere: {words.percent(check.hidden_elsewhere)}."
     return told if check.is_passed else f"{told} Do not trust this map."
-
-
-def jpeg_of(pixels: UInt8Array) -> str:
-    """Return a picture uint8 (H, W, 3) as a `data:` URI."""
-    buffer = io.BytesIO()
-    to_picture(pixels).save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
-    return data_uri(buffer.getvalue(), "jpeg")

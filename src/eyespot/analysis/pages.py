@@ -24,6 +24,11 @@ from eyespot.files import write_atomic
 # Characters without a look of their own that turn the text after them around: `exe.png` may be the name of a program.
 _TURNED = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Pictures are shown at most this large, so that twenty photographs do not make a page of 50 MB.
+_PICTURE_PX = 160
+# Up to here, enlarged pixels are shown as squares: smoothing would show what the model never saw.
+_PIXELATED_PX = 72
+_JPEG_QUALITY = 85
 # A number and its unit, `n = 10` or `p < 0.001`, that a line break would tear apart.
 _UNIT = re.compile(
     r"(?<=\d) (?=%|s\b|h\b|min\b|MB\b|GB\b|kB\b|views?\b|points?\b)|(?<=\b[np]) (?=[=<>])|(?<=\b[np] [=<>]) (?=\d)"
@@ -50,6 +55,18 @@ def png_data_uri(pixels: UInt8Array, max_side_px: int = 0) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return data_uri(buffer.getvalue(), "png")
+
+
+def jpeg_data_uri(pixels: UInt8Array) -> str:
+    """Return a picture uint8 (H, W, 3) as a small `data:` URI that a page can hold."""
+    buffer = io.BytesIO()
+    to_picture(pixels).save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return data_uri(buffer.getvalue(), "jpeg")
+
+
+def thumbnail(pixels: UInt8Array) -> dict[str, Any]:
+    """Return `src` of a picture uint8 (H, W, C), made small, and `pixelated`: whether its pixels are to be squares."""
+    return {"src": png_data_uri(pixels, _PICTURE_PX), "pixelated": max(pixels.shape[:2]) <= _PIXELATED_PX}
 
 
 def data_uri(data: bytes, kind: str) -> str:

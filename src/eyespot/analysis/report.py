@@ -18,9 +18,8 @@ from markupsafe import Markup
 
 from eyespot.analysis import charts, words
 from eyespot.analysis.cautions import DataCard, count_pictures, find_cautions
-from eyespot.analysis.gallery import jpeg_of
 from eyespot.analysis.headline import describe_count, describe_top1, describe_views, headline_split
-from eyespot.analysis.pages import png_data_uri, render_page, write_page
+from eyespot.analysis.pages import jpeg_data_uri, render_page, thumbnail, write_page
 from eyespot.analysis.trust_section import trust_of
 from eyespot.analysis.verdict import confused_pairs, judge, sort_findings
 from eyespot.analysis.why import Why, panel
@@ -33,12 +32,6 @@ _MOST_TABLE_CLASSES = 25
 _MOST_WIDE_CELLS = 19  # beyond, the cells of the table are narrow, so that it fits its page
 _MOST_LISTED = 50
 _PAIRS_BESIDE_TABLE, _PAIRS_BESIDE_MAP = 5, 20
-# Pictures are shown at most this large, so that twenty photographs do not make a report of 50 MB.
-_PICTURE_PX = 160
-# Up to here, enlarged pixels are shown as squares: smoothing would show what the model never saw.
-_PIXELATED_PX = 72
-# A loss that falls by more than this factor presses everything but its first epochs to the floor of a linear axis.
-_LOG_RATIO = 30.0
 # In the range test of the learning rate, as a multiple of the untrained network's.
 _HIGHEST_LOSS = 1.5
 
@@ -189,7 +182,7 @@ def render_report(inputs: ReportInput) -> str:
         "per_class": _per_class(metrics, split, inputs.class_names),
         "trust": trust_of(metrics, split),
         "mistakes": [_show_mistake(mistake) for mistake in inputs.mistakes],
-        "why": panel(inputs.why, jpeg_of),
+        "why": panel(inputs.why, jpeg_data_uri),
         "augmented": _augmented(inputs),
         "augmentation": inputs.augmentation[:1].upper() + inputs.augmentation[1:].rstrip("."),
         "data": _data(inputs.data_card, inputs.class_names),
@@ -306,26 +299,18 @@ def _describe_head(metrics: Mapping[str, Any]) -> str:
 
 def _curves(inputs: ReportInput) -> list[Markup]:
     """Return the charts of loss, accuracy and learning rate; those without a figure are left out."""
-    history = inputs.history
-    epochs = [row.get("epoch", index + 1) for index, row in enumerate(history)]
-
-    def series(key: str, name: str, css: str) -> charts.Series:
-        values = [math.nan if row.get(key) is None else float(row[key]) for row in history]
-        return charts.Series(name, css, epochs, values)
-
-    loss = [series("train/loss", "train", "train"), series("val/loss", "val", "val")]
-    accuracy = [series("train/top1", "train", "train"), series("val/top1", "val", "val")]
-    known = np.concatenate([np.asarray(one.y) for one in loss])
-    known = known[np.isfinite(known)]
-    log_y = bool(known.size and known.min() > 0 and known.max() > _LOG_RATIO * known.min())
+    loss, accuracy = (
+        [charts.series_of(inputs.history, f"{split}/{key}", split, split) for split in ("train", "val")]
+        for key in ("loss", "top1")
+    )
     mark = _best_epoch(inputs)
     drawn = (
         charts.line_chart(
             loss,
-            title=f"Loss{', logarithmic axis' * log_y}",
+            title="Loss",
             x_label="epoch",
             write_y=words.axis_number,
-            log_y=log_y,
+            log_y=charts.loss_is_logarithmic(loss),
             mark_x=mark,
         ),
         charts.line_chart(
@@ -336,7 +321,7 @@ def _curves(inputs: ReportInput) -> list[Markup]:
             mark_x=mark,
         ),
         charts.line_chart(
-            [series("lr", "lr", "lr")],
+            [charts.series_of(inputs.history, "lr", "lr", "lr")],
             title="Learning rate",
             x_label="epoch",
             write_y=words.axis_number,
@@ -462,14 +447,9 @@ def _per_class(metrics: Mapping[str, Any], split: str | None, names: Sequence[st
     return sorted(rows, key=lambda row: (not row["measured"], row["share"]))
 
 
-def _picture(pixels: UInt8Array) -> dict[str, Any]:
-    """Return a picture's source and whether its pixels are to be shown as squares."""
-    return {"src": png_data_uri(pixels, _PICTURE_PX), "pixelated": max(pixels.shape[:2]) <= _PIXELATED_PX}
-
-
 def _show_mistake(mistake: Mistake) -> dict[str, Any]:
     return {
-        **_picture(mistake.pixels),
+        **thumbnail(mistake.pixels),
         "true": mistake.true_name,
         "predicted": mistake.predicted_name,
         "prob": words.percent(mistake.prob),
@@ -481,7 +461,7 @@ def _augmented(inputs: ReportInput) -> list[dict[str, Any]]:
     if inputs.augmented is None:
         return []
     return [
-        {**_picture(pixels), "name": inputs.class_names[label]}
+        {**thumbnail(pixels), "name": inputs.class_names[label]}
         for pixels, label in zip(inputs.augmented, inputs.augmented_labels, strict=True)
     ]
 

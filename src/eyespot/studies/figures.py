@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from eyespot.analysis import charts, words
 from eyespot.analysis.headline import describe_count, describe_top1, describe_views, headline_split
-from eyespot.analysis.pages import png_data_uri, render_page, write_page
+from eyespot.analysis.pages import render_page, thumbnail, write_page
 from eyespot.analysis.verdict import judge
 from eyespot.caches import user_path
 from eyespot.config import load_config
@@ -34,7 +34,6 @@ from eyespot.studies.tables import cite_claim
 
 _HUES = 6  # c-r0 to c-r5 in templates/study.css
 _MOST_PICTURES = 12
-_PICTURE_PX = 160
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -382,19 +381,23 @@ def _overlay(title: str, ids: Sequence[str], done: dict[str, Row]) -> dict[str, 
     if not drawn:
         return None
     pictures = []
-    for key, write_y in (("top1", words.axis_percent), ("loss", lambda value: f"{value:.3g}")):
+    for key, write_y in (("top1", words.axis_percent), ("loss", words.axis_number)):
         lines = []
         for place, row in drawn:
             history = row.runs[0].history
-            epochs = [one["epoch"] for one in history]
             named = "val" if any(one.get(f"val/{key}") is not None for one in history) else "train"
             for split, css in (("train", f"r{place % _HUES} dashed"), ("val", f"r{place % _HUES}")):
-                values = [one.get(f"{split}/{key}") for one in history]
-                y = [np.nan if value is None else float(value) for value in values]
-                lines.append(charts.Series(str(row.number) if split == named else "", css, epochs, y))
-        pictures.append(
-            Markup(charts.line_chart(lines, title=f"{title}: {key}", x_label="epoch", write_y=write_y, height=240))
+                name = str(row.number) if split == named else ""
+                lines.append(charts.series_of(history, f"{split}/{key}", name, css))
+        chart = charts.line_chart(
+            lines,
+            title=f"{title}: {key}",
+            x_label="epoch",
+            write_y=write_y,
+            log_y=key == "loss" and charts.loss_is_logarithmic(lines),
+            height=240,
         )
+        pictures.append(Markup(chart))
     legend = [(row.number, f"r{place % _HUES}", row.title) for place, row in drawn]
     return {"title": title, "accuracy": pictures[0], "loss": pictures[1], "legend": legend}
 
@@ -510,13 +513,9 @@ def _thumbnail(path: Path) -> str:
     Raises:
         BadImageError: It cannot be decoded, or is over the limits.
     """
-    from PIL import Image
-
     from eyespot.data.decoding import decode_image
 
-    picture = Image.fromarray(decode_image(path, channels=3))
-    picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    return png_data_uri(np.asarray(picture, dtype=np.uint8))
+    return str(thumbnail(decode_image(path, channels=3))["src"])
 
 
 def _verdict(row: Row) -> str:

@@ -6,7 +6,7 @@ Before this: the journal and the run folders. After this: `report.html`, one fil
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -280,6 +280,10 @@ def _write_value(metric: str, value: float) -> str:
     return f"{round(100 * value, 2):g} %" if metric == "val/top1" else f"{value:.3g}"
 
 
+def _axis_writer(metric: str) -> Callable[[float], str]:
+    return words.axis_percent if metric == "val/top1" else words.axis_number
+
+
 def _factors(journal: Journal, winner: Trial | None, shares: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return a scatter chart for each factor; trials without a figure that compares are not in it."""
     plan = journal.plan
@@ -296,7 +300,7 @@ def _factors(journal: Journal, winner: Trial | None, shares: Mapping[str, float]
             dots,
             title=f"{plan.metric} over {factor.key}",
             x_label=f"{factor.key}{', logarithmic' * factor.log}",
-            write_y=lambda value: _write_value(plan.metric, value),
+            write_y=_axis_writer(plan.metric),
             log_x=factor.log,
             whole_x=factor.int,
             categories=[words.spell(value) for value in factor.choice],
@@ -345,7 +349,7 @@ def _progress(journal: Journal, winner: Trial | None) -> str:
         dots,
         title=f"{metric} of the finished trials in their order",
         x_label="trial",
-        write_y=lambda value: _write_value(metric, value),
+        write_y=_axis_writer(metric),
         whole_x=True,
     )
 
