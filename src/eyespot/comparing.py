@@ -68,11 +68,15 @@ def _collect_flips(found: Comparison, watcher: Observer) -> tuple[list[Flips], s
     from eyespot.analysis.comparison_page import Flip, Flips
 
     places: list[tuple[int, int, Int64Array]] = []
-    for other in range(1, min(len(found.runs), _MOST_RIVALS + 1)):
+    rivals = min(len(found.runs) - 1, _MOST_RIVALS)
+    for other in range(1, rivals + 1):
         for right, wrong in ((0, other), (other, 0)):
             flipped = np.flatnonzero(found.runs[right].right & ~found.runs[wrong].right)
             places.append((right, wrong, flipped))
     if not any(len(flipped) for _, _, flipped in places):
+        if rivals < len(found.runs) - 1:
+            first = found.runs[0].letter
+            return [], f"None of them between {first} and the next {rivals}; the table above counts every pair."
         return [], "There are none: every picture is named right by all of these runs, or wrong by all of them."
     shown = [_spread_evenly(flipped) for _, _, flipped in places]
     pixels, reason = _read_pictures(found, sorted({int(index) for indices in shown for index in indices}), watcher)

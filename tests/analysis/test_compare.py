@@ -409,6 +409,15 @@ def test_it_is_said_of_which_pairs_pictures_are_shown(tmp_path: Path) -> None:
     assert "Shown for" not in render_comparison(compare_runs(paths[:2]), flips=[Flips("A", "B", 3, [])])
 
 
+def test_pairs_that_were_not_looked_at_are_not_said_to_agree(tmp_path: Path) -> None:
+    same, page = hits(0.8), tmp_path / "page.html"
+    paths = [write_run(tmp_path / f"r{place}", same, seed=place) for place in range(5)]
+    eyespot.compare(*paths, out=page)
+    assert "every picture is named right by all of these runs" in page.read_text()
+    eyespot.compare(*paths, write_run(tmp_path / "other", hits(0.8, 1), seed=5), out=page)
+    assert "None of them between A and the next 4; the table above counts every pair." in page.read_text()
+
+
 def test_pictures_on_which_runs_disagree_are_shown(tmp_path: Path, pictures: Path) -> None:
     from tests.conftest import TINY
 
