@@ -230,10 +230,10 @@ def test_counts_have_no_ticks_between_them() -> None:
 
 def test_confusion_shades_show_shares_and_lift_rare_mistakes() -> None:
     cells = confusion_cells(np.array([[98, 2, 0], [8, 92, 0], [0, 0, 0]]))
-    assert cells[0][0].shade == cells[0][0].share == pytest.approx(0.98)
+    assert cells[0][0].shade == pytest.approx(0.98)
     assert cells[1][0].shade == 1.0  # the largest mistake
     assert cells[0][1].shade == pytest.approx(0.5)  # a quarter of it, under the square root
-    assert cells[2][2].share == 0.0  # a class without pictures
+    assert cells[2][2].shade == 0.0  # a class without pictures
     assert [cell.count for cell in cells[1]] == [8, 92, 0]
     assert confusion_cells(np.eye(2, dtype=np.int64))[0][1].shade == 0.0
 
@@ -274,6 +274,16 @@ def test_a_narrow_logarithmic_axis_has_ticks(low: float, high: float) -> None:
 def test_a_log_axis_without_a_round_number_on_it_is_drawn_without_ticks() -> None:
     series = [Series("a", "train", [1_150, 1_200], [0.5, 0.6])]
     assert "<svg" in line_chart(series, title="t", x_label="n", write_y=str, log_x=True)
+
+
+def test_whose_a_value_is_can_be_seen_without_colours_and_heard() -> None:
+    spots = [
+        Spot(1, "test", 120.0, 0.6, 0.5, 0.7, "ours"),
+        Spot(1, "claim", 12_500.0, 0.7, 0.6, 0.8, "published", True),
+    ]
+    root = parse(cost_chart(spots, title="t", x_label="x", write_y=str))
+    assert [one.get("class") for one in root.iter("circle")] == ["dot c-test", "dot hollow c-claim"]
+    assert root.get("aria-label") == "t. 1 (ours): 0.6 at 120; 1 (published): 0.7 at 1.25e4."
 
 
 def test_labels_of_equal_costs_do_not_cover_each_other() -> None:

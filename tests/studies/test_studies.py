@@ -360,6 +360,7 @@ def test_a_study_runs_goes_on_and_shows_what_the_leak_does(tmp_path: Path, monke
     assert "As published: leaked: " in page
     assert "99.0 % ± 0.2 on test" in re.sub("\u00a0", " ", page)
     assert "no pretrained weights of vgg16 at hand" in page
+    assert re.search(r"minutes of training\. 1! \(ours with a published mistake\): [^;]*; 1 \(published\): ", page)
     assert re.search(
         r'aria-label="both: top1\. 1 from [^"]*; 2 from', page
     )  # the leaked run has no val line to be named

@@ -83,7 +83,18 @@ class Bar:
 
 @dataclass(frozen=True)
 class Spot:
-    """One measured value over what it cost: its number or letter in the table, and both ends of its interval."""
+    """One measured value over what it cost.
+
+    Attributes:
+        number: Its number or letter in the table, written beside it.
+        css: Its colour is that of the class `c-CSS`.
+        x: What it cost.
+        y: The value.
+        low: Lower end of its interval.
+        high: Upper end.
+        source: Whose it is, read out after its number; empty where all are of one kind.
+        hollow: Drawn as a ring, for what colour alone would not tell from the others.
+    """
 
     number: int | str
     css: str
@@ -91,6 +102,8 @@ class Spot:
     y: float
     low: float
     high: float
+    source: str = ""
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,12 +145,10 @@ class Cell:
 
     Attributes:
         count: Pictures.
-        share: Of the pictures of its row, in [0, 1].
         shade: How strongly it is coloured, in [0, 1].
     """
 
     count: int
-    share: float
     shade: float
 
 
@@ -551,13 +562,17 @@ def cost_chart(
     for spot in spots:
         x, y, low, high = frame.x(spot.x), frame.y(spot.y), frame.y(spot.low), frame.y(spot.high)
         parts.append(f'<path class="line c-{spot.css}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
-        parts.append(f'<circle class="dot c-{spot.css}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        kind = "dot hollow" if spot.hollow else "dot"
+        parts.append(f'<circle class="{kind} c-{spot.css}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
         taken += [(x - 1, high, x + 1, low), (x - 4, y - 4, x + 4, y + 4)]
     for spot in spots:
         box = _free_box(frame.x(spot.x), frame.y(spot.y), _LETTER_WIDTH * len(str(spot.number)), taken)
         taken.append(box)
         parts.append(f'<text class="label c-{spot.css}" x="{box[0]:.1f}" y="{box[3] - 2:.1f}">{spot.number}</text>')
-    spoken = "; ".join(f"{spot.number}: {write_y(spot.y)} at {words.learning_rate(spot.x)}" for spot in spots)
+    spoken = "; ".join(
+        f"{spot.number}{f' ({spot.source})' if spot.source else ''}: {write_y(spot.y)} at {words.axis_number(spot.x)}"
+        for spot in spots
+    )
     return _svg(_WIDTH, height, f"{title}. {spoken}.", "".join(parts))
 
 
@@ -596,22 +611,19 @@ def confusion_cells(confusion: Int64Array) -> list[list[Cell]]:
     Args:
         confusion: Counts int64 (K, K), rows true, columns predicted.
     """
-    shares, shades = _shares_and_shades(confusion)
+    shades = _shades_of(confusion)
     return [
-        [Cell(int(confusion[i, j]), float(shares[i, j]), float(shades[i, j])) for j in range(len(confusion))]
-        for i in range(len(confusion))
+        [Cell(int(confusion[i, j]), float(shades[i, j])) for j in range(len(confusion))] for i in range(len(confusion))
     ]
 
 
-def _shares_and_shades(
-    confusion: Int64Array,
-) -> tuple[Float64Array, Float64Array]:
-    """Return both as float64 (K, K) in [0, 1]."""
+def _shades_of(confusion: Int64Array) -> Float64Array:
+    """Return float64 (K, K) in [0, 1]."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     wrong = shares * (1 - np.eye(len(confusion)))
-    shades = np.sqrt(wrong / max(float(wrong.max(initial=0.0)), 1e-12))
+    shades: Float64Array = np.sqrt(wrong / max(float(wrong.max(initial=0.0)), 1e-12))
     np.fill_diagonal(shades, shares.diagonal())
-    return shares, shades
+    return shades
 
 
 def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
@@ -622,7 +634,7 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
         class_names: K names; each second, third, ... is written where not all have room.
     """
     classes = len(confusion)
-    _, shades = _shares_and_shades(confusion)
+    shades = _shades_of(confusion)
     pixels = np.zeros((classes, classes, 4), dtype=np.uint8)  # RGBA
     pixels[..., :3] = _WRONG_RGB
     pixels[np.arange(classes), np.arange(classes), :3] = _RIGHT_RGB
@@ -648,7 +660,8 @@ def heat_map(confusion: Int64Array, class_names: Sequence[str]) -> str:
         )
     parts.append("</g>")
     spoken = (
-        f"Confusion matrix of {classes} classes as a heat map, rows true, columns predicted; the tables say the same"
+        f"Confusion matrix of {classes} classes as a heat map, rows true, columns predicted; the tables list the most"
+        " frequent confusions, metrics.json every cell"
     )
     return _svg(margin + side + 4, margin + side + 4, spoken, "".join(parts))
 

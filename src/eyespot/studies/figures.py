@@ -426,9 +426,12 @@ def _costs(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
                 size[0] / 1e6 if size else 0.0,
                 2 * size[1] / 1e9 if size else 0.0,  # a multiplication and an addition
             )
-            css = "serious" if found.get("flaw") else "test"
+            number, css, source = str(row.number), "test", "ours"
+            if found.get("flaw"):
+                number, css, source = f"{number}!", "serious", "ours with a published mistake"
             for spots, value in zip(axes.values(), values, strict=True):
-                spots.append(charts.Spot(row.number, css, value, found["top1"], *found["top1_ci95"]))
+                low, high = found["top1_ci95"]
+                spots.append(charts.Spot(number, css, value, found["top1"], low, high, source))
         for claim in row.claims:
             for axis, value in (
                 ("minutes of training", claim.minutes),
@@ -437,7 +440,9 @@ def _costs(rows: Sequence[Row]) -> list[tuple[str, Markup]]:
                 if value:
                     error = claim.error or 0.0
                     bounds = (claim.top1 - error, claim.top1 + error)
-                    axes[axis].append(charts.Spot(row.number, "claim", value, claim.top1, *bounds))
+                    axes[axis].append(
+                        charts.Spot(row.number, "claim", value, claim.top1, *bounds, "published", hollow=True)
+                    )
     drawn = [
         (axis, charts.cost_chart(spots, title=f"Accuracy over {axis}", x_label=axis, write_y=words.axis_percent))
         for axis, spots in axes.items()
