@@ -103,7 +103,9 @@ def test_the_report_has_the_grid_once_and_says_who_drew_it(run: Path) -> None:
     assert page.count('id="robustness"') == 1
     assert "eyespot drew the corruption itself" in page
     assert page.count('<th scope="row">gaussian noise</th>') == 1
-    assert page.replace(page[page.index("<!-- robustness") : page.index('<section id="data"')], "") == before
+    assert page.count('<a href="#robustness">') == 1
+    page = page.replace(page[page.index("<!-- robustness") : page.index('<section id="data"')], "")
+    assert page.replace('<li><a href="#robustness">Worse pictures</a></li>\n', "") == before
 
 
 def test_a_report_that_is_none(tmp_path: Path) -> None:

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.analysis import words
-from eyespot.analysis.headline import describe_top1, describe_views
+from eyespot.analysis.headline import describe_top1
 from eyespot.analysis.pages import render_page, write_page
 from eyespot.errors import RunError
 
 _BEGIN, _END = "<!-- robustness -->", "<!-- end of robustness -->"
 _BEFORE = '<section id="data"'
+_LINK, _LINK_BEFORE = '<li><a href="#robustness">Worse pictures</a></li>', '<li><a href="#data">'
 
 
 def add_section(report: Path, found: Mapping[str, Any]) -> None:
-    """Put the section into a report, in the place of an older one.
+    """Put the section into a report, in the place of an older one, and a link to it among those at the top.
 
     Args:
         report: report.html of a run.
@@ -37,6 +38,8 @@ def add_section(report: Path, found: Mapping[str, Any]) -> None:
         page = page[: page.index(_BEGIN)] + page[page.index(_END) + len(_END) :].lstrip("\n")
     if _BEFORE not in page:
         raise RunError("no place for the grid", where=report, remedy="train again with this version")
+    if _LINK not in page:
+        page = page.replace(_LINK_BEFORE, f"{_LINK}\n{_LINK_BEFORE}", 1)
     section = f"{_BEGIN}\n{render_section(found)}\n{_END}\n"
     write_page(page.replace(_BEFORE, section + _BEFORE, 1), report)
 
@@ -67,7 +70,6 @@ def render_section(found: Mapping[str, Any]) -> str:
             "n": words.whole(found["n"]),
             "split": found["split"],
             "flaw": found.get("flaw", ""),
-            "views": describe_views(found["views"]),
             "reach": words.corruption_reach(found),
             "error": words.corruption_error(found),
             "rows": rows,
