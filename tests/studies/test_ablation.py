@@ -335,7 +335,10 @@ def test_missing_seeds_are_left_out_of_the_pairs(arms: list[Arm]) -> None:
     assert "4 seeds at most" in render_ablation(found)
     assert "4 seeds each" in render_ablation(measured(arms))
     alone = measured([Arm("baseline", "baseline", "", {}), Arm("x", "x", "", {0: arms[1].runs[0]})])
-    assert "Nothing can be compared yet" in render_ablation(alone)
+    page = render_ablation(alone)
+    assert "Nothing can be compared yet" in page
+    assert not re.search(r"\b0 (seeds|test pictures|pictures)", page)
+    assert "Student's" not in page
     json.dumps(found.as_dict(), allow_nan=False)
 
 

@@ -42,11 +42,16 @@ def render_ablation(
     measured = [effect for effect in found.effects if effect.seeds]
     seeds = sorted({seed for effect in [found.baseline, *measured] for seed in effect.seeds})
     whole = all(len(effect.seeds) == len(seeds) for effect in found.effects)
+    pictures = (
+        f", {words.plural(len(seeds), 'seed')} {'each' if whole else 'at most'},"
+        f" on {words.plural(found.n, found.split + ' picture')}"
+        if found.n
+        else ""
+    )
     rows = [charts.Delta(e.title, _css(e), 100 * e.difference.mean, *_bounds(e), _each(e)) for e in measured]
     context = {
         "title": f"Ablation of {found.recipe} on {Path(found.data).name}",
-        "subtitle": f"{words.plural(len(found.effects), 'change')}, one at a time, {words.plural(len(seeds), 'seed')} "
-        f"{'each' if whole else 'at most'}, on {words.plural(found.n, found.split + ' picture')}",
+        "subtitle": f"{words.plural(len(found.effects), 'change')}, one at a time{pictures}",
         "lead": lead(found),
         "baseline": describe_level(found.baseline),
         "split": found.split,
@@ -56,6 +61,7 @@ def render_ablation(
         else f" on {found.split}, n = {words.whole(found.n)}, {words.plural(found.baseline.top1.n, 'seed')}",
         "chart": Markup(charts.delta_chart(rows, title=f"Difference in accuracy on {found.split}, in points")),
         "one_seed": len(seeds) == 1,
+        "compared": bool(measured),
         "corrected": len(measured) > 1,
         "effects": [_row(effect, found.baseline) for effect in found.effects],
         "seeds": seeds,
