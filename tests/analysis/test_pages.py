@@ -95,6 +95,9 @@ def test_a_long_name_is_cut_between_lines() -> None:
     clip = style.split(".clip {")[1].split("}")[0]
     assert "-webkit-line-clamp: 3" in clip
     assert "height" not in clip
+    on_paper = style.split("@media print {")[1]  # where no pointer shows the rest
+    assert "display: revert; overflow: visible" in on_paper.split(".clip {")[1].split("}")[0]
+    assert "max-height: none" in on_paper.split(".pictures .id {")[1].split("}")[0]
 
 
 def test_a_picture_that_is_unknown_is_not_headed_by_a_class() -> None:
