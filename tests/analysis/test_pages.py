@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from eyespot.analysis.pages import isolate_folders, keep_options, keep_together, png_data_uri, render_page, write_page
 from eyespot.errors import RunError
 
+TEMPLATES = resources.files("eyespot.analysis") / "templates"
 GALLERY = {
     "title": "Answers",
     "subtitle": "spot",
@@ -109,3 +111,13 @@ def test_a_picture_that_is_unknown_is_not_headed_by_a_class() -> None:
 def test_a_printed_card_keeps_its_pictures_beside_each_other() -> None:
     printed = render_page("gallery.html.j2", GALLERY).split("@media print {")[-1].split("</style>")[0]
     assert "minmax(90px, 1fr)" in printed
+
+
+@pytest.mark.parametrize("template", [one.name for one in TEMPLATES.iterdir() if one.name.endswith(".html.j2")])
+def test_what_is_named_by_a_heading_has_that_heading(template: str) -> None:
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    named, ids = (set(re.findall(rf'{key}="(h-[^"]+)"', text)) for key in (" aria-labelledby", " id"))
+    named |= set(re.findall(r'rows\(\w.*, "(h-\w+)"\)', text))
+    assert named <= ids
+    assert 'aria-label="Table"' not in text
+    assert text.count('tabindex="0"') == text.count('role="group" aria-labelledby=')

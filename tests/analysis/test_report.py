@@ -435,7 +435,9 @@ def test_the_page_can_be_read_without_seeing_it(report: ReportInput) -> None:
     assert set(labels) <= set(ids)
     stops = [attributes for _, attributes in page.tags if "tabindex" in attributes]
     assert stops
-    assert all(stop.get("role") and stop.get("aria-label") for stop in stops)
+    names = [stop["aria-labelledby"] for stop in stops if stop["role"] == "group"]
+    assert len(set(names)) == len(names) == len(stops), "no two tables are called the same"
+    assert set(names) <= set(ids)
 
 
 def luminance(colour: tuple[int, ...]) -> float:
