@@ -78,6 +78,8 @@ class Trial:
         self._log = place.with_name(f"{place.name}-{member}.log")
         self.seconds = 0.0
         self.leader = -1  # of no session yet
+        self.leaders: set[int] = set()
+        """Of every command so far."""
 
     def furnish(self, job: Job) -> None:
         """Copy what the command changes."""
@@ -94,6 +96,7 @@ class Trial:
         child.start()
         assert child.pid is not None
         self.leader = child.pid
+        self.leaders.add(child.pid)
         return child
 
     def run(self, words: Sequence[str], strike: Strike | None) -> int | None:
@@ -135,9 +138,9 @@ class Trial:
         main(list(words))
 
     def leftovers(self) -> list[str]:
-        """Return temporary files, and processes of the command that are still there after a moment."""
+        """Return temporary files, and processes of any command so far that are still there after a moment."""
         for _ in range(100):
-            living = [process for process in Path("/proc").glob("[0-9]*") if _session(process) == self.leader]
+            living = [process for process in Path("/proc").glob("[0-9]*") if _session(process) in self.leaders]
             if not living:
                 break
             time.sleep(0.1)
@@ -197,7 +200,7 @@ def attempt(job: Job, strike: Strike, trial: Trial, expected: dict[str, str]) ->
         _mount(trial.place, int(strike.moment))
     trial.furnish(job)
     if strike.fault == "crowd":
-        return True, [*_crowd(job, trial.place, int(strike.moment)), *_wrong_result(job, trial, expected)]
+        return True, [*_crowd(job, trial, int(strike.moment)), *_wrong_result(job, trial, expected)]
     code = trial.run(job.first, strike)
     wrong = _wrong_end(code, trial.said(), {"enospc": 1, "disk": 1, "term": 143}.get(strike.fault, -signal.SIGKILL))
     if code == 0:  # with too little room it may leave in their files what it would pack
@@ -216,7 +219,9 @@ def attempt(job: Job, strike: Strike, trial: Trial, expected: dict[str, str]) ->
         wrong += _wrong_result(job, trial, expected)
     elif not harmed or not all(_is_error(said) for said in refused):
         wrong += refused
-    return True, [*wrong, harmed] if wrong else []
+    if wrong and harmed:
+        wrong.append(harmed)
+    return strike.fault != "damage" or bool(harmed), wrong
 
 
 def _wrong_result(job: Job, trial: Trial, expected: dict[str, str]) -> list[str]:
@@ -244,15 +249,20 @@ def _is_error(said: str) -> bool:
     return said.rstrip().rpartition("\n")[2].startswith("error: ")
 
 
-def _crowd(job: Job, place: Path, count: int) -> list[str]:
+def _crowd(job: Job, trial: Trial, count: int) -> list[str]:
     """Run a command several times at once, and return what was wrong with those that did not succeed."""
-    members = [Trial(place, number) for number in range(1, count + 1)]
+    members = [Trial(trial.place, number) for number in range(1, count + 1)]
     children = [member.start(job.first) for member in members]
     for child in children:
         child.join(_LIMIT_SECONDS)
     ended = [(child.exitcode, member.said()) for child, member in zip(children, members, strict=True)]
+    for child, member in zip(children, members, strict=True):
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        trial.leaders |= member.leaders
     wrong = [problem for code, said in ended for problem in _wrong_end(code, said, 1)]
-    if all(code for code, _ in ended):
+    if all(code != 0 for code, _ in ended):
         wrong.append("none of the crowd ended well")
     return wrong
 

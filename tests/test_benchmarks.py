@@ -162,10 +162,29 @@ def test_the_drill_tells_a_wrong_result_and_what_is_left(tmp_path: Path, monkeyp
     strike = faults.Strike("kill", 0.5)
     struck, wrong = faults.attempt(job, strike, Trial(place), {"out.csv": digest})
     assert struck
-    assert [line for line in wrong if line] == [f"left: ['{place / '.out.tmp'}']"]
+    assert wrong == [f"left: ['{place / '.out.tmp'}']"]
     lines = iter(["", "another"])
     _, wrong = faults.attempt(job, strike, Trial(place), {"out.csv": digest})
     assert wrong[0] == "another result: ['out.csv']"
+    lines = iter(["", "one"])
+    (place / "out.csv").unlink()
+    struck, _ = faults.attempt(job, faults.Strike("damage", 0.5), Trial(place), {"out.csv": digest})
+    assert not struck, "there was no file that could be damaged"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_drill_looks_for_processes_of_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    faults = load("faults")
+    monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
+    trial = faults.Trial(tmp_path / "trial")
+    words = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, text=True, start_new_session=True) as left:
+        trial.leaders.add(left.pid)
+        trial.leader = 1 << 30  # a second command, which ended
+        assert trial.leftovers() == [f"process {left.pid}"]
+        left.communicate("\n")
+    assert trial.leftovers() == []
 
 
 def test_a_crowded_machine_is_measured_by_training(
