@@ -1,8 +1,8 @@
 """How fast every part is, on this machine: one CSV row a figure, with its spread and the environment.
 
-make bench                                             everything, about twenty minutes on two cores
-python benchmarks/bench.py training loader             only some of it
-python benchmarks/bench.py training --recipe dll2018   one recipe
+make bench                                                            everything, twenty minutes or more on two cores
+python benchmarks/bench.py training loader --out some.csv             only some of it
+python benchmarks/bench.py training --recipe dll2018 --out one.csv    one recipe
 
 Nothing here asserts anything; other work on the machine spoils the figures. Variants are measured in turn (A B A B),
 so that a machine that becomes slower does so for all of them.
@@ -18,30 +18,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from eyespot.augment_config import AugmentConfig
 from eyespot.config import Config, load_config
 from eyespot.data.dataset import Dataset, Items
 from eyespot.data.dividing import make_splits
-from eyespot.data.input_spec import InputSpec
 from eyespot.data.packing import pack_dataset
-from eyespot.data.transforms import build_train_transform
 from eyespot.device import cpu_features, plan_compute, prepare_process
-from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Provenance
-from eyespot.evaluation.predictor import Predictor
-from eyespot.models.registry import build_model
+from eyespot.evaluation.predictor import load_predictor
 from eyespot.runs import RunWriter, environment
 from eyespot.terminal import Terminal
 from eyespot.training.fit import TrainState, fit
-from eyespot.training.prepare import prepare_training
+from eyespot.training.prepare import Prepared, prepare_training
 
 ROUNDS = 5
-RECIPES = ("fast", "dll2018", "gomez2025-vgg", "gomez2025-alexnet")
+RECIPES = ("fast", "sprint", "strong", "small", "digits", "dll2018", "gomez2025-vgg", "gomez2025-alexnet")
+SIDES = {"digits": 8}
+"""Pixels of the pictures a recipe is for, where they are not 32."""
 Figure = tuple[str, str, list[float], str]
 """What was measured, its variant, the values, their unit."""
 
@@ -66,22 +63,25 @@ class StepClock(Terminal):
         self.times.append(time.perf_counter())
 
 
+def prepared_noise(config: Config, size_px: int, steps: int) -> Prepared:
+    """Return what a training on so many batches of noise begins with."""
+    prepare_process()
+    packed = pack_dataset(pictures(config.training.batch_size * steps, size_px), size_px=size_px)
+    splits = make_splits(packed, val_fraction=0.0, test_fraction=0.0, stratify=False, seed=0, final=True)
+    return prepare_training(packed, splits, config, plan_compute("auto", config.training.precision))
+
+
 def training_speed(config: Config, *, size_px: int = 32, steps: int = 30) -> float:
     """Return pictures per second of the real loop, the median of some steps."""
-    prepare_process()
-    batch_size = config.training.batch_size
-    packed = pack_dataset(pictures(batch_size * steps, size_px), size_px=size_px)
-    splits = make_splits(packed, val_fraction=0.0, test_fraction=0.0, stratify=False, seed=0, final=True)
+    prepared, clock = prepared_noise(config, size_px, steps), StepClock()
     plan = plan_compute("auto", config.training.precision)
-    clock = StepClock()
     with tempfile.TemporaryDirectory() as folder, RunWriter(Path(folder) / "run", config, resume=False) as writer:
-        prepared = prepare_training(packed, splits, config, plan)
         fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=clock)
-    return batch_size / statistics.median(np.diff(clock.times[5:]))
+    return config.training.batch_size / statistics.median(np.diff(clock.times[5:]))
 
 
 def variant(name: str, **changes: object) -> Config:
-    """Return a recipe for one epoch on all pictures at full size, with changes."""
+    """Return a recipe for one epoch at full picture size, none held out, with changes."""
     settings: dict[str, object] = {
         "training.epochs": 1,
         "training.size_schedule": [],
@@ -94,21 +94,48 @@ def variant(name: str, **changes: object) -> Config:
     return load_config(name, changes=settings | {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def in_turn(what: str, unit: str, variants: dict[str, Callable[[], float]]) -> Iterator[Figure]:
+def values_in_turn(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Measure all variants once, then again, and so on."""
     values: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, measure in variants.items():
             values[name].append(measure())
-    for name, found in values.items():
+    return values
+
+
+def in_turn(what: str, unit: str, variants: Mapping[str, Callable[[], float]]) -> Iterator[Figure]:
+    """Yield a figure for each variant."""
+    for name, found in values_in_turn(variants, ROUNDS).items():
         yield what, name, found, unit
+
+
+def machine() -> list[str]:
+    """Return the processor, its features and torch's version: the last columns of each row."""
+    return [environment()["processor"], " ".join(cpu_features()), torch.__version__]
+
+
+def ceiling(recipes: tuple[str, ...]) -> Iterator[Figure]:
+    """Yield what products of two 2048 x 2048 matrices reach, the median of 30: the most that a training can."""
+
+    def speed(precision: torch.dtype) -> float:
+        matrix, seconds = torch.ones(2048, 2048, dtype=precision), []
+        for _ in range(30):
+            started = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - started)
+        return 2 * 2048**3 / 1e9 / statistics.median(seconds)
+
+    precisions = {"float32": torch.float32, "bf16": torch.bfloat16}
+    yield from in_turn("ceiling", "GFLOP/s", {name: lambda each=each: speed(each) for name, each in precisions.items()})
 
 
 def training(recipes: tuple[str, ...]) -> Iterator[Figure]:
     """Yield the speed of each recipe's network at its batch size and full picture size."""
-    yield from in_turn(
-        "training", "pictures/s", {name: lambda name=name: training_speed(variant(name)) for name in recipes}
-    )
+
+    def speed(name: str) -> float:
+        return training_speed(variant(name), size_px=SIDES.get(name, 32))
+
+    yield from in_turn("training", "pictures/s", {name: lambda name=name: speed(name) for name in recipes})
 
 
 def scaling(recipes: tuple[str, ...]) -> Iterator[Figure]:
@@ -138,47 +165,36 @@ def scaling(recipes: tuple[str, ...]) -> Iterator[Figure]:
 
 def loader(recipes: tuple[str, ...]) -> Iterator[Figure]:
     """Yield how many augmented pictures a second the data side gives, without a network."""
-    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    labels, indices = torch.zeros(64, dtype=torch.int64), torch.arange(64)
-    spec = InputSpec(32, 3, (0.5,) * 3, (0.25,) * 3)
 
     def speed(name: str) -> float:
-        settings: AugmentConfig = load_config(name).augment
-        transform, generator = build_train_transform(settings, spec, seed=0), torch.Generator().manual_seed(0)
+        config = variant(name)
+        data = prepared_noise(config, SIDES.get(name, 32), max(1, 12_800 // config.training.batch_size)).data
+        generator, seen = torch.Generator().manual_seed(0), 0
         started = time.perf_counter()
-        for _ in range(200):
-            transform(images, labels, generator=generator, epoch=0, indices=indices)
-        return 200 * len(images) / (time.perf_counter() - started)
+        for batch in data.train.batches(0):
+            data.train_transform(batch.images, batch.labels, generator=generator, epoch=0, indices=batch.indices)
+            seen += len(batch.labels)
+        return seen / (time.perf_counter() - started)
 
-    yield from in_turn("augmentation", "pictures/s", {name: lambda name=name: speed(name) for name in recipes})
+    yield from in_turn(
+        "loader and augmentation", "pictures/s", {name: lambda name=name: speed(name) for name in recipes}
+    )
 
 
 def predict(recipes: tuple[str, ...]) -> Iterator[Figure]:
-    """Yield the seconds that `spot` takes for 10,000 pictures that are in memory."""
-    model = build_model("spot", num_classes=10, in_channels=3, size_px=32, args={})
-    info = BundleInfo(
-        architecture=Architecture(name="spot", args={}),
-        num_classes=10,
-        class_names=tuple("abcdefghij"),
-        input=InputSpec(32, 3, (0.5,) * 3, (0.25,) * 3),
-        views="none",
-        provenance=Provenance(
-            recipe="none", dataset="noise", dataset_fingerprint="0", seed=0, created="", train_seconds=0
-        ),
-    )
+    """Yield the seconds that `spot-cifar10` takes for 10,000 pictures that are in memory, its own loading included."""
     prepare_process()
-    predictor = Predictor(model, info, plan_compute("auto"))
     images = torch.randint(0, 256, (500, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
 
     def seconds(views: str) -> float:
         started = time.perf_counter()
+        predictor = load_predictor("spot-cifar10", unknown="never")
         for _ in range(20):
             predictor.batch_logits(images, views=views)  # type: ignore[arg-type]
         return time.perf_counter() - started
 
-    yield from in_turn(
-        "10,000 predictions", "s", {views: lambda v=views: seconds(v) for views in ("none", "mirror", "mirror-shift")}
-    )
+    variants = {views: lambda v=views: seconds(v) for views in ("none", "mirror", "mirror-shift")}
+    yield from in_turn("load and 10,000 predictions", "s", variants)
 
 
 def startup(recipes: tuple[str, ...]) -> Iterator[Figure]:
@@ -200,7 +216,14 @@ def startup(recipes: tuple[str, ...]) -> Iterator[Figure]:
     )
 
 
-PARTS = {"startup": startup, "loader": loader, "predict": predict, "training": training, "scaling": scaling}
+PARTS = {
+    "startup": startup,
+    "ceiling": ceiling,
+    "loader": loader,
+    "predict": predict,
+    "training": training,
+    "scaling": scaling,
+}
 
 
 def main() -> None:
@@ -210,20 +233,23 @@ def main() -> None:
     parser.add_argument("--recipe", action="append", help="only these recipes")
     parser.add_argument("--out", type=Path, default=None, help="CSV file; benchmarks/results/speed-... when left out")
     options = parser.parse_args()
+    if (options.parts or options.recipe) and options.out is None:
+        parser.error("a part of the rows would replace all of the published ones: name a file with --out")
     plan = plan_compute("auto")
-    machine = [environment()["processor"], " ".join(cpu_features()), torch.__version__]
     name = f"speed-{plan.precision}-torch{torch.__version__.split('+')[0]}-{plan.device}-{os.cpu_count()}cores.csv"
     path = options.out or Path(__file__).parent / "results" / name
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["what", "variant", "unit", "median", "low", "high", "n", "processor", "features", "torch"])
         for part in options.parts or PARTS:
             for what, name, values, unit in PARTS[part](tuple(options.recipe or RECIPES)):
                 figures = [f"{figure:.4g}" for figure in (statistics.median(values), min(values), max(values))]
                 spread = f"[{figures[1]}, {figures[2]}], n = {len(values)}"
-                print(f"{what:<20} {name:<20} {figures[0]:>9} {unit}  {spread}", flush=True)
-                writer.writerow([what, name, unit, *figures, len(values), *machine])
+                print(f"{what:<27} {name:<20} {figures[0]:>9} {unit}  {spread}", flush=True)
+                writer.writerow([what, name, unit, *figures, len(values), *machine()])
                 file.flush()
+    unfinished.replace(path)
     print(path)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 import eyespot
+from bench import machine, values_in_turn
 from eyespot.deployment.export import open_session
-from eyespot.device import cpu_features, plan_compute, prepare_process
+from eyespot.device import plan_compute, prepare_process
 from eyespot.evaluation.bundle import find_bundle, load_bundle
 from eyespot.evaluation.predictor import Predictor
-from eyespot.runs import environment
 
 BATCHES = (1, 64, 500)
 PICTURES = 2000  # a round, at batches over 1
@@ -33,7 +33,7 @@ PICTURES = 2000  # a round, at batches over 1
 
 def rate(answer: Callable[[], object], batch: int) -> float:
     """Return pictures per second over one round."""
-    repeats = max(100 if batch == 1 else 1, PICTURES // batch if batch > 1 else 0)
+    repeats = 100 if batch == 1 else PICTURES // batch
     started = time.perf_counter()
     for _ in range(repeats):
         answer()
@@ -71,12 +71,10 @@ def main() -> None:
                 name: lambda predictor=predictor, tensor=tensor: predictor.batch_logits(tensor, views=info.views)
                 for name, predictor in predictors.items()
             }
-            values: dict[str, list[float]] = {name: [] for name in variants}
             for answer in variants.values():
                 answer()
-            for _ in range(options.rounds):
-                for name, answer in variants.items():
-                    values[name].append(rate(answer, batch))
+            rates = {name: lambda answer=answer, batch=batch: rate(answer, batch) for name, answer in variants.items()}
+            values = values_in_turn(rates, options.rounds)
             base = values["ONNX float32"]
             for name, found in values.items():
                 ratio = statistics.median(a / b for a, b in zip(found, base, strict=True))
@@ -86,15 +84,15 @@ def main() -> None:
                 )
                 figures = [f"{figure:.4g}" for figure in (statistics.median(found), min(found), max(found), ratio)]
                 rows.append([batch, name, "pictures/s", *figures, len(found)])
-    machine = [environment()["processor"], " ".join(cpu_features()), torch.__version__]
-    path = options.out or Path(__file__).parent / "results" / f"export-torch{torch.__version__.split('+')[0]}.csv"
+    name = f"export-torch{torch.__version__.split('+')[0]}-{os.cpu_count()}cores.csv"
+    path = options.out or Path(__file__).parent / "results" / name
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = ["batch", "variant", "unit", "median", "low", "high", "ratio", "n", "processor", "features", "torch"]
         writer.writerow(names)
-        writer.writerows([*row, *machine] for row in rows)
+        writer.writerows([*row, *machine()] for row in rows)
     print(path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

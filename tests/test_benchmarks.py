@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from eyespot.data.dataset import PackedDataset
+from eyespot.data.dataset import Dataset, PackedDataset
 from eyespot.data.published import PUBLISHED
 from eyespot.runs import Run
 from eyespot.training.prepare import read_pixels
@@ -57,6 +57,31 @@ def test_the_csv_has_a_row_a_figure(bench: ModuleType, tmp_path: Path, monkeypat
     assert [row["variant"] for row in rows] == ["python -c pass", "eyespot --help", "import torch"]
     assert all(float(row["low"]) <= float(row["median"]) <= float(row["high"]) for row in rows)
     assert {row["n"] for row in rows} == {"1"}
+
+
+def test_a_part_of_the_figures_does_not_replace_the_published_ones(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["startup"], ["--recipe", "dll2018"]):
+        monkeypatch.setattr(sys, "argv", ["bench.py", *words])
+        with pytest.raises(SystemExit):
+            bench.main()
+        assert "--out" in capsys.readouterr().err
+
+
+def test_the_data_side_is_measured_by_the_loader_of_a_training(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = bench.pictures, []
+
+    def few(count: int, size_px: int) -> Dataset:
+        asked.append((count, size_px))
+        return real(500, size_px)
+
+    monkeypatch.setattr(bench, "pictures", few)
+    figures = {name: values for _, name, values, _ in bench.loader(("fast", "digits"))}
+    assert asked == [(12_500, 32), (12_800, 8)]
+    assert all(value > 0 for values in figures.values() for value in values)
 
 
 def test_a_finished_run_becomes_a_row(tmp_path: Path) -> None:
