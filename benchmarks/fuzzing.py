@@ -31,9 +31,11 @@ def main() -> None:
     call = [sys.executable, "-m", "eyespot", "serve", arguments.run, "--port", "0", "--quiet"]
     with subprocess.Popen(call, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        line = next(line for line in map(json.loads, server.stderr) if line["event"] == "listening")
-        code = fuzz(f"{line['url']}openapi.json", arguments.examples, arguments.seed)
-        server.send_signal(signal.SIGTERM)
+        try:
+            line = next(line for line in map(json.loads, server.stderr) if line["event"] == "listening")
+            code = fuzz(f"{line['url']}openapi.json", arguments.examples, arguments.seed)
+        finally:
+            server.send_signal(signal.SIGTERM)
     sys.exit(code)
 
 

@@ -135,8 +135,8 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if load.closed:
         for connection in first:
             connection.send(time.perf_counter())
-        while load.done + load.dropped < load.sent or (
-            time.perf_counter() < load.until and load.sent < (load.most or 1)
+        while load.open and (
+            load.done + load.dropped < load.sent or (time.perf_counter() < load.until and load.sent < (load.most or 1))
         ):
             await asyncio.sleep(0.05)
     else:

@@ -73,10 +73,12 @@ def serving(run: str, engine: str) -> Iterator[Server]:
     call = [sys.executable, "-m", "eyespot", "serve", run, "--port", "0", "--quiet", "--engine", engine]
     with subprocess.Popen(call, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        line = next(line for line in map(json.loads, process.stderr) if line["event"] == "listening")
-        print(f"serving with {line['engine']}")
-        yield Server(process, int(line["url"].rstrip("/").rpartition(":")[2]))
-        process.send_signal(signal.SIGTERM)
+        try:
+            line = next(line for line in map(json.loads, process.stderr) if line["event"] == "listening")
+            print(f"serving with {line['engine']}")
+            yield Server(process, int(line["url"].rstrip("/").rpartition(":")[2]))
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 def say(what: str, found: dict[str, Any]) -> None:
@@ -112,13 +114,15 @@ def throughput(server: Server, pictures: Path, loop_rate: float) -> None:
 
 def overload(server: Server, pictures: Path, seconds: float) -> None:
     warm = server.load(pictures, "closed", connections=64, seconds=15)
-    saturation = warm["statuses"]["200"] / warm["seconds"]
+    saturation = warm["statuses"].get("200", 0) / warm["seconds"]
+    if not saturation:
+        raise SystemExit(f"no picture was answered: {warm}")
     calm = server.load(pictures, "open", rate=20, seconds=5)["200_ms"]["p99"]
     server.load(pictures, "open", connections=256, rate=5 * saturation, seconds=3)
     memory = server.memory_mb()
     found = server.load(pictures, "open", connections=256, rate=5 * saturation, seconds=seconds)
     after = server.load(pictures, "open", rate=20, seconds=12)["p99_ms_by_second"]
-    goodput = found["statuses"].get("200", 0) / seconds
+    goodput = found["statuses"].get("200", 0) / found["seconds"]  # which end with the last answer
     del found["p99_ms_by_second"]
     told = {
         "saturation_per_second": round(saturation, 1),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -149,6 +151,32 @@ def test_planted_labels_are_measured_in_every_round(tmp_path: Path, monkeypatch:
     assert float(rows[-1]["precision_at_planted"]) == 1
     given = module.plant(np.arange(10).repeat(100), PUBLISHED["cifar10"].class_names, "by-class", 0)
     assert (given != np.arange(10).repeat(100)).sum() == 100
+
+
+def test_a_load_ends_when_the_server_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "picture.jpg").write_bytes(b"one")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_one() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                connection.recv(4096)  # the second request has no answer
+
+        thread = threading.Thread(target=answer_one)
+        thread.start()
+        words = [str(server.getsockname()[1]), str(tmp_path), "closed", "--requests", "100"]
+        done = subprocess.run(
+            [sys.executable, str(FOLDER / "http_load.py"), *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        thread.join()
+    told = json.loads(done.stdout)
+    assert (told["requests"], told["dropped"], told["statuses"]) == (1, 1, {"200": 1})
 
 
 @pytest.mark.slow
