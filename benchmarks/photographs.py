@@ -1,6 +1,6 @@
 """What a model trained on square pictures says about photographs that are not square, by how they become square.
 
-    python benchmarks/photographs.py runs/a runs/b runs/c --out benchmarks/results/photographs-2cores.csv
+    python benchmarks/photographs.py runs/a runs/b runs/c --out photographs.csv
 
 No set of labelled photographs of these classes is at hand, so test pictures of the run's data stand for them, in two
 ways. `filled`: the square is cut to the aspect, so that the object fills the photograph and may run out of it.
@@ -26,12 +26,12 @@ from PIL import Image, ImageFilter
 
 from eyespot.arrays import Float32Array, Int64Array, UInt8Array
 from eyespot.data.resizing import Fit, RowFormat
+from eyespot.evaluating import own_data
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor, load_predictor
-from eyespot.opening import open_for, pack_data
 from eyespot.runs import Run
 from eyespot.terminal import Terminal
-from eyespot.training.prepare import read_pixels
+from eyespot.training.prepare import read_positions
 
 ASPECTS = {"1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "2:1": 2.0}
 WAYS = {
@@ -122,11 +122,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for folder in asked.runs:
         run, watcher = Run.open(folder), Terminal(quiet=True)
-        packed = pack_data(open_for(run.config, str(run.provenance["data"]), watcher), run.config, watcher)
-        total = len(packed.splits["test"])
+        packed, splits = own_data(run, watcher)
+        if not (total := splits.count("test")):
+            raise SystemExit(f"{folder} has no test pictures")
         places = np.unique(np.linspace(0, total - 1, min(total, asked.pictures)).astype(np.int64))
-        pictures, labels = read_pixels(packed, "test", places), packed.splits["test"].labels[places]
-        rows += measure(run, load_predictor(folder, unknown="never"), pictures, labels)
+        pictures = read_positions(packed, splits, "test", places)
+        rows += measure(run, load_predictor(folder, unknown="never"), pictures, splits.labels(packed, "test")[places])
         with open(asked.out, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()

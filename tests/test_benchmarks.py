@@ -153,6 +153,21 @@ def test_planted_labels_are_measured_in_every_round(tmp_path: Path, monkeypatch:
     assert (given != np.arange(10).repeat(100)).sum() == 100
 
 
+def test_photographs_are_made_of_the_test_pictures_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import eyespot
+
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path / "cache"))
+    data = draw_pictures(tmp_path / "data", ("cat", "dog"), 60)  # without a test split of its own
+    run = eyespot.train(data, recipe="small", settings={"training.epochs": 1}, out=tmp_path / "run")
+    path = tmp_path / "photographs.csv"
+    words = ["photographs.py", str(run.path), "--pictures", "5", "--out", str(path)]
+    monkeypatch.setattr(sys, "argv", words)
+    load("photographs").main()
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 2 * 5 * 5
+    assert {(row["run"], row["n"]) for row in rows} == {("run", "5")}
+
+
 def test_a_load_ends_when_the_server_is_gone(tmp_path: Path) -> None:
     (tmp_path / "picture.jpg").write_bytes(b"one")
     with socket.create_server(("127.0.0.1", 0)) as server:
