@@ -1,7 +1,9 @@
 """Plant wrong labels in CIFAR-10 and measure how well `eyespot check --labels` ranks and lists them.
 
-    python benchmarks/label_errors.py --seeds 0 1 2 --out benchmarks/results/label-errors-bf16-torch2.15-2cores.csv
+    python benchmarks/label_errors.py --seeds 0 --out networks.csv
     python benchmarks/label_errors.py --judge heads --seeds 0 1 2 --out heads.csv
+
+What they wrote on several days is joined in benchmarks/results/label-errors-bf16-torch2.15-2cores.csv.
 
 Of the 50,000 training pictures of CIFAR-10 (JPEG 75) a tenth gets another label: `random`, any other class; `by-class`,
 a fifth of each of five classes goes to one other class (truck to automobile, bird to airplane, deer to horse, cat to
@@ -64,7 +66,7 @@ def ranked(scores: FloatArray, wrong: BoolArray) -> dict[str, float]:
 
 
 def main() -> None:
-    """Append the rows."""
+    """Write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
