@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bf16"]
 
 _WORTHWHILE_SPEEDUP = 1.5
-"""From here on `auto` takes bf16. Seen: 0.5 (Intel without AMX), 2.8 to 4.2 (AMD), 7 (AMX); convolutions gain less."""
+"""From here on `auto` takes bf16. Seen: 0.5 (Intel without AMX), 2.8 to 4.2 (AMD); convolutions gain less."""
 
 
 @dataclass(frozen=True)
