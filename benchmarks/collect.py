@@ -1,11 +1,16 @@
 """Collect finished runs into a CSV file: one row a run, with the command and the environment.
 
-python benchmarks/collect.py runs/a runs/b > benchmarks/results/fast-bf16-torch2.15-2cores.csv
+python benchmarks/collect.py runs/a runs/b > rows.csv
+
+`train_minutes` counts the encoding of frozen features whenever that was done, `wall_minutes` this command alone, which
+may have found them in the cache.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
+import statistics
 import sys
 from datetime import datetime
 
@@ -16,7 +21,7 @@ def row(run: Run) -> dict[str, object]:
     """Return one run's figures."""
     metrics, known = run.metrics, run.provenance
     test, val, train = (metrics.get(split, {}) for split in ("test", "val", "train"))
-    rates = sorted(entry["images_per_second"] for entry in run.history)
+    rates = [entry["images_per_second"] for entry in run.history]
     begun, ended = (datetime.fromisoformat(known[key]) for key in ("started", "finished"))
     low, high = test.get("top1_ci95", (None, None))
     return {
@@ -39,7 +44,7 @@ def row(run: Run) -> dict[str, object]:
         "train_top1": train.get("top1"),
         "test_nll": test and round(test["nll_loss"], 4),
         "test_ece": test and round(test["ece"], 4),
-        "images_per_second": rates[len(rates) // 2] if rates else None,  # a solved head has no epochs
+        "images_per_second": round(statistics.median(rates), 1) if rates else None,  # a solved head has no epochs
         "peak_memory_gb": known.get("peak_memory_bytes") and round(known["peak_memory_bytes"] / 1e9, 2),
         "precision": known["precision"],
         "threads": known["threads"],
@@ -50,7 +55,9 @@ def row(run: Run) -> dict[str, object]:
 
 def main() -> None:
     """Write the CSV to stdout."""
-    rows = [row(Run.open(folder)) for folder in sys.argv[1:]]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+")
+    rows = [row(Run.open(folder)) for folder in parser.parse_args().runs]
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

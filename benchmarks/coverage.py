@@ -45,7 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--draws", type=int, default=2_000, help="Bootstrap samples of each interval.")
-    trials, draws = parser.parse_args().trials, parser.parse_args().draws
+    asked = parser.parse_args()
+    trials, draws = asked.trials, asked.draws
     shares = {
         "Wilson, accuracy 0.9, n 10,000": cover_wilson(trials, 10_000, 0.9),
         "Wilson, accuracy 0.9, n 200": cover_wilson(trials, 200, 0.9),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import statistics
 import subprocess
@@ -19,6 +18,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from eyespot.runs import Run
 
 EPOCHS = {8: 8, 32: 2}
 """Epochs by size of the picture, px: some seconds of training each."""
@@ -45,8 +46,7 @@ def pace(size_px: int, spins: int) -> float:
         command += ["--set", f"training.epochs={EPOCHS[size_px]}", "--set", f"input.size_px={size_px}"]
         environment = os.environ | {"GOMP_SPINCOUNT": str(spins)}
         subprocess.run(command, env=environment, check=True, capture_output=True)
-        rows = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    return statistics.median(row["images_per_second"] for row in rows)
+        return statistics.median(row["images_per_second"] for row in Run.open(run).history)
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    table = csv.writer(sys.stdout)
+    table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["size_px", "busy_processes", "spins", "n", "pictures_per_second", "lowest", "highest"])
     for size_px in EPOCHS:
         for busy in asked.busy:

@@ -34,6 +34,7 @@ import eyespot
 from eyespot.arrays import BoolArray, Float32Array, Int64Array
 from eyespot.data.dataset import SplitName
 from eyespot.evaluating import own_data
+from eyespot.evaluation.evaluate import read_predictions
 from eyespot.evaluation.metrics import wilson_interval
 from eyespot.evaluation.predictor import Predictor, load_predictor
 from eyespot.evaluation.statistics import mcnemar_exact
@@ -111,9 +112,7 @@ def measure(folder: Path, out: Path) -> list[dict[str, Any]]:
     for name in SPLITS:
         pictures = read_positions(packed, splits, name, np.arange(splits.count(name)))
         features[name], labels[name] = features_of(predictor, pictures), splits.labels(packed, name)
-        if name == "test":
-            ours = np.concatenate([logits_of(predictor, part) for part in np.array_split(pictures, 20)]).argmax(1)
-    right = ours == labels["test"]
+    right = read_predictions(out / "predictions.npz")["test"].logits.argmax(axis=1) == labels["test"]
     seconds = run.metrics["train_seconds"]
     rows = []
     for name, (setting, theirs) in {
@@ -123,15 +122,10 @@ def measure(folder: Path, out: Path) -> list[dict[str, Any]]:
         low, high = wilson_interval(int(theirs.sum()), len(theirs))
         row = {"pair": folder.name, "train": len(labels["train"]), "val": len(labels["val"]), "test": len(theirs)}
         row |= {"classifier": name, "setting": setting, "top1": round(float(theirs.mean()), 4), "low": round(low, 4)}
-        rows.append(row | {"high": round(high, 4), "p": round(mcnemar_exact(right, theirs).p_value, 4)})
+        row |= {"high": round(high, 4), "p": round(mcnemar_exact(right, theirs).p_value, 4)}
+        rows.append(row | {"processor": run.provenance["processor"], "torch": torch.__version__})
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
-
-
-def logits_of(predictor: Predictor, pictures: np.ndarray) -> Float32Array:
-    """Return what the run itself says, with its views."""
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    return np.asarray(predictor.batch_logits(pixels, views=predictor.info.views))
 
 
 def main() -> None:
@@ -150,7 +144,7 @@ def main() -> None:
             photographs(asked.source, data, pair.split("-"), asked.train, asked.test, number)
             rows += measure(data, Path(folder, "runs", pair))
             with open(asked.out, "w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, [*rows[0]])
+                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
 

@@ -1,6 +1,6 @@
 """Search near copies among up to a million thumbnails, and see how the work grows with their number.
 
-    python benchmarks/near_copies.py 100000 200000 500000 1000000 --out benchmarks/results/near-copies-2cores.csv
+    python benchmarks/near_copies.py 100000 300000 1000000 --out benchmarks/results/near-copies-2cores.csv
 
 The thumbnails are mixtures of two pictures of CIFAR-10 (JPEG 75), so that any number of different ones can be made with
 the spectra of real ones; a hundredth are copies of another one, mirrored or not, with noise of 4 levels. `compared`,

@@ -263,7 +263,7 @@ def main() -> None:
     ]
     rows = table({run.name: measure(run, asked.data) for run in runs})
     with open(asked.out, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
