@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,10 @@ def test_every_recipe_loads_and_survives_a_round_trip(name: str) -> None:
     assert config.name == name
     assert config.description
     assert parse_config(config.to_toml(), where="copy") == config
-    assert "MEASURED" not in recipe_text(name), "a recipe's header states what was measured"
-    assert recipe_text(name).startswith("# eyespot train")
+    first, *others = recipe_text(name).partition("\nname = ")[0].splitlines()
+    command = rf"# eyespot train (cifar10|digits|photos/)( --recipe {name})?( --final)?"
+    assert re.fullmatch(command, first), "a recipe begins with the command that runs it"
+    assert "easured" in "".join(others), "a recipe's header states what was measured, or that nothing was"
 
 
 def test_defaults_are_written_out() -> None:
