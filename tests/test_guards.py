@@ -80,14 +80,6 @@ def test_selection_on_test(trained: Run, tmp_path: Path) -> None:
     assert any(text.startswith("Test was read 2 times") for text in told)
 
 
-def test_augmented_val() -> None:
-    pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
-    transform = EvalTransform(SPEC)
-    assert torch.equal(transform(pixels), transform(pixels))
-    assert TrainData.__annotations__["eval_transform"] == "EvalTransform"
-    assert not isinstance(transform, TrainTransform)
-
-
 def test_augmentation_after_normalisation() -> None:
     normalised = EvalTransform(SPEC)(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(DataError, match="already normalised"):
@@ -217,10 +209,12 @@ def test_lost_outputs(trained: Run) -> None:
 def test_every_row_of_the_table_has_its_test_and_every_test_its_row() -> None:
     text = (PROJECT / "docs" / "guards.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")][2:]
-    named = [re.findall(r"`(test_\w+)`", row) for row in rows]
-    assert all(len(names) == 1 for names in named), "a row has one test"
+    named = [re.search(r"`(test_\w+)`(?: in `(tests/\w+\.py)`)? \|$", row) for row in rows]
+    assert all(named), "a row has its test"
     here = {name for name in globals() if name.startswith("test_") and "every_row" not in name}
-    assert {names[0] for names in named} == here
-    for row in rows:
-        for file in re.findall(r"`([\w/]+\.py)`", row):
+    assert {found[1] for found in named if found and not found[2]} == here
+    for row, found in zip(rows, named, strict=True):
+        test, place = found.groups() if found else ("", None)
+        assert not place or f"\ndef {test}(" in (PROJECT / place).read_text(encoding="utf-8")
+        for file in re.findall(r"`([\w/]+\.py)`", row.rpartition(" | ")[0]):
             assert (PROJECT / "src" / "eyespot" / file).is_file(), f"docs/guards.md: no {file}"

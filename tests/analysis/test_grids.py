@@ -129,14 +129,18 @@ def test_grey_and_large_pictures_can_be_drawn(tmp_path: Path) -> None:
 def test_names_in_any_alphabet_and_with_broken_letters_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "grid.png"
-    write_grid(
-        coloured(3), ["кошка", "two\nlines", "broken \udcff"], path, columns=3, title="Größe\n", row_names=["a\tb"] * 3
-    )
-    assert read(path).shape[0] > 100
-    monkeypatch.setattr(grids, "_dejavu", lambda: None)  # without matplotlib, Pillow's own letters do
-    write_grid(coloured(1), ["cat"], path, columns=1, title="t")
-    assert read(path).shape[0] > 100
+    def drawn(names: list[str], title: str) -> np.ndarray:
+        path = tmp_path / "grid.png"
+        write_grid(coloured(len(names)), names, path, columns=3, title=title, row_names=["a\tb"] * len(names))
+        return read(path)
+
+    for names, title in ((["кошка", "two\nlines", "broken \udcff"], "Größe\n"), (["cat"], "t")):
+        sheet = drawn(names, title)
+        for index in range(len(names)):  # with a space in its place, something is missing
+            others = [" " if number == index else name for number, name in enumerate(names)]
+            assert (drawn(others, title) != sheet).any()
+        assert (drawn(names, " ") != sheet).any()
+        monkeypatch.setattr(grids, "_dejavu", lambda: None)  # without matplotlib, Pillow's own letters do
 
 
 def test_the_letters_are_found_without_importing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

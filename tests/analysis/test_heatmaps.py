@@ -17,6 +17,7 @@ from eyespot.device import ComputePlan
 from eyespot.errors import MissingExtraError, ModelError, UsageError
 from eyespot.evaluation.bundle_info import Architecture, BundleInfo, Provenance
 from eyespot.evaluation.predictor import Predictor
+from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.registry import build_model, model_names
 
 CNN, VIT, SWIN, MIXER = (
@@ -171,8 +172,16 @@ def test_the_mirrored_view_is_laid_back() -> None:
 
 def test_taps_are_parts_of_one_map() -> None:
     predictor = predictor_of("efficientnet_lite0", size_px=128, pool="concat", taps=2)
-    heat = heat_maps(predictor, pixels_of_noise(1, 128), torch.tensor([1]))
+    pixels, target = pixels_of_noise(1, 128), torch.tensor([1])
+    heat = heat_maps(predictor, pixels, target)
     assert heat.any()
+    model = predictor.model
+    assert isinstance(model, PretrainedClassifier)
+    taps = model.average_width - model.map_shape[0]
+    assert taps > 0
+    with torch.no_grad():
+        model.get_classifier().weight[:, :taps] = 0  # type: ignore[index, operator]
+    assert not np.array_equal(heat_maps(predictor, pixels, target), heat)
 
 
 def test_gradients_are_there_in_inference_mode_and_autocast_and_the_model_stays_as_it_was() -> None:

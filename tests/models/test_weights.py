@@ -333,7 +333,6 @@ def test_the_digest_is_of_names_types_shapes_and_bytes_in_sorted_order() -> None
     assert tensors_sha256({"none": torch.empty(0, 3)}) != tensors_sha256({})
 
 
-@pytest.mark.usefixtures("here")
 class OnGpu(Tensor):
     """A tensor that numpy cannot see before it was copied to the CPU, as those of a GPU are."""
 
@@ -344,6 +343,7 @@ class OnGpu(Tensor):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
 
+@pytest.mark.usefixtures("here")
 def test_the_digest_of_weights_on_a_gpu_is_that_on_the_cpu() -> None:
     weight = torch.arange(6.0).view(2, 3)
     there = {"a": weight.as_subclass(OnGpu), "b": torch.nn.Parameter(weight.clone())}

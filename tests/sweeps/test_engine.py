@@ -197,7 +197,6 @@ def test_the_next_sweep_removes_what_a_killed_one_left_in_tmp(tmp_path: Path, mo
 
 
 @needs_ray
-@needs_ray
 def test_what_ray_says_of_dead_workers_does_not_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     ray: Any = importlib.import_module("ray._private.worker")
 

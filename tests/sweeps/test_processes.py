@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
+from eyespot.sweeps import processes
 from eyespot.sweeps.processes import children, end_processes, needed, watched
 
 
@@ -63,5 +65,11 @@ def test_only_a_process_that_was_born_then_is_killed(child: subprocess.Popen[byt
     assert mine not in children()
 
 
-def test_a_process_of_another_name_is_not_needed(child: subprocess.Popen[bytes]) -> None:
-    assert needed(children()) == []
+def test_what_is_needed_is_told_by_its_name(child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = [one for one in children() if one[0] == child.pid]
+    assert needed(mine) == []
+    monkeypatch.setattr(processes, "_NEEDED", (psutil.Process(child.pid).name().removesuffix(".exe"),))
+    assert needed(mine) == mine != []
+    child.kill()
+    child.wait()
+    assert needed(mine) == []

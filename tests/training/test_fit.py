@@ -310,7 +310,6 @@ def test_other_errors_of_torch_are_not_hidden(tmp_path: Path, monkeypatch: pytes
 
 
 def test_early_stopping_ends_with_the_best_weights(tmp_path: Path) -> None:
-    # A rate of nearly nothing: no epoch improves on the first by more than rounding, some are worse.
     config = tiny_config(
         optimizer__lr=3e-2, training__epochs=40, training__early_stopping_epochs=2, training__restore_best=True,
         training__monitor="val/top1",

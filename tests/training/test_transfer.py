@@ -20,6 +20,7 @@ from eyespot.errors import CheckpointError, ConfigError, DataError, Interrupted
 from eyespot.models.pretrained import PretrainedClassifier
 from eyespot.models.registry import model_entry
 from eyespot.runs import Run, RunWriter
+from eyespot.training import step as step_module
 from eyespot.training import transfer
 from eyespot.training.optim import build_optimizer
 from eyespot.training.prepare import Prepared, frozen_mode, prepare_training
@@ -470,12 +471,47 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
         tiny_config(**changes)
 
 
-@pytest.mark.parametrize("setting", [{"cutmix_alpha": 1.0}, {"freeze_epochs": 0.5}, {"size_schedule": [[0.0, 16]]}])
-@pytest.mark.parametrize("mode", [{"model__mode": "finetune"}, {"model__mode": "auto", "training__minutes": 5}])
-def test_fine_tuning_sees_pictures(tmp_path: Path, mode: dict[str, Any], setting: dict[str, Any]) -> None:
-    settings = {f"training__{key}": value for key, value in setting.items()}
-    _, _, watcher = run(tmp_path / "run", tiny_config(**{**LINEAR, **mode}, **settings, training__epochs=1))
-    assert watcher.rows
+SEEN: dict[str, Any] = {
+    "training__cutmix_alpha": 1.0,
+    "training__freeze_epochs": 0.5,
+    "training__size_schedule": [[0.0, 16], [0.5, 32]],
+}
+FINE: list[dict[str, Any]] = [{"model__mode": "finetune"}, {"model__mode": "auto", "training__minutes": 5}]
+
+
+@pytest.mark.parametrize("mode", FINE)
+def test_fine_tuning_takes_each_setting_of_a_training_on_pictures(mode: dict[str, Any]) -> None:
+    for key, value in SEEN.items():
+        tiny_config(**{**LINEAR, **mode}, **{key: value})
+
+
+@pytest.mark.parametrize("mode", FINE)
+def test_fine_tuning_sees_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any]) -> None:
+    config = tiny_config(**{**LINEAR, **mode}, **SEEN, training__epochs=2, optimizer__lr=1e-3)
+    sides, mixed, backbones = [], [], []
+    forward, mix = PretrainedClassifier.forward, step_module.mix_batch
+
+    def note_batch(self: PretrainedClassifier, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            sides.append(images.shape[-1])
+            backbones.append({name: value.clone() for name, value in self.backbone.named_parameters()})
+        return forward(self, images)
+
+    def note_mix(images: torch.Tensor, targets: torch.Tensor, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed.append(settings["cutmix_alpha"])
+        return mix(images, targets, **settings)
+
+    monkeypatch.setattr(PretrainedClassifier, "forward", note_batch)
+    monkeypatch.setattr(step_module, "mix_batch", note_mix)
+    _, prepared, watcher = run(tmp_path / "run", config)
+    steps = prepared.data.train.steps_per_epoch
+    assert watcher.steps == 2 * steps
+    # Before them, steps that are taken back, in which "auto" measures how long one takes.
+    assert sides[-2 * steps :] == [16] * steps + [32] * steps
+    assert mixed[-2 * steps :] == [1.0] * 2 * steps
+    begun, thawed = backbones[-2 * steps], backbones[-2 * steps + round(0.5 * steps)]
+    assert not moved(begun, thawed)
+    assert moved(thawed, backbones[-1])
 
 
 @pytest.mark.parametrize(
