@@ -196,18 +196,15 @@ def test_a_load_ends_when_the_server_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_a_killed_and_a_damaged_training_pass_the_drill(tmp_path: Path) -> None:
-    words = ["--jobs", "train", "--faults", "kill", "damage", "--trials", "2", "--out", str(tmp_path / "faults.csv")]
+def test_a_damaged_training_passes_the_drill(tmp_path: Path) -> None:
+    words = ["--jobs", "train", "--faults", "damage", "--trials", "1", "--out", str(tmp_path / "faults.csv")]
     done = subprocess.run(  # in a process of its own: it forks
         [sys.executable, str(FOLDER / "faults.py"), *words], capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "faults.csv").read_text(encoding="utf-8").splitlines()))
-    assert [(row["job"], row["fault"], row["failed"]) for row in rows] == [
-        ("train", "kill", "0"),
-        ("train", "damage", "0"),
-    ]
-    assert all(int(row["struck"]) + int(row["not_struck"]) == 2 for row in rows)
+    assert [(row["job"], row["fault"], row["failed"]) for row in rows] == [("train", "damage", "0")]
+    assert int(rows[0]["struck"]) + int(rows[0]["not_struck"]) == 1
 
 
 def test_the_drill_tells_a_wrong_result_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -419,11 +419,9 @@ def test_the_rate_found_trains_and_a_hundredth_of_it_does_not(tmp_path: Path, ca
     assert found[-1]["train/top1"] > 0.8
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
-def test_on_real_digits_the_rate_found_trains_and_a_hundredth_of_it_does_not(tmp_path: Path, optimizer: str) -> None:
+def test_on_real_digits_the_rate_found_trains_and_a_hundredth_of_it_does_not(tmp_path: Path) -> None:
     settings = {
-        "model.args": {"widths": [8, 16, 32]}, "optimizer.name": optimizer, "optimizer.lr": "auto",
+        "model.args": {"widths": [8, 16, 32]}, "optimizer.name": "muon", "optimizer.lr": "auto",
         "training.epochs": 6, "training.precision": "float32",
     }  # fmt: skip
     run = eyespot.train("digits", settings=settings, out=tmp_path / "auto", device="cpu")
