@@ -245,11 +245,11 @@ def test_nothing_finished_is_an_error(
 ) -> None:
     def fail(words: Sequence[str], log: Path, *_: Any) -> int:
         log.parent.mkdir(exist_ok=True)
-        log.write_text("error: the disk is full in x: free some space\n")
+        log.write_text("error: the labels are gone in x: bring them back\n")
         return 1
 
     monkeypatch.setattr(runner, "_train", fail)
-    with pytest.raises(TrainingError, match=r"no run came to its end .*the disk is full"):
+    with pytest.raises(TrainingError, match=r"no run came to its end .*the labels are gone"):
         eyespot.ablate("small", pictures, without=["flip"], seeds=1, settings=SETTINGS, out=tmp_path / "a")
 
 
