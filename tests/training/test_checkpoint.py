@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import pickle
 import random
@@ -85,13 +86,11 @@ def test_killed_at_any_call_there_is_a_whole_checkpoint(
     class Killed(BaseException):
         pass
 
-    calls = 0
+    calls = itertools.count(1)
 
     def dying(real: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls >= call:  # what is dead cleans nothing up
+            if next(calls) >= call:  # what is dead cleans nothing up
                 raise Killed
             return real(*args, **kwargs)
 
