@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -27,7 +28,7 @@ from eyespot.runs import Run
 from eyespot.sweeps import engine
 from eyespot.sweeps import sweep as sweeps
 from eyespot.sweeps.journal import Journal, Plan, Trial
-from eyespot.sweeps.processes import children
+from eyespot.sweeps.processes import Born, children
 from eyespot.sweeps.space import Space
 from eyespot.sweeps.sweep import QuietObserver, SweepOptions, _extended
 
@@ -56,6 +57,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [row["trial"] for row in map(json.loads, lines) if "trial" in row]
 
 
+def niceness_of(processes: list[Born]) -> set[int]:
+    found = set()
+    for pid, _ in processes:
+        with contextlib.suppress(ProcessLookupError):
+            found.add(os.getpriority(os.PRIO_PROCESS, pid))
+    return found
+
+
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # four starts of Ray, which take half a minute each on a machine with other work
@@ -79,6 +88,7 @@ def test_a_driver_that_is_killed_three_times_loses_no_finished_trial_and_runs_no
         if life < 3:
             while len(rows(folder)) < begun + 4 and process.poll() is None:
                 time.sleep(0.01)
+            assert niceness_of(children()) == {os.nice(0)}
             process.send_signal(signal.SIGKILL)
         out, err = process.communicate()
         assert process.returncode == (-signal.SIGKILL if life < 3 else 0), err

@@ -49,6 +49,7 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # EYESPOT_DATA and EYESPOT_CACHE may be relative
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_local_fs_capacity_threshold": "0.999",  # nothing is spilled: a disk that is 95 % full is no reason to stop
+    "RAY_worker_niceness": "0",  # at its 15, trials starve beside whatever else runs in the same session
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
