@@ -497,6 +497,9 @@ def test_errors_are_one_line_whatever_they_name() -> None:
     )
     assert did_you_mean("resnt18", ["resnet18", "vgg"]) == " Did you mean 'resnet18'?"
     assert did_you_mean("zzz", ["resnet18"]) == ""
+    assert did_you_mean("rotate", ["contrast", "rotate_degrees"]) == " Did you mean 'rotate_degrees'?"
+    assert did_you_mean("resnet", ["resnets", "resnet18"]) == " Did you mean 'resnets'?"
+    assert did_you_mean("", ["resnet18"]) == ""
 
 
 def test_a_word_of_a_command_line_is_one_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from eyespot.errors import (
 from eyespot.evaluation.evaluate import read_predictions
 from eyespot.locks import file_lock
 from eyespot.runs import BUNDLE, Run
+from eyespot.terminal import Terminal
 
 from .conftest import TINY, draw_pictures
 
@@ -705,6 +706,25 @@ def test_a_grid_of_every_kind(pictures: Path, tmp_path: Path, monkeypatch: pytes
     one = data_verbs.show(pictures, kind="random", count=7, seed=1, out="a.html").read_bytes()
     assert one == data_verbs.show(pictures, kind="random", count=7, seed=1, out="b.html").read_bytes()
     assert one != data_verbs.show(pictures, kind="random", count=7, seed=2, out="c.html").read_bytes()
+
+
+def test_a_grid_of_what_a_recipe_makes_of_the_pictures(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = {"augment.rotate_degrees": 90}
+    grid = data_verbs.show(pictures, recipe="small", settings=turned, out=tmp_path / "a.html", observer=Terminal())
+    assert grid.read_text().count("<img") == 3 * 8  # one of each class, as it is and seven times
+    assert "rotated by up to 90 degrees" in capsys.readouterr().err
+    again = data_verbs.show(pictures, recipe="small", settings=turned, out=tmp_path / "b.html")
+    assert again.read_bytes() == grid.read_bytes()
+    for words, reason in (
+        ({"recipe": "small", "split": "val"}, "only train is augmented"),
+        ({"settings": turned}, "name the recipe"),
+        ({"recipe": "smal"}, "unknown recipe"),
+        ({"recipe": "small", "settings": {"augment.rotate": 3}}, "rotate_degrees"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            data_verbs.show(pictures, **words, out=tmp_path / "c.html")  # type: ignore[arg-type]
 
 
 def test_a_bundle_alone_can_be_measured(trained: Run, tmp_path: Path) -> None:

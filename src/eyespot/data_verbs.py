@@ -23,6 +23,7 @@ from eyespot.opening import (
     check_settings,
     checked_split,
     choose_recipe,
+    divide,
     load_recipe,
     open_data,
     pack_data,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 ROOMS = ("downloads", "unpacked", "packed", "features", "checks", "exports")
 """Kinds of derived data, each a folder in the cache."""
+
+_VERSIONS = 8  # of a picture, itself among them: what a row of small pictures holds
 
 _DERIVED = re.compile(
     r"\.?(?P<base>.+-[0-9a-f]{16,64})"
@@ -64,9 +67,11 @@ def show(
     data: str | Path,
     *,
     kind: Literal["per-class", "random", "first"] = "per-class",
-    count: int = 10,
+    count: int | None = None,
     split: str = "train",
     seed: int = 0,
+    recipe: str | Path | None = None,
+    settings: Settings = (),
     out: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Path:
@@ -75,21 +80,30 @@ def show(
     Args:
         data: As for `train`.
         kind: Random pictures of each class, random pictures, or the first ones.
-        count: How many (of each class).
+        count: How many (of each class); 10 when left out, and one of each class with a recipe.
         split: From which split.
         seed: Of the choice.
+        recipe: Shows each picture as it is and beside that as this recipe's augmentation makes it for the network.
+        settings: Changes to that recipe.
         out: PNG or HTML file; `NAME-SPLIT.png` in the current folder when left out.
         observer: Told about what happens.
 
     Raises:
-        UsageError: Unknown data, a negative seed, a file that is neither PNG nor HTML, or a PNG among the pictures.
+        UsageError: Unknown data, a negative seed, a file that is neither PNG nor HTML, a PNG among the pictures,
+            settings without a recipe, or a recipe for another split than train.
+        ConfigError: An unknown recipe, settings that do not validate, or an augmentation that pictures do not allow.
         DataError: There is no such split.
     """
     from eyespot.analysis.grids import pick_first, pick_per_class, pick_random, write_grid
     from eyespot.training.prepare import read_pixels
+    from eyespot.training.preview import preview_augmentation
 
     watcher = observer or Terminal(quiet=True)
     name, seed = checked_split(split), whole_number("seed", seed)
+    if recipe and name != "train":
+        raise UsageError(f"a recipe and the {name} split", remedy="only train is augmented: leave one of them out")
+    if settings and not recipe:
+        raise UsageError("settings without a recipe", remedy="name the recipe that they change")
     path = None if out is None else user_path(out)
     if path is not None and path.suffix.lower() not in (".png", ".html", ".htm"):
         raise UsageError(
@@ -102,9 +116,11 @@ def show(
     pictures = Path(dataset.origin)
     if path.suffix.lower() == ".png" and pictures.is_dir() and path.resolve().is_relative_to(pictures.resolve()):
         raise UsageError("the grid would lie among the pictures", where=path, remedy="choose another with --out")
-    recipe = load_recipe(choose_recipe(dataset)[0], {"data.on_bad_image": "skip"})
-    packed = pack_data(dataset, recipe, watcher)
+    config = load_recipe(recipe or choose_recipe(dataset)[0], settings)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"on_bad_image": "skip"})})
+    packed = pack_data(dataset, config, watcher)
     labels = packed.splits[name].labels
+    count = count or (1 if recipe and kind == "per-class" else 10)
     if kind == "per-class":
         indices = pick_per_class(labels, count, seed=seed)
     elif kind == "random":
@@ -112,6 +128,15 @@ def show(
     else:
         indices = pick_first(len(labels), count)
     names = [dataset.class_names[label] for label in labels[indices]]
+    if recipe:
+        splits = divide(packed, config, watcher)
+        pixels, told = preview_augmentation(packed, splits, config, indices, versions=_VERSIONS, seed=seed)
+        watcher.on_message(f"training pictures: {told}")
+        versions = len(pixels) // len(indices)
+        title = f"{dataset.name}, train: as they are on the left, and as recipe {config.name} trains on them"
+        rows = [row for row in names for _ in range(versions)]
+        write_grid(pixels, [""] * len(pixels), path, columns=versions, title=title, row_names=rows)
+        return path.resolve()
     by_class = kind == "per-class"
     write_grid(
         read_pixels(packed, name, indices),

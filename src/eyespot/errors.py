@@ -234,6 +234,11 @@ def quoted(text: str) -> str:
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the nearest allowed word, or an empty string."""
-    near = difflib.get_close_matches(str(word).lower(), list(allowed), n=1, cutoff=0.6)
+    """Return ` Did you mean 'x'?` for the nearest allowed word, or an empty string.
+
+    The one that begins with the word is nearest: `rotate` is `rotate_degrees`, and not `contrast`.
+    """
+    word, known = str(word).lower(), list(allowed)
+    begun = [name for name in known if word and name.lower().startswith(word)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -221,7 +221,7 @@ def _write_report(
             ),
             augmented=augmented,
             augmented_labels=augmented_labels,
-            augmentation=describe_views(prepared, trained.stored_views),
+            augmentation=describe_views(prepared.data.train_transform.describe(), trained.stored_views),
             lr_finder=run.lr_finder,
             model=layer_table(prepared.model, in_channels=packed.channels, size_px=prepared.spec.input_px).as_dict(),
         ),

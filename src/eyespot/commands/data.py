@@ -28,20 +28,30 @@ def data_list(json: JsonOption = False) -> None:
 def data_show(
     data: DataArgument,
     per_class: Annotated[
-        int | None, typer.Option(min=1, help="So many random pictures of each class; 10 when nothing is chosen.")
+        int | None,
+        typer.Option(
+            min=1, help="So many random pictures of each class; 10 when nothing is chosen, or 1 with --recipe."
+        ),
     ] = None,
     random: Annotated[int | None, typer.Option(min=1, help="So many random pictures.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="The first so many pictures.")] = None,
     split: Annotated[str, typer.Option(metavar="train|val|test", help="From which split.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="Each picture as it is, and beside it as this recipe's augmentation shows it."
+        ),
+    ] = None,
+    set_: SetOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png|FILE.html", help="Where to write the grid; NAME-SPLIT.png here when left out."),
     ] = None,
 ) -> None:
-    """Write a grid of pictures as PNG or HTML.
+    """Write a grid of pictures as PNG or HTML: as they are, or as a recipe augments them for training.
 
-    Example: eyespot data show cifar10 --per-class 10 --out grid.png
+    Example: eyespot data show cifar10 --recipe gomez2025-vgg --set augment.rotate_degrees=30 --out grid.png
     """
     from eyespot.data_verbs import show
     from eyespot.terminal import Terminal
@@ -53,9 +63,19 @@ def data_show(
         raise UsageError(
             "more than one of --per-class, --random and --first", where="the command line", remedy="give one of them"
         )
-    kind, count = given[0] if given else ("per-class", 10)
+    kind, count = given[0] if given else (None, None)
     with Terminal() as terminal:
-        path = show(data, kind=kind, count=count, split=split, seed=seed, out=out, observer=terminal)
+        path = show(
+            data,
+            kind=kind or "per-class",
+            count=count,
+            split=split,
+            seed=seed,
+            recipe=recipe,
+            settings=set_ or [],
+            out=out,
+            observer=terminal,
+        )
     print(str(path))
 
 

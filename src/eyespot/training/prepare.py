@@ -122,7 +122,7 @@ def prepare_training(
     train_count = splits.count("train")
     spec = _kept_spec(writer)
     if spec is None:
-        spec = _input_spec(packed, splits, config, _counter(observer, "measuring colours"))
+        spec = recipe_spec(packed, splits, config, _counter(observer, "measuring colours"))
         if writer is not None:
             writer.write_provenance({_INPUT: spec.as_dict()})
     # The weights are drawn on the processor; `torch.manual_seed` would seed the program's GPUs too.
@@ -301,7 +301,9 @@ def frozen_mode(config: Config) -> str:
     return "finetune" if config.training.minutes else "features"
 
 
-def _input_spec(packed: PackedDataset, splits: Splits, config: Config, progress: _Progress) -> InputSpec:
+def recipe_spec(
+    packed: PackedDataset, splits: Splits, config: Config, progress: _Progress = lambda done, total: None
+) -> InputSpec:
     """Return the input spec of a recipe: of the weights for a backbone, else of the training pictures."""
     normalize = config.input.normalize
     facts = backbone_facts(config.model.name) if model_entry(config.model.name).is_backbone else None

@@ -119,7 +119,7 @@ def train_model(
     if mode == "full" or (mode == "finetune" and not is_solved(config, model)):
         return Trained(_fit_pixels(prepared, config, plan=plan, writer=writer, observer=observer))
     views = config.features.views
-    observer.on_message(f"training pictures: {describe_views(prepared, views)}")
+    observer.on_message(f"training pictures: {describe_views(prepared.data.train_transform.describe(), views)}")
     encoder = _encoder(FrozenNetwork.pooled(model), prepared, packed, splits, config, plan)
     sources = sources_of(splits, "train", "val")
     observer.on_message(f"features: {encoder.estimate(sources, views)}")
@@ -153,14 +153,13 @@ def train_model(
     return _fine_tune(trained, prepared, splits, config, plan=plan, writer=writer, observer=observer)
 
 
-def describe_views(prepared: Prepared, stored_views: int) -> str:
+def describe_views(augmented: str, stored_views: int) -> str:
     """Return in words what the training sees of a picture.
 
     Args:
-        prepared: For the augmentation.
+        augmented: What the augmentation does, as `TrainTransform.describe` says it.
         stored_views: Views whose features are computed once; 0 where pictures are augmented anew in every epoch.
     """
-    augmented = prepared.data.train_transform.describe()
     if not stored_views:
         return augmented
     once = "; their features are computed once, and nothing else is changed"
@@ -176,7 +175,7 @@ def _fit_pixels(
     prepared: Prepared, config: Config, *, plan: ComputePlan, writer: RunWriter, observer: Observer
 ) -> FitResult:
     """Run the loop on the pictures themselves, and say what it sees of them."""
-    observer.on_message(f"training pictures: {describe_views(prepared, 0)}")
+    observer.on_message(f"training pictures: {describe_views(prepared.data.train_transform.describe(), 0)}")
     return _fit(prepared.model, prepared.data, config, plan=plan, writer=writer, observer=observer)
 
 
@@ -398,7 +397,7 @@ def _fit_rest(
             )
         encoder.check_space(sources, views)
         observer.on_message(f"features of the frozen part: {encoder.estimate(sources, views)}")
-        observer.on_message(f"training pictures: {describe_views(prepared, views)}")
+        observer.on_message(f"training pictures: {describe_views(prepared.data.train_transform.describe(), views)}")
         if views > 1 and config.augment.flip == "none":
             observer.on_message(
                 f"note: augment.flip is none, and features.views = {views} mirrors: --set features.views=1 does not"
