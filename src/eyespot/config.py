@@ -323,6 +323,13 @@ class EvaluationConfig(_Section):
         description="Share of genuine pictures that may be called unknown; the threshold follows from it on val. 0: "
         "the model never says unknown.",
     )
+    target_top1: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Accuracy that is asked for beforehand: the report says whether the run has it, and after which "
+        "epoch val had it first. Nothing stops there. 0: none.",
+    )
     test: bool = Field(
         True,
         description="Measure test at the end. `false` leaves it unread, as the trials of a sweep do; "

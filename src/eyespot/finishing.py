@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from eyespot.analysis.headline import describe_top1, headline_split
+from eyespot.analysis.target import describe_target, measure_target
 from eyespot.analysis.verdict import judge
 from eyespot.config import Config
 from eyespot.device import ComputePlan, peak_memory_bytes
@@ -62,6 +63,8 @@ def finish(
     metrics = _figures(measured, packed, splits, config)
     metrics |= {"calibration": calibration, "unknown": unknown, "train_seconds": train_seconds, "test_reads": reads}
     metrics |= _training(trained, config)
+    if target := measure_target(config.evaluation.target_top1, metrics, Run(writer.path).history):
+        metrics["target"] = target
     predictions = {
         split: (evaluation.logits, evaluation.labels, sampled.ids(packed, split))
         for split, evaluation in measured.items()
@@ -88,6 +91,8 @@ def finish(
     writer.write_provenance({"finished": now()})
     for split in names:
         watcher.on_message(describe_top1(metrics[split], split))
+    for finding in describe_target(metrics):
+        watcher.on_message(finding.text)
     return Run(writer.path)
 
 

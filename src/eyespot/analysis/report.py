@@ -20,6 +20,7 @@ from eyespot.analysis import charts, words
 from eyespot.analysis.cautions import DataCard, count_pictures, find_cautions
 from eyespot.analysis.headline import describe_count, describe_top1, describe_views, headline_split
 from eyespot.analysis.pages import jpeg_data_uri, render_page, thumbnail, write_page
+from eyespot.analysis.target import describe_target
 from eyespot.analysis.trust_section import trust_of
 from eyespot.analysis.verdict import confused_pairs, judge, sort_findings
 from eyespot.analysis.why import Why, panel
@@ -168,7 +169,7 @@ def render_report(inputs: ReportInput) -> str:
         "verdict": verdict,
         "top1": words.percent(metrics[split]["top1"]) if split else "",
         "flaw": metrics[split].get("flaw", "") if split else "",
-        "findings": sort_findings([*verdict.findings, *cautions]),
+        "findings": sort_findings([*verdict.findings, *describe_target(metrics), *cautions]),
         "figures": _headline_figures(inputs, split),
         "interval_chart": Markup(_interval_chart(metrics, num_classes)),
         "split": split,

@@ -51,6 +51,10 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(help="Cut the epochs to what fits into this much training time.")
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(metavar="0.87", help="Accuracy asked for beforehand: the report says whether it was reached."),
+    ] = None,
     on_bad_image: BadImageOption = None,
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Go on although a test picture is also in train.")
@@ -74,6 +78,7 @@ def train(
         "data.final": final or None,
         "optimizer.lr": lr,
         "training.minutes": minutes,
+        "evaluation.target_top1": target,
         "data.on_bad_image": on_bad_image,
         "data.allow_leak": allow_leak or None,
         "data.label_fixes": None if fix is None else str(fix),
