@@ -19,6 +19,7 @@ from eyespot.device import (
     ComputePlan,
     bf16_speedup,
     find_device,
+    gpu_name,
     is_memory_error,
     plan_compute,
     prepare_process,
@@ -109,6 +110,13 @@ def test_a_gpu_that_torch_has_no_kernels_for_is_not_taken(
     row = next(check for check in doctor._compute() if check.name == "device")
     assert row.status == "warning"
     assert name in row.value
+
+
+def test_a_gpu_is_called_by_its_name_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = {"cuda": SimpleNamespace(name="NVIDIA H200", total_memory=150_754_820_096)}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+    assert gpu_name("cuda") == "NVIDIA H200, 151 GB"
+    assert gpu_name("cpu") == gpu_name("mps") == ""
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -243,6 +243,20 @@ def test_a_resumed_run_says_what_is_not_as_it_was(
     assert run.provenance["resumed"][0]["versions"]["torch"] == "9.9"
 
 
+def test_a_run_names_its_gpu_and_says_when_it_goes_on_with_another(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "gpu_name", lambda device: "NVIDIA H200, 151 GB")
+    with pytest.raises(Interrupted):
+        eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=4))
+    monkeypatch.setattr(starting, "gpu_name", lambda device: "NVIDIA T4, 16 GB")
+    listener = Listener()
+    run = eyespot.train(out=tmp_path / "run", resume=True, observer=listener)
+    assert any("gpu NVIDIA T4, 16 GB, before NVIDIA H200, 151 GB" in message for message in listener.messages)
+    assert run.provenance["gpu"] == "NVIDIA H200, 151 GB"
+    assert "NVIDIA H200" in report_of(run)
+
+
 def test_a_run_goes_on_where_it_was_begun_or_says_that_it_cannot(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         eyespot.train(pictures, recipe="small", settings=TINY, out=tmp_path / "run", observer=Listener(stop_after=4))

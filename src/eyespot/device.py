@@ -121,6 +121,16 @@ def missing_kernels(device: str = "cuda") -> str:
     return f"this torch has no kernels for {torch.cuda.get_device_name(device)} (sm_{own[0]}{own[1]})"
 
 
+def gpu_name(device: str) -> str:
+    """Return the name and memory of a GPU of CUDA, such as `NVIDIA H200, 151 GB`; nothing for another device."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return ""
+    card = torch.cuda.get_device_properties(device)
+    return f"{card.name}, {card.total_memory / 1e9:.0f} GB"
+
+
 def _is_number(text: str) -> bool:
     """Return whether a text is a whole number as torch writes it: ASCII digits, no zero in front."""
     return len(text) < 10 and text.isdecimal() and str(int(text)) == text

@@ -225,17 +225,12 @@ def _machine() -> list[Check]:
 def _compute() -> list[Check]:
     """Return device and precision, and the features of the processor that decide the speed."""
     try:
-        import torch
-
-        from eyespot.device import cpu_features, missing_kernels, plan_compute
+        from eyespot.device import cpu_features, gpu_name, missing_kernels, plan_compute
 
         plan, features, missing = plan_compute(), cpu_features(), missing_kernels()
     except Exception:
         return []  # `torch` has its own row
-    device = plan.device
-    if device == "cuda":
-        card = torch.cuda.get_device_properties(0)
-        device = f"{card.name}, {words.size(card.total_memory)}"
+    device = gpu_name(plan.device) or plan.device
     advice = "a torch that is built for this GPU would use it" if missing else ""
     reached = f"{device}, {plan.precision}: {plan.reason}"
     checks = [Check("machine", "device", "warning" if missing else "ok", reached, advice)]

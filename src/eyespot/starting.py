@@ -19,6 +19,7 @@ from eyespot.device import (
     ComputePlan,
     cpu_features,
     find_device,
+    gpu_name,
     is_memory_error,
     plan_compute,
     prepare_process,
@@ -276,7 +277,8 @@ def _as_begun(run: Run, plan: ComputePlan) -> ComputePlan:
     """Return the precision that a run was begun in, on the same hardware: `auto` measures, and could find another."""
     known = run.provenance
     precision = known.get("precision")
-    same = (known.get("device"), known.get("processor")) == (plan.device, environment()["processor"])
+    now_here = (plan.device, environment()["processor"], gpu_name(plan.device))
+    same = (known.get("device"), known.get("processor"), known.get("gpu", "")) == now_here
     if not same or precision not in {"float32", "bf16"} or precision == plan.precision:
         return plan
     return replace(plan, precision=precision, reason="as it was begun")
@@ -424,6 +426,7 @@ def _write_provenance(
     found: dict[str, Any] = {
         **environment(),
         "device": plan.device,
+        **({"gpu": gpu} if (gpu := gpu_name(plan.device)) else {}),
         "precision": plan.precision,
         "precision_reason": plan.reason,
         "cpu_features": cpu_features(),
@@ -433,8 +436,8 @@ def _write_provenance(
     if "dataset_fingerprint" in known:
         # It is repeated by the command that began it.
         changed = {key: value for key, value in found.items() if key != "command" and known.get(key) != value}
-        for key in ("device", "precision", "versions", "processor"):
-            if key in changed:
+        for key in ("device", "gpu", "precision", "versions", "processor"):
+            if key in changed and key in known:
                 watcher.on_message(
                     f"resumed, but not as it was begun: {key} {_shown(changed[key], known.get(key))}; the result can "
                     "differ from that of an uninterrupted run"

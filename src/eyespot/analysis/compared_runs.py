@@ -356,7 +356,7 @@ def _compared(run: Run, part: SplitPredictions, order: Int64Array, split: str, n
         gflop=gflop,
         images_per_second=float(np.median(rates)) if rates else None,
         points_per_minute=100 * hits / n / minutes if minutes else None,
-        device=" ".join(str(known[key]) for key in ("processor", "device", "precision") if known.get(key)),
+        device=" ".join(str(known[key]) for key in ("processor", "gpu", "device", "precision") if known.get(key)),
         history=() if not_kept else history,
         preds=preds,
         right=right,

@@ -64,7 +64,7 @@ class ReportInput:
         config: Every setting, as in `config.toml`.
         provenance: As in `provenance.json`. Shown by name: command, python, platform, processor, cores, versions,
             device, precision, precision_reason, threads, cpu_features, peak_memory_bytes, packing_seconds, started,
-            finished; the rest is listed as it is.
+            finished, gpu; the rest is listed as it is.
         history: Rows of `history.jsonl`, one an epoch.
         metrics: `metrics.json`; each of `test`, `val` and `train` may be missing.
         class_names: K names in label order.
@@ -562,6 +562,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 # How the entries of provenance.json are called on the page; the others keep their own names.
 _PROVENANCE_TITLES = {
     "device": "Device",
+    "gpu": "GPU",
     "precision": "Precision",
     "precision_reason": "Why this precision",
     "processor": "Processor",
