@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import eyespot
@@ -255,6 +256,20 @@ def test_a_run_names_its_gpu_and_says_when_it_goes_on_with_another(
     assert any("gpu NVIDIA T4, 16 GB, before NVIDIA H200, 151 GB" in message for message in listener.messages)
     assert run.provenance["gpu"] == "NVIDIA H200, 151 GB"
     assert "NVIDIA H200" in report_of(run)
+
+
+def test_a_recipe_takes_fewer_threads_and_gives_the_others_back(pictures: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for threads in (0, 1, 9):
+            settings = {**TINY, "training.threads": threads}
+            run = eyespot.train(pictures, recipe="small", settings=settings, out=tmp_path / str(threads))
+            found.append((run.provenance["threads"], torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert found == [(2, 2), (1, 2), (2, 2)]
 
 
 def test_a_run_goes_on_where_it_was_begun_or_says_that_it_cannot(pictures: Path, tmp_path: Path) -> None:

@@ -250,6 +250,13 @@ class TrainingConfig(_Section):
     """How long, how much at once, and when to stop."""
 
     epochs: int = Field(10, ge=1, description="Passes over the training split.")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads of the processor at most; 0: as many as it has, or as `OMP_NUM_THREADS` says. For small "
+        "networks on small pictures one is nearly as fast as two, and keeps its pace on a machine that does other "
+        "things. Another number gives other last digits.",
+    )
     minutes: float = Field(
         0.0,
         ge=0.0,

@@ -130,7 +130,8 @@ def train(
     if resume and request.config.training.precision == "auto":
         plan = _as_begun(Run(request.folder), plan)
     prepare_process(plan)
-    with RunWriter(request.folder, request.config, resume=resume) as writer, _torch_for_one(plan, watcher):
+    threads = request.config.training.threads
+    with RunWriter(request.folder, request.config, resume=resume) as writer, _torch_for_one(plan, threads, watcher):
         watcher.attach(writer)
         try:
             track = track or Run(writer.path).provenance.get("track")
@@ -153,8 +154,8 @@ _turn = threading.RLock()  # not a plain one: who watches a training may train s
 
 
 @contextmanager
-def _torch_for_one(plan: ComputePlan, watcher: Observer) -> Iterator[None]:
-    """Give one training at a time torch with its gradients and random numbers, and then back as the program had it.
+def _torch_for_one(plan: ComputePlan, threads: int, watcher: Observer) -> Iterator[None]:
+    """Give one training at a time torch with its gradients, random numbers and threads, and then back as it was.
 
     Two threads would draw from one generator, and neither of their results could be repeated.
     """
@@ -163,10 +164,15 @@ def _torch_for_one(plan: ComputePlan, watcher: Observer) -> Iterator[None]:
     if not _turn.acquire(blocking=False):
         watcher.on_message("waiting for another training in this process: they share torch's random numbers")
         _turn.acquire()
+    before = torch.get_num_threads()
     try:
+        if threads:
+            torch.set_num_threads(min(threads, before))
         with torch.inference_mode(False), random_numbers_kept(plan):  # a notebook may have no_grad on for good
             yield
     finally:
+        if threads:
+            torch.set_num_threads(before)
         _turn.release()
 
 

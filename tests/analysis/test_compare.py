@@ -251,6 +251,15 @@ def test_seeds_with_corrected_labels_are_one_group(tmp_path: Path) -> None:
     assert [group.seeds for group in compare_runs(paths).groups] == [(0, 1), (2,)]
 
 
+def test_seeds_of_which_different_accuracies_were_asked_are_one_group(tmp_path: Path) -> None:
+    asked = [{}, {"evaluation.target_top1": 0.8}]
+    paths = [
+        write_run(tmp_path / str(seed), hits(0.8, seed), seed=seed, settings=settings)
+        for seed, settings in enumerate(asked)
+    ]
+    assert [group.seeds for group in compare_runs(paths).groups] == [(0, 1)]
+
+
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [

@@ -68,6 +68,10 @@ def test_without_new_pictures_nothing_is_reached_and_a_curve_of_another_network_
     low["target"] = measure_target(0.85, low, HISTORY)
     assert "Val did not have it after any epoch." in describe_target(low)[0].text
     assert measure_target(0.0, low, HISTORY) == {}
+    low["target"] = measure_target(0.85, low, ())
+    assert describe_target(low)[0].text.endswith(
+        "Epochs and settings may have been chosen by val: test says it better."
+    )
     assert describe_target({"val": low["val"]}) == []
 
 

@@ -92,6 +92,7 @@ def test_dotted_keys_are_the_same_as_sections(tmp_path: Path) -> None:
         ("training.seed = { low = 0, high = 9 }", "the luckiest seed is no better recipe"),
         ("data.val_fraction = { low = 0.1, high = 0.5 }", "compared on the same pictures"),
         ("evaluation.test = { choice = [true, false] }", "no trial of a sweep reads test"),
+        ("evaluation.target_top1 = { low = 0.5, high = 0.9 }", "it changes no figure"),
         ("name = { choice = ['a', 'b'] }", "no setting of the training"),
         ("[optimizer\nlr", "not valid TOML"),
     ],

@@ -218,6 +218,7 @@ def _group(runs: Sequence[Run], compared: Sequence[ComparedRun]) -> tuple[SeedGr
     for place, run in enumerate(runs):
         settings = run.config.model_dump(mode="json")
         settings["training"].pop("seed")
+        settings["evaluation"].pop("target_top1")  # changes no figure
         if settings["data"]["label_fixes"]:  # each run has a copy of its own: it is the content that counts
             settings["data"]["label_fixes"] = (run.provenance.get("label_fixes") or {}).get("sha256")
         key = json.dumps([settings, run.provenance.get("dataset_fingerprint")], sort_keys=True)

@@ -63,6 +63,8 @@ def describe_target(metrics: Mapping[str, Any]) -> list[Finding]:
     else:
         kind, severity = "target-missed", "warning"
         text = f"{asked} is missed: {describe_top1(metrics[split], split)}."
+    if split == "val" and target["reached"]:
+        text += " Epochs and settings may have been chosen by val: test says it better."
     if target.get("epoch"):
         text += f" Val had it first after epoch {target['epoch']}, {words.duration(target['seconds'])} of training;"
         text += " of many looks the first lucky one is early."

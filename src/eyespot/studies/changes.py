@@ -79,6 +79,7 @@ _FORBIDDEN = {
     "data": "all points are compared on the same pictures",
     "training.seed": "every point is trained with every seed",
     "evaluation.test": "--test reads test",
+    "evaluation.target_top1": "it changes no figure",
     "name": "it is no setting of the training",
     "description": "it is no setting of the training",
     "mistakes": "mistakes are for studies",

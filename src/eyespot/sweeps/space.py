@@ -39,6 +39,7 @@ _FORBIDDEN = {
     "data": "trials are compared on the same pictures",
     "training.seed": "the luckiest seed is no better recipe",
     "evaluation.test": "no trial of a sweep reads test",
+    "evaluation.target_top1": "it changes no figure",
     "name": "it is no setting of the training",
     "description": "it is no setting of the training",
     "mistakes": "trials would be chosen by spoiled figures",
