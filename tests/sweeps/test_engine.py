@@ -257,6 +257,28 @@ def test_threads_are_those_of_openmp(
     assert engine._machines(Ray(), replace(journal.plan, at_once=1)).threads == threads
 
 
+@pytest.mark.parametrize(
+    ("device", "nodes", "expected"),
+    [
+        ("cuda", [(16, 4), (2, 0)], (4, 1, 4)),  # a node without a GPU takes no part and no threads away
+        ("auto", [(4, 0), (16, 2), (8, 1)], (8, 1, 3)),
+        ("cuda", [(2, 4)], (1, 1, 2)),
+        ("cpu:0", [(8, 2)], (8, 0, 1)),
+    ],
+)
+def test_trials_on_gpus_are_reckoned_from_the_nodes_that_have_them(
+    device: str,
+    nodes: list[tuple[int, int]],
+    expected: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    journal: Journal,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    resources = [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in nodes]
+    found = engine._machines(SimpleNamespace(nodes=lambda: resources), replace(journal.plan, device=device))
+    assert (found.threads, found.gpus, found.at_once) == expected
+
+
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b"{"])
 def test_a_damaged_note_of_what_ran_stops_nothing(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_bytes(content)

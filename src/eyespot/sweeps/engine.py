@@ -381,10 +381,13 @@ def _machines(ray: Any, plan: Plan) -> Machines:
     usable = [count for count in cores if count]
     if not usable:
         raise UsageError("the cluster has no CPU cores", where=plan.cluster, remedy="start its nodes with cores")
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes) if plan.device != "cpu" else 0
-    if gpus:
-        threads = max(1, min(usable) // max(int(max(node.get("GPU", 0) for node in nodes)), 1))
-        return Machines(threads, 1, gpus, f"{gpus} at a time, one on each GPU")
+    kind = plan.device.split(":")[0]
+    pairs = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    with_gpu = [pair for pair in pairs if all(pair)] if kind in ("auto", "cuda") else []
+    if with_gpu:
+        threads = max(1, min(count // gpus for count, gpus in with_gpu))
+        at_once = sum(min(count // threads, gpus) for count, gpus in with_gpu)
+        return Machines(threads, 1, at_once, f"{at_once} at a time, one on each GPU")
     threads = max(1, min(usable) // plan.at_once)
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested teams
     if limit.isdecimal() and int(limit):
