@@ -127,6 +127,8 @@ def main() -> None:
             raise SystemExit(f"{folder} has no test pictures")
         places = np.unique(np.linspace(0, total - 1, min(total, asked.pictures)).astype(np.int64))
         pictures = read_positions(packed, splits, "test", places)
+        if pictures.shape[-1] == 1:
+            raise SystemExit(f"{folder} was trained on grey pictures: photographs have colours")
         rows += measure(run, load_predictor(folder, unknown="never"), pictures, splits.labels(packed, "test")[places])
         with open(asked.out, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

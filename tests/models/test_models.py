@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -368,6 +369,30 @@ FIGURE_3 = [
     ("dense2", 1_049_600, (1_024,)),
     ("classifier", 10_250, (10,)),
 ]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_convnet3_pools_before_relu_and_has_the_numbers_of_the_published_order(precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = ConvNet3().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    images[:4] = images[4:5]  # with equal values in a window
+
+    def published(x: torch.Tensor) -> torch.Tensor:
+        for number in (1, 2, 3):
+            x = F.max_pool2d(F.relu(getattr(network.features, f"conv{number}")(x)), 2)
+        return network.classifier(network.read_map(x))
+
+    found = []
+    for forward in (network, published):
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=precision, enabled=precision is torch.bfloat16):
+            logits = forward(images)
+        logits.float().square().sum().backward()
+        found.append([logits.detach(), *(weight.grad for weight in network.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

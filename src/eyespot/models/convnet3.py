@@ -64,8 +64,9 @@ class ConvNet3(KerasNetwork):
         channels = in_channels
         for number, (width, rate) in enumerate(zip((32, 64, 128), (drop1, drop2, drop3), strict=True), start=1):
             layers[f"conv{number}"] = nn.Conv2d(channels, width, 3, padding=1)
-            layers[f"relu{number}"] = nn.ReLU()
+            # Published the other way round: the same numbers and gradients, to the bit, and four times the elements.
             layers[f"pool{number}"] = nn.MaxPool2d(2)
+            layers[f"relu{number}"] = nn.ReLU()
             layers[f"drop{number}"] = Dropout(rate)
             channels = width
         self.features = nn.Sequential(layers)
