@@ -6,6 +6,7 @@ Nothing here enters the classes that do the work: builders read the fields and p
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -562,6 +563,15 @@ def config_keys() -> list[str]:
         else:
             keys.append(name)
     return keys
+
+
+def toml_value(value: Any) -> str:
+    """Return a setting as TOML on one line; a table is whole, so that with --set it replaces the recipe's."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # other JSON values are TOML values, but for surrogates
 
 
 def named_settings(settings: Sequence[str] | Mapping[str, Any]) -> set[str]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from eyespot import files
-from eyespot.config import load_config, parse_override
+from eyespot.config import load_config, parse_override, toml_value
 from eyespot.runs import Run
-from eyespot.sweeps.trial import _toml, run_trial
+from eyespot.sweeps.trial import run_trial
 
 from ..conftest import TINY
 
@@ -133,4 +133,4 @@ def test_a_full_disk_ends_the_sweep_and_the_trial_goes_on_with_the_same_result(
 
 
 def test_a_table_is_written_so_that_a_command_can_take_it() -> None:
-    assert parse_override(f"v={_toml({'width': 32, 'a b': [1, 2]})}") == ("v", {"width": 32, "a b": [1, 2]})
+    assert parse_override(f"v={toml_value({'width': 32, 'a b': [1, 2]})}") == ("v", {"width": 32, "a b": [1, 2]})

@@ -18,10 +18,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from eyespot.caches import user_path
-from eyespot.config import Config, TrainingConfig
+from eyespot.config import Config, TrainingConfig, toml_value
 from eyespot.errors import Interrupted, RunError, RunLockedError
 from eyespot.evaluating import refuse_changed
 from eyespot.files import DISK_FULL, describe_disk_error
@@ -226,17 +225,8 @@ def _train_words(point: Point, limits: Limits, path: Path) -> list[str]:
     """Return the command line of a new run."""
     words = ["train", "--recipe", point.recipe, "--out", str(path), "--device", limits.device]
     for key, value in point_settings(point, limits).items():
-        words += ["--set", f"{key}={_toml(value)}"]
+        words += ["--set", f"{key}={toml_value(value)}"]
     return [*words, "--", point.data]
-
-
-def _toml(value: Any) -> str:
-    """Return a setting as TOML on one line; a table is whole, so that it replaces the recipe's as it does here."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)  # other JSON values are TOML values, but for surrogates
 
 
 def _train(words: Sequence[str], log: Path, run: Path, training: TrainingConfig, label: str, observer: Observer) -> int:

@@ -7,7 +7,6 @@ is left that would go on writing.
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eyespot.config import toml_value
 from eyespot.errors import DivergedError, EyespotError, ModelError, RunError, TrainingError, UsageError
 from eyespot.locks import file_lock
 from eyespot.runs import Run, RunWriter
@@ -69,7 +69,7 @@ def _train(task: Mapping[str, Any], watcher: _Reporter) -> Run:
         )
     settings = {**task["settings"], "evaluation.test": False}
     # The run's provenance says how to repeat it: as a command of its own, not as a worker of Ray.
-    words = [f"{key}={_toml(value)}" for key, value in settings.items()]
+    words = [f"{key}={toml_value(value)}" for key, value in settings.items()]
     arguments = [part for word in words for part in ("--set", word)]
     sys.argv = ["eyespot", "train", task["data"], "--recipe", str(recipe), *arguments, "--out", str(folder)]
     if folder.exists():
@@ -78,14 +78,6 @@ def _train(task: Mapping[str, Any], watcher: _Reporter) -> Run:
         if "data" in Run(folder).provenance:
             return train(out=folder, device=task["device"], resume=True, observer=watcher)
     return train(task["data"], recipe=recipe, settings=settings, out=folder, device=task["device"], observer=watcher)
-
-
-def _toml(value: Any) -> str:
-    import tomli_w
-
-    if isinstance(value, dict):  # inline; tomli_w makes a section of it
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
-    return tomli_w.dumps({"v": value}).partition("=")[2].strip().replace("\n", "")
 
 
 def _reason(error: EyespotError) -> str:
