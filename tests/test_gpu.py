@@ -10,7 +10,6 @@ import torch
 from safetensors.numpy import load_file
 
 import eyespot
-from eyespot import device as device_module
 from eyespot.errors import Interrupted, MemoryLimitError
 from eyespot.runs import Run
 
@@ -70,7 +69,6 @@ def test_where_memory_is_short_the_error_names_a_batch_size(
 ) -> None:
     if device == "cuda":
         torch.cuda.empty_cache()
-        monkeypatch.setattr(device_module, "prepare_process", lambda plan=None: None)
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**26) / total)
     else:
