@@ -586,13 +586,14 @@ def test_heads_of_zouari2021_on_a_frozen_and_on_a_trained_backbone_differ_in_tha
 
 def test_what_gomez2025_does_not_publish_is_said_with_what_stands_here() -> None:
     points = {point.id: point for point in load_study("gomez2025").points}
-    rates = {"vgg": "0.2, 0.3, 0.4 and 0.5 after the four blocks", "alexnet": "0.5 after each", "frozen-a": "0.5 here"}
+    rates = {"vgg": "0.1 after each of the four blocks", "alexnet": "0.5 after each", "frozen-a": "0.5 here"}
     for id_, rate in rates.items():
         assert "of the dropout" in points[id_].note
         assert f"not published: {rate}" in points[id_].note
-    networks = [build_model(name, num_classes=10, size_px=32) for name in ("vgg16-mini", "alexnet-mini")]
+    models = [load_recipe(f"gomez2025-{name}", ()).model for name in ("vgg", "alexnet")]
+    networks = [build_model(model.name, num_classes=10, size_px=32, args=model.args) for model in models]
     found = [[part.p for part in network.modules() if isinstance(part, Dropout)] for network in networks]
-    assert found == [[0.2, 0.3, 0.4, 0.5], [0.5, 0.5]]
+    assert found == [[0.1, 0.1, 0.1, 0.1], [0.5, 0.5]]
     assert load_recipe("gomez2025-vgg16-frozen-a", ()).model.args["dropout"] == 0.5
 
 
